@@ -1,0 +1,89 @@
+"""What all backbones share: the contract, mixed precision and weight initialisation."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['Backbone', 'conv_out', 'embedding_head', 'scale_channels', 'to_hw']
+
+
+class Backbone(nn.Module):
+    """Face image to embedding; sub-classes define the modules ``features`` and ``head``.
+
+    Input: float32 ``(N, 3, H, W)``, RGB in [-1, 1] (``(x - 127.5) / 127.5``), ``(H, W) == input_size``.
+    Output: float32 ``(N, num_features)``, **not** L2-normalised (margin heads normalise; IJB uses the norm as quality).
+    ``features`` may run in half precision (own ``fp16`` flag, as InsightFace asks, or an outer autocast); ``head`` always
+    runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
+    """
+
+    features: nn.Module
+    head: nn.Module
+
+    def __init__(self, num_features: int, input_size: int | tuple[int, int], fp16: bool) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.input_size = to_hw(input_size)
+        self.fp16 = fp16
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        half = torch.float16 if device == 'cuda' else torch.bfloat16
+        with torch.autocast(device, half) if self.fp16 else nullcontext():
+            x = self.forward_features(x)
+        with torch.autocast(device, enabled=False):
+            return self.forward_head(x.float())
+
+    def init_weights(self) -> None:
+        """He initialisation (fan-out) of convolutions, N(0, 0.01) of fully connected layers, unit BatchNorm."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:
+    """``112 -> (112, 112)``; a pair is passed through."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def conv_out(size: tuple[int, int], strides, kernel: int = 3, padding: int = 1) -> tuple[int, int]:
+    """Spatial size ``(H, W)`` after convolutions of equal kernel and padding with the given strides.
+
+    Raises:
+        ValueError: nothing is left of the image.
+    """
+    height, width = size
+    for stride in strides:
+        height = (height + 2 * padding - kernel) // stride + 1
+        width = (width + 2 * padding - kernel) // stride + 1
+    if height < 1 or width < 1:
+        raise ValueError(f'input_size {size} is too small for strides {list(strides)}')
+    return height, width
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """``int(channels * width)``, the papers' rule; refuses a width that leaves no channel."""
+    scaled = int(channels * width)
+    if scaled < 1:
+        raise ValueError(f'width={width} leaves no channel of {channels}')
+    return scaled
+
+
+def embedding_head(in_features: int, num_features: int, dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
+    """Flatten, optional dropout, Linear, BatchNorm1d: how most of the papers end."""
+    layers: list[nn.Module] = [nn.Flatten(1)]
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(in_features, num_features, bias=bias), nn.BatchNorm1d(num_features))

@@ -1,0 +1,203 @@
+"""Faces on disk, whatever they lie in: one interface over folders, zip archives, ``.rec`` and ``.bin`` files.
+
+An identity is a folder name (sorted, numbered from 0, as torchvision's ImageFolder does) or a record's label; -1 means
+unknown, as for images that lie directly in the root.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+
+from plugins.data.recordio import RecordError, RecordReader, unpack
+from plugins.data.verification import read_bin
+from plugins.preprocess import FaceError, decode_image
+
+__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'open_faces', 'read_faces']
+
+IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'})
+
+
+class FaceSource(Protocol):
+    """Random access to encoded face images."""
+
+    num_classes: int
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Encoded image and identity (-1: unknown)."""
+
+    def name(self, index: int) -> str:
+        """What to call the image in a message."""
+
+
+class TreeFaces:
+    """Images below a folder, or below a folder inside a zip archive (``faces.zip/labelled``)."""
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root)
+        self.archive, prefix = _split_archive(self.root)
+        if self.archive:
+            self._zip, self._pid = zipfile.ZipFile(self.archive), os.getpid()
+            members = (PurePosixPath(name) for name in self._zip.namelist())
+            names = [m.relative_to(prefix) for m in members if m.is_relative_to(prefix)]
+        else:
+            names = [PurePosixPath(p.relative_to(self.root).as_posix()) for p in self.root.rglob('*')]
+        self._prefix = prefix
+        self.names = sorted(str(n) for n in names if n.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.names:
+            raise FaceError(f'{self.root}: no images ({", ".join(sorted(IMAGE_SUFFIXES))}) below this folder')
+        folders = [str(PurePosixPath(n).parent) for n in self.names]
+        self.classes = sorted(set(folders) - {'.'})
+        number = {name: i for i, name in enumerate(self.classes)} | {'.': -1}
+        self.labels = np.array([number[f] for f in folders])
+        self.num_classes = len(self.classes)
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != '_zip'} | {'_pid': None}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.read_file(self.names[index]), int(self.labels[index])
+
+    def read_file(self, name: str) -> bytes:
+        """Bytes of any file below the root by its relative name (``pairs.txt``, ...)."""
+        if not self.archive:
+            return (self.root / name).read_bytes()
+        if self._pid != os.getpid():  # a zip handle's file position must not be shared with a forked loader worker
+            self._zip, self._pid = zipfile.ZipFile(self.archive), os.getpid()
+        return self._zip.read(str(self._prefix / name))
+
+    def name(self, index: int) -> str:
+        return f'{self.root}/{self.names[index]}'
+
+
+class RecordFaces:
+    """Images of ``train.rec`` (+ ``.idx``), of InsightFace's layout with a header record or of im2rec's without.
+
+    ``root`` is the folder that holds ``train.rec``, or the ``.rec`` itself.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        root = Path(root)
+        self.rec = root if root.suffix == '.rec' else root / 'train.rec'
+        idx = self.rec.with_suffix('.idx')
+        self._reader = RecordReader(self.rec, idx if idx.exists() else None)
+        keys = self._reader.keys
+        first, image = unpack(self._reader.read(int(keys.min())))
+        self.header = first.label if first.flag == 2 and not image else None
+        if self.header:
+            last = int(self.header[0])
+            self._keys = np.sort(keys[(keys > 0) & (keys < last)])
+            if len(self._keys) != last - 1:
+                raise RecordError(f'{self.rec}: the header record announces {last - 1} images, {idx} lists '
+                                  f'{len(self._keys)}; one of the two files is of another data set')
+        else:
+            self._keys = np.sort(keys)
+        self.num_classes = self._count_classes()
+
+    def _count_classes(self) -> int:
+        if self.header:
+            return int(self.header[1]) - int(self.header[0])
+        prop = self.rec.with_name('property')
+        if prop.exists():
+            return int(prop.read_text().split(',')[0])
+        return 1 + max(unpack(self._reader.read(int(key)))[0].identity for key in self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        header, image = unpack(self._reader.read(int(self._keys[index])))
+        return image, header.identity
+
+    def name(self, index: int) -> str:
+        return f'{self.rec}, record {self._keys[index]}'
+
+
+class MemoryFaces:
+    """Encoded images held in memory, of unknown identity (the images of a verification ``.bin``)."""
+
+    num_classes = 0
+
+    def __init__(self, images: list[bytes], label: str) -> None:
+        self.images, self.label = images, label
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.images[index], -1
+
+    def name(self, index: int) -> str:
+        return f'{self.label}, image {index}'
+
+
+class SubsetFaces:
+    """Some images of a source, in the given order."""
+
+    def __init__(self, source: FaceSource, indices) -> None:
+        self.source, self.indices, self.num_classes = source, np.asarray(indices), source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.source.read(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+
+def open_faces(path: str | os.PathLike) -> FaceSource:
+    """The faces at ``path``: a folder with ``train.rec``, a folder of images, a ``.zip`` (or a folder in it), ``.rec``,
+    or ``.bin``.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    path = Path(path)
+    if path.suffix == '.bin' and path.is_file():
+        return MemoryFaces(read_bin(path)[0], str(path))
+    if (path.suffix == '.rec' and path.is_file()) or (path / 'train.rec').exists():
+        return RecordFaces(path)
+    if path.is_dir() or _split_archive(path)[0]:
+        return TreeFaces(path)
+    raise FileNotFoundError(f'{path}: no folder, .zip, .rec or .bin of faces is there')
+
+
+def read_faces(source: FaceSource, indices, size: int) -> np.ndarray:
+    """Decoded faces as uint8 RGB ``(N, size, size, 3)``.
+
+    Raises:
+        FaceError: an image is damaged or is not an aligned crop of that size.
+    """
+    images = np.empty((len(indices), size, size, 3), np.uint8)
+    for row, index in enumerate(indices):
+        images[row] = decode_face(source, int(index), size)[0]
+    return images
+
+
+def decode_face(source: FaceSource, index: int, size: int) -> tuple[np.ndarray, int]:
+    """One decoded face and its identity; see :func:`read_faces`."""
+    data, label = source.read(index)
+    image = decode_image(data, source.name(index))
+    if image.shape[:2] != (size, size):
+        raise FaceError(f'{source.name(index)}: {image.shape[1]}x{image.shape[0]} pixels, the model wants aligned '
+                        f'{size}x{size} crops; align the faces first (`facezoo data align`)')
+    return image, label
+
+
+def _split_archive(path: Path) -> tuple[Path | None, PurePosixPath]:
+    """``a/faces.zip/labelled`` -> (``a/faces.zip``, ``labelled``); no archive on the way: (None, '.')."""
+    for parent in (path, *path.parents):
+        if parent.suffix == '.zip' and parent.is_file():
+            return parent, PurePosixPath(path.relative_to(parent).as_posix())
+    return None, PurePosixPath('.')

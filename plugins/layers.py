@@ -1,0 +1,147 @@
+"""Building blocks shared by the backbones. All take and return float ``(N, C, H, W)``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['CBAM', 'ECA', 'GDC', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'SpatialAttention',
+           'attention', 'channel_shuffle', 'make_act']
+
+
+def make_act(name: str | None, channels: int) -> nn.Module:
+    """Activation by name: ``prelu`` (a slope per channel, from 0.25), ``relu``, ``relu6``, ``leaky_relu`` (0.1),
+    ``hswish`` (the h-ReLU6 of Xiao et al. 2022, eq. 8: ``x * ReLU6(x + 3) / 6``) or None for none."""
+    factories = {
+        None: nn.Identity,
+        'prelu': lambda: nn.PReLU(channels),
+        'relu': lambda: nn.ReLU(inplace=True),
+        'relu6': lambda: nn.ReLU6(inplace=True),
+        'leaky_relu': lambda: nn.LeakyReLU(0.1, inplace=True),
+        'hswish': nn.Hardswish,
+    }
+    if name not in factories:
+        raise ValueError(f'unknown activation {name!r}; known: {sorted(k for k in factories if k)} or None')
+    return factories[name]()
+
+
+class ConvBNAct(nn.Sequential):
+    """Convolution without bias, BatchNorm, activation (CONV-P of FDFaceNet, fig. 4b, with ``act='prelu'``).
+
+    ``padding`` defaults to ``kernel // 2``; ``act=None`` leaves the activation out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 3, stride: int = 1,
+                 padding: int | None = None, groups: int = 1, act: str | None = 'prelu') -> None:
+        if padding is None:
+            padding = kernel // 2
+        layers = [nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
+                  nn.BatchNorm2d(out_channels)]
+        if act is not None:
+            layers.append(make_act(act, out_channels))
+        super().__init__(*layers)
+
+
+class DepthwiseSeparable(nn.Sequential):
+    """Depthwise 3x3 then pointwise 1x1, each with BatchNorm and activation (DSConv-P of FDFaceNet, fig. 4c)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, act: str | None = 'prelu') -> None:
+        super().__init__(ConvBNAct(in_channels, in_channels, 3, stride, groups=in_channels, act=act),
+                         ConvBNAct(in_channels, out_channels, 1, act=act))
+
+
+class GDC(ConvBNAct):
+    """Global depthwise convolution (FDFaceNet eq. 13): one kernel of the map's own size ``(H, W)`` a channel, to 1x1."""
+
+    def __init__(self, channels: int, size: tuple[int, int], act: str | None = None) -> None:
+        super().__init__(channels, channels, size, padding=0, groups=channels, act=act)
+
+
+class ChannelAttention(nn.Module):
+    """Channel half of CBAM (CAM): ``sigmoid(MLP(avg) + MLP(max))``, shared MLP ``C -> C/reduction -> C``.
+
+    ``use_max=False`` gives SE. :meth:`attend` returns the map ``(N, C, 1, 1)`` itself.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, use_max: bool = True) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.use_max = use_max
+        self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(inplace=True),
+                                 nn.Conv2d(hidden, channels, 1, bias=False))
+
+    def attend(self, x: Tensor) -> Tensor:
+        logits = self.mlp(x.mean((2, 3), keepdim=True))
+        if self.use_max:
+            logits = logits + self.mlp(x.amax((2, 3), keepdim=True))
+        return torch.sigmoid(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attend(x)
+
+
+class SpatialAttention(nn.Module):
+    """Spatial half of CBAM (SAM): ``sigmoid(conv7x7([mean_c; max_c]))``; :meth:`attend` returns ``(N, 1, H, W)``."""
+
+    def __init__(self, kernel: int = 7) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+
+    def attend(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attend(x)
+
+
+class CBAM(nn.Module):
+    """Channel then spatial attention (Woo et al. 2018; eqs. 1-4 of the low-quality distillation paper)."""
+
+    def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
+        super().__init__()
+        self.channel = ChannelAttention(channels, reduction)
+        self.spatial = SpatialAttention(kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spatial(self.channel(x))
+
+
+class ECA(nn.Module):
+    """Efficient channel attention: global average, 1-D convolution over channels, sigmoid, scale.
+
+    Kernel ``odd(|log2(C) + 1| / 2)``: 3 for 64, 5 for 128 to 512 channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        kernel = int(abs(math.log2(channels) + 1) / 2)
+        kernel += 1 - kernel % 2
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.conv(x.mean((2, 3)).unsqueeze(1))
+        return x * torch.sigmoid(weights).transpose(1, 2).unsqueeze(-1)
+
+
+def attention(kind: str, channels: int) -> nn.Module:
+    """``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` over ``channels``."""
+    factories = {
+        'none': nn.Identity,
+        'se': lambda: ChannelAttention(channels, use_max=False),
+        'cam': lambda: ChannelAttention(channels),
+        'sam': SpatialAttention,
+        'cbam': lambda: CBAM(channels),
+        'eca': lambda: ECA(channels),
+    }
+    if kind not in factories:
+        raise ValueError(f'unknown attention {kind!r}; known: {sorted(factories)}')
+    return factories[kind]()
+
+
+def channel_shuffle(x: Tensor, groups: int = 2) -> Tensor:
+    """Interleave the channels of ``groups`` groups (ShuffleNet)."""
+    height, width = x.shape[2:]
+    x = x.reshape(-1, groups, x.shape[1] // groups, height, width)
+    return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[2], height, width)

@@ -1,0 +1,87 @@
+"""The one definition of what a recogniser eats, used by training, evaluation, export and the pipeline.
+
+It travels in every card and in every exported artefact's sidecar.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+__all__ = ['FaceError', 'Preprocess', 'decode_image', 'l2_normalise']
+
+
+class FaceError(ValueError):
+    """An image is damaged or has the wrong shape."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """``(pixel - mean) / std`` of aligned ``input_size`` x ``input_size`` faces.
+
+    Attributes:
+        input_size: side of the square crop in pixels.
+        mean: subtracted from 0..255 pixels.
+        std: divisor; ``(127.5, 127.5)`` maps to [-1, 1], InsightFace's convention.
+        colour: channel order the net expects, ``RGB`` or ``BGR``.
+        alignment: template of the 5-point similarity transform that made the crop.
+    """
+
+    input_size: int = 112
+    mean: float = 127.5
+    std: float = 127.5
+    colour: str = 'RGB'
+    alignment: str = 'arcface-112'
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, 3, S, S)``.
+
+        Raises:
+            FaceError: wrong dtype or size.
+        """
+        size = self.input_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {images.dtype} {images.shape}; '
+                            'align the faces first')
+        if self.colour == 'BGR':
+            images = images[..., ::-1]
+        scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order='C')
+        scaled -= self.mean
+        scaled /= self.std
+        return scaled
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def l2_normalise(embeddings: np.ndarray) -> np.ndarray:
+    """Rows of ``(N, D)`` scaled to unit length (an all-zero row stays zero)."""
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
+    """Encoded image to uint8 RGB ``(H, W, 3)``; the EXIF orientation is not applied (aligned crops carry none).
+
+    Raises:
+        FaceError: not an image, or a damaged one.
+    """
+    import cv2
+    if not len(data):
+        raise FaceError(f'{name}: empty file')
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise FaceError(f'{name}: not an image that OpenCV can decode ({len(data)} bytes, begins {bytes(data[:8])!r})')
+    if data[:2] == b'\xff\xd8' and b'\xff\xd9' not in bytes(data[-64:]):
+        _check_whole(data, name)  # OpenCV fills the missing part of a cut JPEG with grey and says nothing
+    return image
+
+
+def _check_whole(data: bytes, name: str) -> None:
+    from PIL import Image
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError as error:
+        raise FaceError(f'{name}: {error}') from None

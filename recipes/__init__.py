@@ -1,0 +1,1 @@
+"""How a model is made: flat recipes that InsightFace and facezoo's own trainer read alike."""

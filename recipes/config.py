@@ -1,0 +1,177 @@
+"""Recipes: flat ``config`` mappings with arcface_torch's own keys, checked and completed into a :class:`TrainConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plugins.data.augment import Augment
+from plugins.registry import suggest
+
+__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe']
+
+# keys of arcface_torch's configs/base.py that mean nothing here; accepted so that one file serves both trainers
+_INSIGHTFACE_ONLY = frozenset({
+    'fp16', 'sample_rate', 'interclass_filtering_threshold', 'dali', 'dali_aug', 'save_all_states', 'using_wandb',
+    'wandb_key', 'wandb_entity', 'wandb_project', 'wandb_log_all', 'wandb_resume', 'save_artifacts', 'suffix_run_name',
+    'notes',
+})
+
+
+class RecipeError(ValueError):
+    """A recipe is missing, or a key or value in it is wrong."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training depends on. Names that arcface_torch has mean what they mean there.
+
+    Attributes:
+        network, network_args, embedding_size: backbone, its options, ``num_features``.
+        rec: training faces: folder with ``train.rec``, folder or zip of identities.
+        num_classes, num_image: when given, checked against ``rec`` (arcface_torch needs them).
+        val_targets: names of ``<rec>/<name>.bin``, or paths of verification sets.
+        num_epoch, warmup_epoch, batch_size, gradient_acc: batch size a process; optimiser step every ``gradient_acc``.
+        optimizer, lr, momentum, weight_decay: ``sgd`` (Nesterov when ``nesterov``) or ``adamw``.
+        schedule: ``poly`` (linear to 0, arcface_torch's), ``cosine``, or ``step`` (x ``gamma`` at epochs ``milestones``).
+        margin_list, scale, margin_weight: margin head; weight 0 leaves it out.
+        teachers: recognisers to distil from; ``embedding_weight`` and ``relation_weight`` weigh the two losses.
+        views: distinct augmentations of a face whose teacher embeddings are cached on disk; 0: always new, never cached.
+        augment: probabilities of :class:`plugins.data.augment.Augment`.
+        ema: decay of the exponential moving average of the weights that is evaluated and saved; 0: none.
+        precision: ``32`` or ``bf16``; channels_last: memory format; compile: ``torch.compile`` the backbone.
+        clip: gradient norm limit (arcface_torch: 5).
+        init: weights file to start from.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        output: folder of this run; resume: go on with the run in it.
+        verbose: verify every so many steps (0: after every epoch); frequent: log every so many steps.
+        save_minutes: time between checkpoints.
+    """
+
+    network: str
+    rec: str
+    num_epoch: int
+    output: str | None = None
+    network_args: dict = field(default_factory=dict)
+    embedding_size: int = 512
+    num_classes: int | None = None
+    num_image: int | None = None
+    val_targets: tuple[str, ...] = ()
+    warmup_epoch: float = 0
+    batch_size: int = 128
+    gradient_acc: int = 1
+    optimizer: str = 'sgd'
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = 'poly'
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    margin_list: tuple[float, float, float] = (1.0, 0.5, 0.0)
+    scale: float = 64.0
+    margin_weight: float = 1.0
+    teachers: tuple[str, ...] = ()
+    embedding_weight: float = 1.0
+    relation_weight: float = 1.0
+    views: int = 0
+    augment: dict = field(default_factory=dict)
+    ema: float = 0.0
+    precision: str = '32'
+    channels_last: bool = True
+    compile: bool = False
+    clip: float = 5.0
+    init: str | None = None
+    device: str = 'auto'
+    resume: bool = False
+    verbose: int = 0
+    frequent: int = 10
+    save_minutes: float = 5.0
+    seed: int = 2048
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        choices = {'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'), 'precision': ('32', 'bf16'),
+                   'device': ('auto', 'cpu', 'cuda')}
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise RecipeError(f'{key}={getattr(self, key)!r}: must be one of {", ".join(allowed)}')
+        for key in ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent'):
+            if getattr(self, key) <= 0:
+                raise RecipeError(f'{key}={getattr(self, key)!r}: must be positive')
+        if self.schedule == 'step' and not self.milestones:
+            raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
+        if not self.margin_weight and not self.teachers:
+            raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
+        unknown = set(self.augment) - {f.name for f in dataclasses.fields(Augment)}
+        for key in sorted(unknown):
+            raise RecipeError(f'augment.{key}: unknown{suggest(key, [f.name for f in dataclasses.fields(Augment)])}')
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that facezoo ships."""
+    package = importlib.import_module('recipes')
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if '_' in m.name)
+
+
+def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
+    """A shipped recipe by name, or a ``.py`` file with a ``config`` mapping, with overrides applied.
+
+    Raises:
+        RecipeError: no such recipe, unknown key, or a value of the wrong kind; the message names it.
+    """
+    config = dict(_read_config(name))
+    for key, value in (overrides or {}).items():  # `augment.flip=0` changes one entry, not the whole mapping
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    known = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    for key in sorted(set(config) - set(known) - _INSIGHTFACE_ONLY):
+        raise RecipeError(f'recipe {name}: unknown key {key!r}{suggest(key, known)}')
+    values = {key: _cast(name, known[key], value) for key, value in config.items() if key in known}
+    missing = [key for key in ('network', 'rec', 'num_epoch') if values.get(key) is None]
+    if missing:
+        raise RecipeError(f'recipe {name}: {", ".join(missing)} must be set')
+    if values.get('output') is None:
+        values['output'] = str(Path('work_dirs') / Path(name).stem)
+    try:
+        return TrainConfig(**values)
+    except RecipeError as error:
+        raise RecipeError(f'recipe {name}: {error}') from None
+
+
+def _read_config(name: str) -> dict:
+    path = Path(name)
+    if path.suffix == '.py':
+        if not path.is_file():
+            raise RecipeError(f'{path}: no such recipe file')
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        stem = name.removeprefix('configs/')
+        if stem not in list_recipes():
+            raise RecipeError(f'unknown recipe {name!r}{suggest(stem, list_recipes())}; '
+                              'a file of your own is named with its .py')
+        module = importlib.import_module(f'recipes.{stem}')
+    if not hasattr(module, 'config'):
+        raise RecipeError(f'recipe {name}: defines no `config`')
+    return module.config
+
+
+def _cast(recipe: str, field_: dataclasses.Field, value):
+    """Check a value against the annotation of its field, allowing int for float and list for tuple."""
+    kinds = {'str': str, 'int': int, 'float': (int, float), 'bool': bool, 'dict': dict, 'str | None': (str, type(None)),
+             'int | None': (int, type(None))}
+    if field_.type.startswith('tuple'):
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be a list')
+        return tuple(value)
+    kind = kinds[field_.type]
+    if field_.name == 'precision':
+        value = str(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be {field_.type}')
+    return dict(value) if kind is dict else value

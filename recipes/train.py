@@ -1,0 +1,31 @@
+"""Train a recipe.
+
+  facezoo train fdfacenet_kd_faces rec=DIR teachers='["edgeface_xs.onnx"]' output=runs/fd
+  facezoo train my_recipe.py lr=0.05 augment.flip=0
+  facezoo train fdfacenet_kd_faces resume=true ...       go on after an interruption, with the same result as without
+  torchrun --nproc_per_node 2 -m zoo.cli train ...       several processes
+
+Ctrl-C saves and stops. The run's folder holds recipe.yaml (resolved), best.safetensors and last.safetensors,
+checkpoint.pt, log.jsonl and tensorboard/.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('recipe', help='a shipped recipe by name, or a .py file with a `config` mapping')
+    parser.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace a value of the recipe')
+
+
+def run(args: argparse.Namespace) -> None:
+    from plugins.overrides import parse_overrides
+    from recipes.config import load_recipe
+    config = load_recipe(args.recipe, parse_overrides(args.overrides))
+    from recipes.trainer.engine import Trainer
+    trainer = Trainer(config)
+    results = trainer.fit()
+    for name, result in results.items():
+        print(f'{name}: accuracy {100 * result["accuracy"]:.2f} %, TAR@FAR1e-3 {100 * result["tar@1e-3"]:.2f} %')
+    print(f'weights: {config.output}/last.safetensors, best.safetensors')

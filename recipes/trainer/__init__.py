@@ -1,0 +1,1 @@
+"""The trainer for what arcface_torch cannot do: distillation, CPU, exact resume."""

@@ -1,0 +1,47 @@
+"""Saving and restoring a training so that an interruption leaves no trace in the result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from plugins.files import atomic_path
+from recipes.config import TrainConfig
+
+__all__ = ['CheckpointError', 'load_checkpoint', 'save_checkpoint']
+
+# keys that may change between the two halves of a training without changing what is computed
+_FREE = frozenset({'resume', 'output', 'num_workers', 'save_minutes', 'frequent', 'verbose', 'val_targets', 'device', 'compile',
+                   'batch_size'})
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or belongs to another recipe."""
+
+
+def save_checkpoint(path: Path, config: TrainConfig, **state) -> None:
+    """Write ``state`` and the recipe; the previous checkpoint stays until the new one is whole."""
+    with atomic_path(path) as temporary:
+        torch.save({'config': asdict(config), **state}, temporary)
+
+
+def load_checkpoint(path: Path, config: TrainConfig) -> dict:
+    """The saved state of a training with the same recipe.
+
+    Raises:
+        CheckpointError: none there, damaged, or saved by a different recipe; the message lists the keys that differ.
+    """
+    if not path.is_file():
+        raise CheckpointError(f'{path}: no checkpoint to resume from; start with resume=false')
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f'{path}: cannot be read ({type(error).__name__}: {error})') from None
+    now, then = asdict(config), state['config']
+    changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now if key not in _FREE and now[key] != then.get(key)]
+    if changed:
+        raise CheckpointError(f'{path} was saved by a different recipe ({"; ".join(changed)}); '
+                              'use the old values, or another output')
+    return state

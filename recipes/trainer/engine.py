@@ -1,0 +1,301 @@
+"""The training loop, on Lightning Fabric: CPU or GPU, one process or many (``torchrun``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from plugins.data.augment import Augment
+from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
+from plugins.data.sources import open_faces
+from plugins.extras import require
+from plugins.files import atomic_path, write_atomic
+from plugins.losses.distillation import embedding_loss, relation_loss
+from plugins.losses.margin import MarginHead
+from plugins.preprocess import FaceError, Preprocess
+from plugins.registry import create_backbone
+from recipes.config import RecipeError, TrainConfig
+from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from recipes.trainer.log import TrainLog
+from recipes.trainer.schedule import learning_rate
+from recipes.trainer.teacher import Teacher
+from zoo.evaluate.verification import load_verification_set, verify
+from zoo.runtime.torch import TorchEmbedder
+
+__all__ = ['Diverged', 'Interrupted', 'Trainer']
+
+_LOG = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The training was asked to stop and has saved where it was."""
+
+
+class Student(nn.Module):
+    """Backbone, margin head and losses in one module, so that data-parallel training synchronises all of it."""
+
+    def __init__(self, config: TrainConfig, preprocess: Preprocess, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.preprocess = config, preprocess
+        self.backbone = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
+        self.head = (MarginHead(num_classes, config.embedding_size, config.margin_list, config.scale)
+                     if config.margin_weight else None)
+        if config.channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        # not a registered sub-module: the same parameters would be in the state dict twice
+        object.__setattr__(self, '_run', torch.compile(self.backbone) if config.compile else self.backbone)
+
+    def forward(self, images: Tensor, labels: Tensor, target: Tensor | None) -> dict[str, Tensor]:
+        """Losses of uint8 RGB ``(N, S, S, 3)`` faces, each times its weight."""
+        x = images.permute(0, 3, 1, 2).float().sub_(self.preprocess.mean).div_(self.preprocess.std)
+        embeddings = self._run(x)
+        losses = {}
+        with torch.autocast(images.device.type, enabled=False):  # losses in float32
+            if self.head is not None:
+                losses['margin'] = self.config.margin_weight * self.head(embeddings, labels)
+            if target is not None:
+                losses['embedding'] = self.config.embedding_weight * embedding_loss(embeddings, target)
+                losses['relation'] = self.config.relation_weight * relation_loss(embeddings, target)
+        return losses
+
+
+class Trainer:
+    """One run of a recipe.
+
+    Raises:
+        RecipeError, FaceError, CheckpointError: the recipe, the data or the checkpoint do not fit; nothing was written.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.output = config, Path(config.output)
+        self.fabric = _make_fabric(config)
+        self.preprocess = Preprocess()
+        source = open_faces(config.rec)
+        _check_data(config, len(source), source.num_classes)
+        self.dataset = FaceDataset(source, self.preprocess.input_size, Augment(**config.augment), config.seed)
+        self.val_sets = [load_verification_set(_find_val(config, name)) for name in config.val_targets]
+        self.fabric.seed_everything(config.seed, verbose=False)
+        self.raw = Student(config, self.preprocess, source.num_classes)
+        if config.init:
+            from zoo.weights import load_weights
+            load_weights(self.raw.backbone, config.init)
+        self.optimizer = _make_optimizer(config, self.raw)
+        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+                    if config.ema else None)
+        self.images = 0  # seen so far, over all processes
+        self.best = -1.0
+        if config.resume:
+            self._restore()
+        elif (self.output / 'checkpoint.pt').exists():
+            raise CheckpointError(f'{self.output} holds a training; go on with resume=true, or choose another output')
+        self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
+        self.teacher = (Teacher(config.teachers, config.embedding_size, self.dataset, config.views)
+                        if config.teachers else None)
+
+    @property
+    def world_batch(self) -> int:
+        return self.config.batch_size * self.fabric.world_size
+
+    def fit(self) -> dict:
+        """Train to the end.
+
+        Returns:
+            The last verification result of each set by name.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+            Diverged: NaN; the last checkpoint is good.
+        """
+        config = self.config
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, config.views,
+                              self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
+        per_epoch, step = sampler.steps_per_epoch, sampler.start
+        if self.fabric.is_global_zero:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
+                            self.fabric.is_global_zero)
+        saved, results = time.monotonic(), {}
+        began, began_images = saved, self.images
+        with _stop_signal() as stop:
+            for batch in face_loader(self.dataset, sampler, config.num_workers):
+                losses = self._step(batch, step, per_epoch)
+                step += 1
+                self.images = step * self.world_batch
+                self.log.bar.update(self.world_batch)
+                if step % config.frequent == 0:
+                    now = time.monotonic()
+                    rate = (self.images - began_images) / (now - began)
+                    began, began_images = now, self.images
+                    self.log.write(step, epoch=step / per_epoch, **losses, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
+                if step % (config.verbose or per_epoch) == 0:
+                    results = self._verify(step)
+                    began, began_images = time.monotonic(), self.images
+                if stop or time.monotonic() - saved > 60 * config.save_minutes:
+                    self._save()
+                    saved = time.monotonic()
+                if stop:
+                    self.log.close()
+                    raise Interrupted(f'stopped after {self.images} images; go on with resume=true')
+        if step % (config.verbose or per_epoch) or not results:
+            results = self._verify(step)
+        self._save()
+        self.log.close()
+        return results
+
+    def _step(self, batch: tuple[Tensor, Tensor, Tensor], step: int, per_epoch: int) -> dict[str, float]:
+        """One forward and backward pass, and an optimiser step when its turn comes."""
+        images, labels, indices = batch
+        target = self.teacher(images, indices, step // per_epoch) if self.teacher else None
+        images, labels, target = [t if t is None else t.to(self.fabric.device) for t in (images, labels, target)]
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.config, step / per_epoch)
+        self.student.train()
+        due = (step + 1) % self.config.gradient_acc == 0
+        with nullcontext() if due else self.fabric.no_backward_sync(self.student):
+            try:
+                losses = self.student(images, labels, target)
+            except ValueError as error:
+                raise FaceError(f'{self.config.rec}: {error} (batch of {self.dataset.source.name(int(indices[0]))})') from None
+            loss = sum(losses.values())
+            if not torch.isfinite(loss):
+                names = ', '.join(self.dataset.source.name(int(i)) for i in indices[:3])
+                raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }; batch of '
+                               f'{names}, ...). The last checkpoint in {self.output} is good; resume with a lower lr')
+            self.fabric.backward(loss / self.config.gradient_acc)
+        if due:
+            self.fabric.clip_gradients(self.student, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.ema:
+                self.ema.update_parameters(self.raw.backbone)
+        return {key: value.item() for key, value in losses.items()}
+
+    @property
+    def final(self) -> nn.Module:
+        """The backbone whose weights count: the average when there is one."""
+        return self.ema.module if self.ema else self.raw.backbone
+
+    def _verify(self, step: int) -> dict:
+        """Measure on every validation set, keep the weights if they are the best so far."""
+        results = {}
+        if self.fabric.is_global_zero:
+            embedder = TorchEmbedder(self.final, self.preprocess, self.config.network, bf16=self.config.precision == 'bf16')
+            results = {data.name: verify(embedder, data).to_dict() for data in self.val_sets}
+            for name, result in results.items():
+                self.log.write(step, **{f'{name}/{key}': value for key, value in result.items()})
+                _LOG.info('step %d: %s accuracy %.4f, TAR@FAR1e-3 %.4f', step, name, result['accuracy'], result['tar@1e-3'])
+            score = sum(result['accuracy'] for result in results.values()) / max(len(results), 1)
+            if score > self.best:
+                self.best = score
+                self._save_weights('best.safetensors')
+        self.fabric.barrier()
+        return results
+
+    def _save_weights(self, name: str) -> None:
+        state = {key: value.contiguous().clone() for key, value in self.final.state_dict().items()}
+        with atomic_path(self.output / name) as temporary:
+            save_file(state, temporary)
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, images=self.images, best=self.best,
+                            student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
+                            ema=self.ema.state_dict() if self.ema else None, rng=torch.get_rng_state())
+            self._save_weights('last.safetensors')
+        self.fabric.barrier()
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
+        self.raw.load_state_dict(state['student'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        if self.ema:
+            self.ema.load_state_dict(state['ema'])
+        self.images, self.best = state['images'], state['best']
+        torch.set_rng_state(state['rng'])
+        if self.images % self.world_batch:
+            raise CheckpointError(f'{self.images} images were seen, not a multiple of the {self.world_batch} a step now has; '
+                                  'choose a batch_size that divides it')
+
+
+def _make_fabric(config: TrainConfig):
+    fabric = require('lightning_fabric', 'train')
+    if config.device == 'cuda' and not torch.cuda.is_available():
+        raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
+    accelerator = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy='ddp' if processes > 1 else 'auto',
+                         num_nodes=int(os.environ.get('GROUP_WORLD_SIZE', 1)),
+                         precision='bf16-mixed' if config.precision == 'bf16' else '32-true')
+    made.launch()
+    return made
+
+
+def _make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == 'adamw':
+        return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
+                           nesterov=config.nesterov)
+
+
+def _check_data(config: TrainConfig, images: int, classes: int) -> None:
+    if config.margin_weight and classes < 2:
+        raise FaceError(f'{config.rec}: {classes} identities; a margin head needs at least 2')
+    for key, found in (('num_image', images), ('num_classes', classes)):
+        asked = getattr(config, key)
+        if asked is not None and asked != found:
+            raise RecipeError(f'{key}={asked} in the recipe, but {config.rec} holds {found}; '
+                              'correct the recipe (it decides the learning-rate schedule)')
+
+
+def _find_val(config: TrainConfig, name: str) -> Path:
+    """``lfw`` -> ``<rec>/lfw.bin``; a path stays a path."""
+    path = Path(config.rec) / f'{name}.bin'
+    if not path.exists():
+        path = Path(name)
+    if not path.exists():
+        raise RecipeError(f'val_targets: neither {Path(config.rec) / name}.bin nor {name} exists; '
+                          'leave it out or put the set there')
+    return path
+
+
+def _plain(value):
+    """Tuples to lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+@contextmanager
+def _stop_signal():
+    """A list that becomes non-empty when SIGINT or SIGTERM comes; a second signal is not held back."""
+    received: list[int] = []
+    previous = {}
+
+    def handle(number, frame) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.getsignal(number)
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

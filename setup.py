@@ -1,0 +1,37 @@
+"""Distribution ``facezoo``: packages plugins, recipes, zoo and the command ``facezoo``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOMS = ('plugins', 'recipes', 'zoo')
+VERSION = next(line.split("'")[1] for line in Path(__file__).with_name('zoo').joinpath('__init__.py').read_text().splitlines()
+               if line.startswith('__version__'))
+
+EXTRAS = {
+    'torch': ['torch>=2.6', 'safetensors>=0.4.3'],
+    'train': ['torch>=2.6', 'safetensors>=0.4.3', 'lightning-fabric>=2.4', 'tensorboard', 'setuptools'],
+    'onnx': ['onnx>=1.16', 'onnxsim>=0.4.36', 'onnxruntime>=1.18'],
+    'ncnn': ['ncnn>=1.0.20240820', 'pnnx>=20240819'],
+    'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],
+    'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
+    'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
+    'plot': ['matplotlib>=3.8'],
+}
+EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'plot') for r in EXTRAS[extra]})
+EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
+
+setup(
+    name='facezoo',
+    version=VERSION,
+    description='Lightweight face recognition for small devices: a model-zoo plugin for InsightFace',
+    long_description=Path(__file__).with_name('README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='MIT',
+    python_requires='>=3.10',
+    packages=[p for room in ROOMS for p in [room, *(f'{room}.{sub}' for sub in find_packages(room))]],
+    package_data={'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json']},
+    install_requires=['numpy>=1.24', 'opencv-python-headless>=4.11', 'pillow>=10', 'pyyaml>=6', 'tqdm'],
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['facezoo=zoo.cli:main']},
+)

@@ -1,0 +1,64 @@
+"""facezoo's hub: trained lightweight face recognisers, what is known of them, and the way to devices.
+
+    >>> import zoo
+    >>> model = zoo.load('fdfacenet')          # torch module in evaluation mode, trained weights
+    >>> embedder = zoo.open('fdfacenet.onnx')  # any runtime: aligned uint8 faces in, embeddings out
+
+Importing this package imports neither torch nor any runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from zoo.model_card import ModelCard, card, list_models
+
+if TYPE_CHECKING:
+    from plugins.backbones._base import Backbone
+
+__version__ = '0.1.0'
+__all__ = ['ModelCard', 'card', 'create', 'list_models', 'load', 'open', 'profile', 'verify']
+
+_LAZY = {'profile': 'zoo.complexity', 'verify': 'zoo.evaluate.verification'}
+
+
+def create(name: str, **kwargs) -> Backbone:
+    """An untrained backbone; see :func:`plugins.registry.create_backbone`."""
+    from plugins.registry import create_backbone
+    return create_backbone(name, **kwargs)
+
+
+def load(name: str | os.PathLike, weights: str | os.PathLike | None = None, network: str | None = None, **kwargs) -> Backbone:
+    """A trained backbone in evaluation mode, with its preprocessing as ``model.preprocess``.
+
+    Args:
+        name: a model (``fdfacenet``), a model and a weights tag (``fdfacenet.default``), or a weights file written by
+            facezoo's trainer.
+        weights: a weights file to use instead of the card's: facezoo's, a bare state dict, or arcface_torch's ``model.pt``.
+        network: backbone of a weights file that does not say it itself.
+        kwargs: options of the backbone (``num_features``, ``width``, ...).
+
+    Raises:
+        CardError, KeyError: unknown model.
+        HubError: the weights cannot be had or their hash is wrong.
+        WeightsError: the file is damaged or of another architecture.
+        LookupError: the model has no trained weights.
+    """
+    from zoo.loading import load_model
+    return load_model(name, weights, network, kwargs)
+
+
+def open(model: str | os.PathLike, threads: int = 0, **options):
+    """A recogniser as an :class:`zoo.runtime.Embedder`; see :func:`zoo.runtime.open_embedder`."""
+    from zoo.runtime import open_embedder
+    return open_embedder(model, threads, **options)
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

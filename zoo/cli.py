@@ -1,0 +1,76 @@
+"""The command ``facezoo``. A command's module is imported only when the command runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+__all__ = ['main']
+
+# command: (module with `configure(parser)` and `run(args) -> int | None`, one line of help)
+COMMANDS = {
+    'list': ('zoo.commands.list', 'the models of the zoo, their size and what is measured of them'),
+    'info': ('zoo.commands.info', 'the card of a model'),
+    'profile': ('zoo.commands.profile', 'parameters, MACs and feature-map output in every convention'),
+    'data': ('zoo.commands.data', 'make, unpack and check training and verification files'),
+    'train': ('recipes.train', 'train a recipe'),
+    'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
+    'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
+    'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
+}
+
+# errors whose message is written for the user; anything else is a defect and shows its traceback
+USER_ERRORS = (ValueError, LookupError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, ImportError,
+               RuntimeError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.')
+    parser.add_argument('--version', action='store_true', help='print the version and leave')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', title='commands')
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.', add_help=True,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        if name in argv[:1]:
+            implementation = importlib.import_module(module)
+            sub.epilog = (implementation.__doc__ or '').partition('\n')[2].strip('\n')
+            implementation.configure(sub)
+    args = parser.parse_args(argv)
+    if args.version:
+        import zoo
+        print(zoo.__version__)
+        return 0
+    if not args.command:
+        parser.print_help()
+        return 2
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+    except KeyboardInterrupt as error:
+        print(f'facezoo: {error or "interrupted"}', file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if args.debug:
+            raise
+        print(f'facezoo {args.command}: {_message(error)}', file=sys.stderr)
+        return 1
+
+
+def _message(error: Exception) -> str:
+    """A ``KeyError``'s message without the quotes that its ``str`` adds."""
+    return error.args[0] if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One command of ``facezoo`` a module: ``configure(parser)`` and ``run(args)``."""

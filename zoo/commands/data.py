@@ -1,0 +1,109 @@
+"""Make, unpack and check training and verification files.
+
+  facezoo data pack faces.zip more/ --out DIR            DIR/train.rec, train.idx, property, in InsightFace's layout
+  facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin with pairs of 500 identities kept out of training
+  facezoo data pairs lfw/ --out lfw.bin                  a verification .bin from a folder with pairs.txt
+  facezoo data unpack DIR --out FOLDER                   back to images, a folder an identity
+  facezoo data index train.rec                           rebuild train.idx
+  facezoo data info PATH                                 counts, and a check that every image decodes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from zoo.progress import progress_bar
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+    verb = verbs.add_parser('pack', help='folders or zips of identities to train.rec')
+    verb.add_argument('sources', nargs='+', metavar='SOURCE', help='folder, zip, or folder in a zip (faces.zip/labelled)')
+    verb.add_argument('--out', required=True, type=Path)
+    verb.add_argument('--unlabelled', action='append', default=[], metavar='SOURCE', help='faces of unknown identity')
+    verb.add_argument('--min-quality', type=float, metavar='Q', help="images rated lower in the source's quality.csv count "
+                                                                     'as of unknown identity')
+    verb.add_argument('--holdout', type=int, default=0, metavar='N', help='keep N identities out and make val.bin of them')
+    verb.add_argument('--pairs', type=int, default=6000, help='pairs in val.bin')
+    verb.add_argument('--seed', type=int, default=0)
+    verb = verbs.add_parser('pairs', help='folder or zip with pairs.txt to .bin')
+    verb.add_argument('source')
+    verb.add_argument('--pairs', metavar='FILE')
+    verb.add_argument('--out', required=True, type=Path)
+    verb = verbs.add_parser('unpack', help='train.rec or .bin to a folder of images')
+    verb.add_argument('source')
+    verb.add_argument('--out', required=True, type=Path)
+    verb = verbs.add_parser('index', help='rebuild the .idx of a .rec')
+    verb.add_argument('source', type=Path)
+    verb = verbs.add_parser('info', help='counts and checks')
+    verb.add_argument('source')
+    verb.add_argument('--json', action='store_true')
+
+
+def run(args: argparse.Namespace) -> None:
+    {'pack': _pack, 'pairs': _pairs, 'unpack': _unpack, 'index': _index, 'info': _info}[args.verb](args)
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from plugins.data import pack
+    from plugins.data.sources import TreeFaces
+    faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
+    held = []
+    if args.holdout:
+        faces, held = pack.split_identities(faces, args.holdout, args.seed)
+        pack.pack_verification(args.out / 'val.bin', pack.draw_pairs(held, args.pairs, seed=args.seed))
+    with progress_bar(len(faces), 'images', 'pack') as bar:
+        images, identities = pack.pack_records(args.out, faces, bar.update)
+    print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {args.pairs} pairs of {args.holdout} other '
+                                                                     f'identities ({len(held)} images)' if held else ''))
+
+
+def _pairs(args: argparse.Namespace) -> None:
+    from plugins.data.verification import write_bin
+    from zoo.evaluate.verification import load_verification_set
+    data = load_verification_set(args.source, args.pairs)
+    write_bin(args.out, [data.faces.read(int(i))[0] for i in data.pairs.ravel()], data.same)
+    print(f'{args.out}: {len(data.same)} pairs, {int(data.same.sum())} of one person')
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    from plugins.data.sources import open_faces
+    from plugins.files import write_atomic
+    source = open_faces(args.source)
+    with progress_bar(len(source), 'images', 'unpack') as bar:
+        for index in range(len(source)):
+            data, label = source.read(index)
+            suffix = '.png' if data[:4] == b'\x89PNG' else '.jpg'
+            write_atomic(args.out / (f'{label:07d}' if label >= 0 else '') / f'{index:08d}{suffix}', data)
+            bar.update(1)
+    print(f'{args.out}: {len(source)} images')
+
+
+def _index(args: argparse.Namespace) -> None:
+    from plugins.data.recordio import rebuild_index
+    print(f'{args.source.with_suffix(".idx")}: {rebuild_index(args.source)} records')
+
+
+def _info(args: argparse.Namespace) -> None:
+    from plugins.data.sources import open_faces
+    from plugins.preprocess import decode_image
+    source = open_faces(args.source)
+    sizes: dict[str, int] = {}
+    counts: dict[int, int] = {}
+    with progress_bar(len(source), 'images', 'check') as bar:
+        for index in range(len(source)):
+            data, label = source.read(index)
+            height, width = decode_image(data, source.name(index)).shape[:2]
+            sizes[f'{width}x{height}'] = sizes.get(f'{width}x{height}', 0) + 1
+            counts[label] = counts.get(label, 0) + 1
+            bar.update(1)
+    unknown = counts.pop(-1, 0)
+    facts = {'images': len(source), 'identities': len(counts), 'num_classes': source.num_classes, 'unknown': unknown,
+             'images_per_identity': [min(counts.values()), max(counts.values())] if counts else None, 'sizes': sizes}
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for key, value in facts.items():
+            print(f'{key}: {value}')

@@ -1,0 +1,41 @@
+"""Verification accuracy, TAR at FAR and thresholds, with InsightFace's arithmetic.
+
+  facezoo eval fdfacenet --set lfw.bin
+  facezoo eval model.onnx --set lfw_folder_with_pairs.txt --json
+  facezoo eval ncnn_folder --set faces.zip/lfw
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('--set', required=True, metavar='SET', help='.bin, or folder or zip of faces with pairs.txt')
+    parser.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in the folder')
+    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
+    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    from zoo.evaluate.verification import load_verification_set, verify
+    from zoo.runtime import open_embedder
+    data = load_verification_set(args.set, args.pairs)
+    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    began = time.perf_counter()
+    result = verify(embedder, data, not args.no_flip, progress=True).to_dict()
+    seconds = time.perf_counter() - began
+    if args.json:
+        print(json.dumps({'model': str(args.model), 'set': str(args.set), 'flip': not args.no_flip, **result,
+                          'seconds': round(seconds, 2)}, indent=2))
+        return
+    print(f'{args.model} on {args.set}: {result["pairs"]} pairs, flip {"off" if args.no_flip else "on"}, {seconds:.1f} s\n')
+    print(format_table(['metric', 'value'], [[key, f'{value:.4f}' if isinstance(value, float) else value]
+                                             for key, value in result.items()]))

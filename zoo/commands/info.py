@@ -1,0 +1,39 @@
+"""The card of a model: source, fidelity, deviations, preprocessing, weights with provenance and measurements.
+
+  facezoo info fdfacenet
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+import yaml
+
+from zoo.model_card import CARDS, card
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', help='a model of `facezoo list`')
+
+
+def run(args: argparse.Namespace) -> None:
+    model = card(args.name)
+    data = yaml.safe_load((CARDS / f'{model.name}.yaml').read_text())
+    data = {'name': model.name, **data, 'preprocess': model.preprocess.to_dict()}
+    _show(data, 0)
+
+
+def _show(value, depth: int, label: str = '') -> None:
+    indent = '  ' * depth
+    if isinstance(value, Mapping):
+        if label:
+            print(f'{indent}{label}:')
+        for key, item in value.items():
+            _show(item, depth + bool(label), str(key))
+    elif isinstance(value, list):
+        print(f'{indent}{label}:')
+        for item in value:
+            print(f'{indent}  - {item}')
+    else:
+        print(f'{indent}{label}: {value:,}' if isinstance(value, int) and value > 9999 else f'{indent}{label}: {value}')

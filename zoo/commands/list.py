@@ -1,0 +1,35 @@
+"""Models of the zoo.
+
+  facezoo list              all models
+  facezoo list --trained    only those with trained weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from zoo.commands.tables import format_table
+from zoo.model_card import ModelCard, card, list_models
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--trained', action='store_true', help='only models with trained weights')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    rows = [_row(card(name)) for name in list_models(weights=args.trained)]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(format_table(['model', 'params M', 'MACs M', 'input', 'fidelity', 'weights', 'LFW %'],
+                       [[r['name'], r['params'] / 1e6, r['macs'] / 1e6, r['input_size'], r['fidelity'],
+                         ' '.join(r['weights']) or '-', r['lfw'] or '-'] for r in rows]))
+    print('\nparams and MACs of the default build (pure multiply-accumulates); `facezoo info NAME` shows the card')
+
+
+def _row(model: ModelCard) -> dict:
+    lfw = model.weights['default'].metrics.get('lfw', {}).get('accuracy') if 'default' in model.weights else None
+    return {'name': model.name, 'params': model.params, 'macs': model.macs, 'input_size': model.input_size,
+            'fidelity': model.fidelity, 'weights': list(model.weights), 'lfw': lfw and round(100 * lfw, 2)}

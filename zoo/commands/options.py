@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from plugins.overrides import parse_overrides
+
+__all__ = ['add_backbone_options', 'backbone_options', 'image_size']
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``112`` or ``HEIGHTxWIDTH``."""
+    height, _, width = text.partition('x')
+    return int(height), int(width or height)
+
+
+def add_backbone_options(parser: argparse.ArgumentParser) -> None:
+    """``--width``, ``--input``, ``--num-features`` and ``--set`` for anything else a family takes."""
+    parser.add_argument('--width', type=float, help='channel multiplier')
+    parser.add_argument('--input', type=image_size, metavar='HxW', help='input size, 112x112 by default')
+    parser.add_argument('--num-features', type=int, metavar='N', help='length of the embedding')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='another option of the family')
+
+
+def backbone_options(args: argparse.Namespace) -> dict:
+    """The options that were given, as keyword arguments of :func:`zoo.create`."""
+    given = {'width': args.width, 'input_size': args.input, 'num_features': args.num_features}
+    return {key: value for key, value in given.items() if value is not None} | parse_overrides(args.set)

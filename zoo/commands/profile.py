@@ -1,0 +1,44 @@
+"""Complexity of a model.
+
+  facezoo profile fdfacenet
+  facezoo profile nfacenet --width 0.75 --input 96x96 --num-features 128 --layers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from zoo.commands.options import add_backbone_options, backbone_options
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', help='a backbone')
+    add_backbone_options(parser)
+    parser.add_argument('--layers', action='store_true', help='every layer as well')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    import zoo
+    result = zoo.profile(zoo.create(args.name, **backbone_options(args)))
+    if args.json:
+        print(json.dumps(result.to_dict(args.layers), indent=2))
+        return
+    if args.layers:
+        print(format_table(['layer', 'kind', 'output', 'params', 'MACs M', 'F kB'],
+                           [[layer.name, layer.kind, 'x'.join(map(str, layer.output)), layer.params, layer.macs / 1e6,
+                             layer.bytes_paper / 1e3] for layer in result.layers]), end='\n\n')
+    height, width = result.input_size
+    print(f'{args.name} at {height}x{width}\n')
+    print(format_table(['figure', 'value', 'convention'], [
+        ['params', f'{result.params / 1e6:.4f} M', ''],
+        ['macs', f'{result.macs / 1e6:.2f} M', 'pure multiply-accumulates'],
+        ['macs_paper', f'{result.macs_paper / 1e6:.2f} M', 'with bias, BatchNorm, activation, pooling (ptflops 0.6; paper 001)'],
+        ['macs_torchinfo', f'{result.macs_torchinfo / 1e6:.2f} M', 'torchinfo mult-adds'],
+        ['macs_thop', f'{result.macs_thop / 1e6:.2f} M', "thop's old table (paper 001, Table 6)"],
+        ['feature_map_mb_paper', f'{result.feature_map_mb_paper:.3f} MB', 'torchinfo forward/backward size (paper 001)'],
+        ['feature_map_mb_table2', f'{result.feature_map_mb_table2:.3f} MB', "4 bytes, convolutions only (paper 001's Table 2)"],
+        ['feature_map_mb_fused', f'{result.feature_map_mb_fused:.3f} MB', 'as the first, BatchNorm folded'],
+    ]))

@@ -1,0 +1,181 @@
+"""1:1 verification: 10-fold accuracy, TAR at FAR and thresholds, with InsightFace's arithmetic.
+
+The numbers equal those of ``arcface_torch/eval/verification.py`` on the same embeddings: plain and mirrored embeddings are
+summed and L2-normalised, the squared distance is compared with thresholds 0, 0.01, ... 3.99, and each fold uses the
+threshold that is best on the other nine. Unlike there, faces are streamed in batches, and an image that occurs in several
+pairs is embedded once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plugins.data.sources import FaceSource, MemoryFaces, SubsetFaces, TreeFaces, open_faces, read_faces
+from plugins.data.verification import read_bin, read_pairs
+from plugins.preprocess import FaceError, l2_normalise
+from zoo.progress import progress_bar
+from zoo.runtime.embedder import Embedder, embed_batches
+
+__all__ = ['FARS', 'VerificationResult', 'VerificationSet', 'evaluate_pairs', 'load_verification_set', 'verify']
+
+FARS = ('1e-3', '1e-4')
+
+
+@dataclass(frozen=True)
+class VerificationSet:
+    """Distinct faces and the pairs over them.
+
+    Attributes:
+        faces: the images.
+        pairs: int ``(P, 2)`` indices into ``faces``.
+        same: bool ``(P,)``: both images show one person.
+    """
+
+    name: str
+    faces: FaceSource
+    pairs: np.ndarray
+    same: np.ndarray
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What :func:`verify` measures.
+
+    Attributes:
+        accuracy: 10-fold mean, a fraction; ``std`` over the folds.
+        tar: TAR over all pairs by FAR (``'1e-3'``), at the loosest threshold whose FAR does not exceed it.
+        threshold: that threshold as cosine similarity; accept when the similarity is greater.
+        xnorm: mean norm of the single embeddings before normalisation.
+        pairs: number of pairs; ``impostors`` of them of different persons. A FAR below ``1 / impostors`` cannot be
+            resolved: it then means no false accept at all.
+    """
+
+    accuracy: float
+    std: float
+    tar: dict[str, float]
+    threshold: dict[str, float]
+    xnorm: float
+    pairs: int
+    impostors: int
+
+    def to_dict(self) -> dict:
+        """Flat mapping with keys ``accuracy``, ``std``, ``tar@1e-3``, ``threshold@1e-3``, ``xnorm``, ``pairs``, ..."""
+        flat = {'accuracy': self.accuracy, 'std': self.std}
+        for far in self.tar:
+            flat |= {f'tar@{far}': self.tar[far], f'threshold@{far}': self.threshold[far]}
+        return flat | {'xnorm': self.xnorm, 'pairs': self.pairs, 'impostors': self.impostors}
+
+
+def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | None = None) -> VerificationSet:
+    """A verification set: InsightFace's ``.bin``, or a folder or zip of faces with LFW's ``pairs.txt`` in it.
+
+    Args:
+        path: the ``.bin``, folder, zip, or folder in a zip.
+        pairs: where the pairs are listed, when that is not ``pairs.txt`` in the folder or above it in the archive.
+
+    Raises:
+        FileNotFoundError: no such set.
+        FaceError, BinError: damaged, or the pairs name an image that is not there.
+    """
+    path = Path(path)
+    if path.suffix == '.bin':
+        images, same = read_bin(path)
+        number: dict[bytes, int] = {}
+        index = [number.setdefault(image, len(number)) for image in images]
+        return VerificationSet(path.stem, MemoryFaces(list(number), str(path)), np.array(index).reshape(-1, 2), same)
+    source = open_faces(path)
+    if not isinstance(source, TreeFaces):
+        raise FaceError(f'{path}: a verification set is a .bin, or a folder or zip of images with pairs.txt')
+    listed = read_pairs(_pairs_text(source, pairs), str(pairs or f'{path}/pairs.txt'))
+    stems = {'/'.join(Path(name).with_suffix('').parts[-2:]): i for i, name in enumerate(source.names)}
+    try:
+        index = np.array([(stems[a], stems[b]) for a, b, _ in listed])
+    except KeyError as error:
+        raise FaceError(f'{path}: pairs.txt names {error}, which is not among its {len(source)} images') from None
+    used, index = np.unique(index, return_inverse=True)
+    same = np.array([same for _, _, same in listed])
+    return VerificationSet(path.stem, SubsetFaces(source, used), index.reshape(-1, 2), same)
+
+
+def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
+    if pairs is not None:
+        return Path(pairs).read_text()
+    try:
+        return source.read_file('pairs.txt').decode()
+    except (FileNotFoundError, KeyError):
+        raise FileNotFoundError(f'{source.root}: no pairs.txt in it; name the file with --pairs') from None
+
+
+def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: bool = True, batch_size: int = 64,
+           progress: bool = False) -> VerificationResult:
+    """Measure an embedder on a verification set.
+
+    Args:
+        flip: sum the embeddings of the face and its mirror image.
+
+    Raises:
+        FaceError: a face is damaged or of another size, or the embedder gives all faces the same embedding.
+    """
+    if not isinstance(data, VerificationSet):
+        data = load_verification_set(data)
+    rows = np.array_split(np.arange(len(data.faces)), max(1, len(data.faces) // batch_size))
+    batches = (read_faces(data.faces, batch, embedder.preprocess.input_size) for batch in rows)
+    sums, norms = [], []
+    with progress_bar(len(data.faces), 'faces', data.name, enabled=progress) as bar:
+        for embeddings, norm in embed_batches(embedder, batches, flip):
+            sums.append(embeddings)
+            norms.append(norm)
+            bar.update(len(embeddings))
+    embeddings = l2_normalise(np.concatenate(sums))
+    if not np.isfinite(embeddings).all():
+        raise FaceError(f'{embedder.name}: embeddings are not finite')
+    if np.ptp(embeddings, axis=0).max() < 1e-4:
+        raise FaceError(f'{embedder.name}: all {len(embeddings)} faces get the same embedding; the model is broken')
+    first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
+    return evaluate_pairs(first, second, data.same, xnorm=float(np.concatenate(norms)[data.pairs].mean()))
+
+
+def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, folds: int = 10, fars=FARS,
+                   xnorm: float = float('nan')) -> VerificationResult:
+    """Accuracy, TAR and thresholds of ``P`` pairs of L2-normalised embeddings ``(P, D)``.
+
+    Raises:
+        FaceError: fewer pairs than folds, or only genuine or only impostor pairs.
+    """
+    same = np.asarray(same, bool)
+    if len(same) < folds or same.all() or not same.any():
+        raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person: need at least {folds} pairs of both kinds')
+    distance = np.square(first - second).sum(1)
+    accuracy = _fold_accuracy(distance, same, np.arange(0, 4, 0.01), folds)
+    similarity = 1 - distance / 2
+    tar, threshold = {}, {}
+    for far in fars:
+        threshold[far] = threshold_at(similarity[~same], float(far))
+        tar[far] = float((similarity[same] > threshold[far]).mean())
+    return VerificationResult(float(accuracy.mean()), float(accuracy.std()), tar, threshold, xnorm, len(same),
+                              int((~same).sum()))
+
+
+def threshold_at(impostor_scores: np.ndarray, far: float) -> float:
+    """Smallest score ``t`` such that accepting ``score > t`` accepts at most a fraction ``far`` of the impostors."""
+    allowed = int(far * len(impostor_scores) + 1e-9)
+    return float(np.partition(impostor_scores, -allowed - 1)[-allowed - 1])
+
+
+def _fold_accuracy(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray, folds: int) -> np.ndarray:
+    """Accuracy on each fold (contiguous, as scikit-learn's KFold) at the first threshold that is best on the others."""
+    parts = np.array_split(np.arange(len(same)), folds)
+    correct = np.stack([_correct(distance[part], same[part], thresholds) for part in parts])
+    best = (correct.sum(0) - correct).argmax(1)
+    return correct[np.arange(folds), best] / [len(part) for part in parts]
+
+
+def _correct(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Right decisions at each threshold when ``distance < threshold`` accepts."""
+    genuine = np.searchsorted(np.sort(distance[same]), thresholds)
+    impostor = np.searchsorted(np.sort(distance[~same]), thresholds)
+    return genuine + (~same).sum() - impostor

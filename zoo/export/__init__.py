@@ -1,0 +1,1 @@
+"""The way out: artefacts for other runtimes, each checked against the PyTorch model before it is handed out."""

@@ -1,0 +1,38 @@
+"""BatchNorm folding: ``w' = w * gamma / sigma``, ``b' = (b - mu) * gamma / sigma + beta`` (paper 001 eqs. 8-11, which leave out
+the convolution's bias and epsilon; both are kept here)."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from zoo.trace import trace_calls
+
+__all__ = ['fold_batchnorm']
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in evaluation mode with every BatchNorm behind a convolution or fully connected layer folded in.
+
+    A BatchNorm that stands before its convolution (iResNet) stays: zero padding makes that folding inexact.
+    """
+    model = copy.deepcopy(model).eval()
+    calls = trace_calls(model, (1, 3, *model.input_size))
+    times = Counter(call.name for call in calls)
+    for call in calls:
+        if not isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d) or call.producer is None:
+            continue
+        before = calls[call.producer]
+        if times[before.name] > 1 or times[call.name] > 1:
+            continue
+        if isinstance(before.module, nn.Conv2d):
+            model.set_submodule(before.name, fuse_conv_bn_eval(before.module, call.module))
+        elif isinstance(before.module, nn.Linear):
+            model.set_submodule(before.name, fuse_linear_bn_eval(before.module, call.module))
+        else:
+            continue
+        model.set_submodule(call.name, nn.Identity())
+    return model

@@ -1,0 +1,49 @@
+"""ONNX export: BatchNorm folded, simplified, truly dynamic batch, one input, one output.
+
+Opset 13 and IR 7 are what the oldest target (TensorRT 8.2 on Jetson TX2) documents. Nodes are renamed: InsightFace guesses
+the normalisation from node *names* (``Sub*`` and ``Mul*`` among the first eight mean "already inside the graph").
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+
+import torch
+from torch import nn
+
+from plugins.extras import require
+from plugins.files import write_atomic
+from zoo.export.fold import fold_batchnorm
+
+__all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx']
+
+OPSET, IR_VERSION = 13, 7
+INPUT, OUTPUT = 'image', 'embedding'
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a backbone as ONNX: ``image`` float32 ``(N, 3, H, W)`` to ``embedding`` float32 ``(N, num_features)``.
+
+    Raises:
+        RuntimeError: the graph is not at the asked opset, or onnxsim could not confirm the simplified graph.
+    """
+    onnx, onnxsim = require('onnx', 'onnx'), require('onnxsim', 'onnx')
+    folded = fold_batchnorm(model).to('cpu', memory_format=torch.contiguous_format)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter('ignore')  # the TorchScript exporter is deprecated, but only it writes opset 13
+        torch.onnx.export(folded, torch.zeros(2, 3, *model.input_size), buffer, dynamo=False, opset_version=OPSET,
+                          input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: 'N'}, OUTPUT: {0: 'N'}})
+    graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
+    if not confirmed:
+        raise RuntimeError('onnxsim changed what the graph computes; please report the model')
+    graph.ir_version = IR_VERSION
+    versions = {entry.domain: entry.version for entry in graph.opset_import}
+    if versions != {'': OPSET}:
+        raise RuntimeError(f'the exporter wrote opsets {versions}, asked for {OPSET}')
+    for index, node in enumerate(graph.graph.node):
+        node.name = f'node{index}_{node.op_type}'
+    onnx.checker.check_model(graph)
+    write_atomic(path, graph.SerializeToString())

@@ -1,0 +1,69 @@
+"""From a weights entry of a card to a verified file: bundled, cached, or downloaded once."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from plugins.files import atomic_path, sha256_file
+from zoo.model_card import Weights
+from zoo.progress import progress_bar
+
+__all__ = ['HubError', 'cache_folder', 'resolve']
+
+BUNDLED = Path(__file__).parent / 'weights'
+
+
+class HubError(RuntimeError):
+    """Weights cannot be had, or are not what the card says."""
+
+
+def cache_folder() -> Path:
+    """``$FACEZOO_CACHE``, else ``$XDG_CACHE_HOME/facezoo``, else ``~/.cache/facezoo`` (not created)."""
+    if folder := os.environ.get('FACEZOO_CACHE'):
+        return Path(folder)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'facezoo'
+
+
+def resolve(weights: Weights) -> Path:
+    """Path of the weights file, its hash verified.
+
+    With ``FACEZOO_OFFLINE=1`` nothing is downloaded.
+
+    Raises:
+        HubError: neither bundled, cached nor reachable, or the hash is wrong (a bad download is not kept).
+    """
+    for path in (BUNDLED / weights.file, cache_folder() / 'weights' / weights.file):
+        if path.is_file():
+            _verify(path, weights)
+            return path
+    if not weights.url:
+        raise HubError(f'{weights.file} is not bundled with this installation and its card gives no URL; reinstall facezoo')
+    if os.environ.get('FACEZOO_OFFLINE', '0') not in ('', '0'):
+        raise HubError(f'{weights.file} is not cached in {path.parent} and FACEZOO_OFFLINE is set; '
+                       f'fetch {weights.url} and put it there')
+    with atomic_path(path) as temporary:
+        _download(weights.url, temporary)
+        _verify(temporary, weights)
+    return path
+
+
+def _verify(path: Path, weights: Weights) -> None:
+    found = sha256_file(path)
+    if found != weights.sha256:
+        raise HubError(f'{path}: sha256 is {found}, the card says {weights.sha256}: the file is truncated, damaged or not '
+                       'the one that was measured; delete it and load again')
+
+
+def _download(url: str, target: Path) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response, open(target, 'wb') as file:
+            total = int(response.headers.get('Content-Length', 0))
+            with progress_bar(total, 'B', url.rpartition('/')[2]) as bar:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (urllib.error.URLError, OSError) as error:
+        raise HubError(f'cannot download {url}: {error}') from None

@@ -1,0 +1,59 @@
+"""From a name or a file to a trained backbone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from plugins.backbones._base import Backbone
+from plugins.preprocess import Preprocess
+from plugins.registry import create_backbone
+from zoo.hub import resolve
+from zoo.model_card import CARDS, card
+from zoo.weights import WeightsError, describe, load_weights
+
+__all__ = ['load_model']
+
+_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
+
+
+def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, network: str | None, kwargs: dict) -> Backbone:
+    """See :func:`zoo.load`."""
+    path = Path(name)
+    if path.suffix in _SUFFIXES:
+        return _from_file(path, network, kwargs)
+    if weights is not None:
+        return _from_file(Path(weights), str(name), kwargs)
+    return _from_card(str(name), kwargs)
+
+
+def _from_card(name: str, kwargs: dict) -> Backbone:
+    model_card = card(name)
+    tag = name.partition('.')[2] or 'default'
+    if tag not in model_card.weights:
+        have = f'tags: {", ".join(model_card.weights)}' if model_card.weights else 'it has none yet'
+        raise LookupError(f'{model_card.name} has no trained weights {tag!r} ({have}); build it untrained with '
+                          f'zoo.create({model_card.name!r}), or give weights=FILE')
+    entry = model_card.weights[tag]
+    options = {'num_features': entry.num_features, **entry.network_args, **kwargs}
+    return _finish(create_backbone(model_card.name, **options), resolve(entry), model_card.preprocess)
+
+
+def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such weights file')
+    facts = describe(path)
+    network = network or facts.get('network')
+    if network is None:
+        raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
+    options = {**facts.get('network_args', {}), **kwargs}
+    if 'num_features' in facts:
+        options.setdefault('num_features', facts['num_features'])
+    preprocess = card(network).preprocess if (CARDS / f'{network}.yaml').exists() else Preprocess()
+    return _finish(create_backbone(network, **options), path, preprocess)
+
+
+def _finish(model: Backbone, path: Path, preprocess: Preprocess) -> Backbone:
+    load_weights(model, path)
+    model.preprocess = preprocess
+    return model.eval()

@@ -1,0 +1,147 @@
+"""Model cards: one YAML a model in ``zoo/cards``, read into frozen dataclasses. Data, not code.
+
+A card says what a model is, how exact it is to its paper, what it eats, and which trained weights there are with their
+hash, licence, provenance and measurements.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from plugins.preprocess import Preprocess
+
+__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models']
+
+CARDS = Path(__file__).parent / 'cards'
+
+
+class CardError(ValueError):
+    """A card does not exist, or a field in it is wrong."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights of a model.
+
+    Attributes:
+        file: name below ``zoo/weights`` (bundled) or of the cached download.
+        sha256: of that file; checked before every use.
+        url: where to fetch it when it is not bundled.
+        licence, data: terms of use; what it was trained on.
+        recipe: recipe and run that made it.
+        num_features, network_args: how to build the backbone.
+        metrics: measurements by data set, each with its conditions.
+        thresholds: cosine similarity above which two faces count as one person, by FAR, and where it was measured.
+        limits: what it is known not to do well.
+    """
+
+    file: str
+    sha256: str
+    licence: str
+    data: str
+    recipe: str
+    num_features: int
+    url: str | None = None
+    network_args: Mapping = field(default_factory=dict)
+    metrics: Mapping = field(default_factory=dict)
+    thresholds: Mapping = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is.
+
+    Attributes:
+        fidelity: ``exact`` to the published layer table, ``near`` (see ``deviations``) or ``stand-in`` (the paper gives no
+            detail).
+        params, macs: of the default build (pure multiply-accumulates); asserted by a test.
+        claims: figures printed in the paper; the paper's, not ours.
+        deployable: runtimes for which export and parity are tested.
+        weights: trained weights by tag; ``default`` is what ``zoo.load(name)`` gives.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    fidelity: str
+    params: int
+    macs: int
+    num_features: int = 512
+    input_size: int = 112
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    deviations: tuple[str, ...] = ()
+    claims: Mapping = field(default_factory=dict)
+    deployable: tuple[str, ...] = ('onnx', 'ncnn', 'tensorrt')
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+
+@cache
+def card(name: str) -> ModelCard:
+    """The card of a model (``fdfacenet``; a weights tag behind a dot is ignored).
+
+    Raises:
+        CardError: unknown name (close ones are suggested), or a malformed card.
+    """
+    name = name.partition('.')[0]
+    path = CARDS / f'{name}.yaml'
+    if not path.is_file():
+        close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
+        hint = f'; did you mean {" or ".join(close)}?' if close else '; `facezoo list` shows all'
+        raise CardError(f'unknown model {name!r}{hint}')
+    return read_card(path)
+
+
+def list_models(weights: bool = False) -> list[str]:
+    """Sorted names of all models, or only of those with trained weights."""
+    names = sorted(path.stem for path in CARDS.glob('*.yaml'))
+    return [name for name in names if card(name).weights] if weights else names
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read and check one card file.
+
+    Raises:
+        CardError: a field is missing, unknown or of the wrong kind; the message names file and field.
+    """
+    import yaml
+    try:
+        data = yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise CardError(f'{path}: not YAML: {error}') from None
+    if not isinstance(data, dict):
+        raise CardError(f'{path}: must be a mapping')
+    weights = {tag: _build(Weights, entry, f'{path}: weights.{tag}') for tag, entry in data.pop('weights', {}).items()}
+    preprocess = _build(Preprocess, {'input_size': data.get('input_size', 112), **data.pop('preprocess', {})},
+                        f'{path}: preprocess')
+    made = _build(ModelCard, {'name': path.stem, 'preprocess': preprocess, 'weights': weights, **data}, str(path))
+    if made.fidelity not in ('exact', 'near', 'stand-in'):
+        raise CardError(f'{path}: fidelity: {made.fidelity!r} is none of exact, near, stand-in')
+    if made.fidelity != 'exact' and not made.deviations:
+        raise CardError(f'{path}: deviations: a card that is not exact must list them')
+    return made
+
+
+def _build(kind: type, data: dict, where: str):
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            raise CardError(f'{where}: unknown field {key!r}' + (f', did you mean {close[0]!r}?' if close else ''))
+    required = [n for n, f in fields.items()
+                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data]
+    if required:
+        raise CardError(f'{where}: missing {", ".join(required)}')
+    return kind(**{key: _freeze(value) for key, value in data.items()})
+
+
+def _freeze(value):
+    if isinstance(value, dict):
+        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

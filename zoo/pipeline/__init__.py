@@ -1,0 +1,1 @@
+"""The recognition pipeline; runs without torch."""

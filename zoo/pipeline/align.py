@@ -1,0 +1,62 @@
+"""Five-point similarity alignment to the ArcFace template: the one definition used wherever a face is cropped."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ['TEMPLATE', 'align', 'similarity_transform', 'template']
+
+# insightface/utils/face_align.py: left eye, right eye, nose, left and right mouth corner (image-left first), (x, y) at 112
+TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+                    np.float32)
+
+
+def template(size: int) -> np.ndarray:
+    """The five template points float32 ``(5, 2)`` for crops of ``size`` pixels.
+
+    Multiples of 112, and 96 (Xiao et al.), scale the template; multiples of 128 follow InsightFace: 8 pixels more to each side.
+
+    Raises:
+        ValueError: no template is defined for the size.
+    """
+    if size % 112 == 0 or size == 96:
+        return TEMPLATE * (size / 112)
+    if size % 128 == 0:
+        return (TEMPLATE + np.float32([8, 0])) * (size / 128)
+    raise ValueError(f'no alignment template for {size}-pixel crops; use 96, or a multiple of 112 or 128')
+
+
+def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares similarity (Umeyama 1991) that maps ``points`` ``(5, 2)`` to ``target``, as a ``(2, 3)`` matrix.
+
+    Raises:
+        ValueError: the points coincide or are not finite.
+    """
+    points, target = np.asarray(points, np.float64), np.asarray(target, np.float64)
+    centre, target_centre = points.mean(0), target.mean(0)
+    a, b = points - centre, target - target_centre
+    variance = np.square(a).sum()
+    if not np.isfinite(points).all() or variance < 1e-9:
+        raise ValueError(f'landmarks {points.round(2).tolist()} do not span a face')
+    # in the plane the rotation has a closed form: no SVD, no reflection to exclude
+    cosine = (a * b).sum() / variance
+    sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / variance
+    linear = np.array([[cosine, -sine], [sine, cosine]])
+    return np.hstack([linear, (target_centre - linear @ centre)[:, None]])
+
+
+def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
+    """Crops of the faces with the given landmarks.
+
+    Args:
+        image: uint8 RGB (or BGR, the order is kept) ``(H, W, 3)``.
+        landmarks: ``(F, 5, 2)`` points (x, y) in pixels, image-left first.
+
+    Returns:
+        uint8 ``(F, size, size, 3)``; parts outside the image are black.
+    """
+    import cv2
+    target = template(size)
+    crops = [cv2.warpAffine(image, similarity_transform(points, target), (size, size), borderValue=0.0)
+             for points in np.asarray(landmarks).reshape(-1, 5, 2)]
+    return np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8)

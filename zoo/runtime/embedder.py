@@ -1,0 +1,85 @@
+"""The Embedder protocol, and the function that opens one by the kind of file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from plugins.preprocess import Preprocess
+
+__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'sidecar_path']
+
+
+class Embedder(Protocol):
+    """Aligned faces to embeddings.
+
+    Calling it takes uint8 RGB ``(N, S, S, 3)`` with ``S = preprocess.input_size`` and returns float32 ``(N, num_features)``,
+    not L2-normalised.
+    """
+
+    name: str
+    preprocess: Preprocess
+    num_features: int
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray: ...
+
+
+def open_embedder(model: str | os.PathLike, threads: int = 0, **options) -> Embedder:
+    """Open a model with the runtime that its file asks for.
+
+    Args:
+        model: a zoo name (``fdfacenet``: torch), ``.onnx`` (onnxruntime), ``.param`` or a folder with one (NCNN),
+            ``.safetensors``/``.pt`` (torch; the sidecar, or ``network=NAME``, says which backbone).
+        threads: 0 leaves the choice to the runtime.
+        options: passed to the runtime.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
+    """
+    path = Path(model)
+    if path.suffix == '.onnx':
+        from zoo.runtime.onnx import OnnxEmbedder as runtime
+    elif path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
+        from zoo.runtime.ncnn import NcnnEmbedder as runtime
+    else:
+        from zoo.runtime.torch import open_torch as runtime
+    return runtime(model, threads=threads, **options)
+
+
+def embed_batches(embedder: Embedder, batches: Iterable[np.ndarray], flip: bool = True
+                  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Embed a stream of batches of uint8 RGB faces, in memory of one batch.
+
+    Args:
+        flip: add the embedding of the mirrored face (test-time augmentation, as InsightFace evaluates).
+
+    Yields:
+        For each batch, float64 ``(N, D)`` sums (not normalised) and ``(N, 1 + flip)`` norms of the single embeddings.
+    """
+    for faces in batches:
+        views = [embedder(faces).astype(np.float64)]
+        if flip:
+            views.append(embedder(np.ascontiguousarray(faces[:, :, ::-1])).astype(np.float64))
+        yield sum(views[1:], views[0]), np.stack([np.linalg.norm(view, axis=1) for view in views], 1)
+
+
+def sidecar_path(path: str | os.PathLike) -> Path:
+    """``model.onnx -> model.json``: what an artefact is, beside the artefact."""
+    return Path(path).with_suffix('.json')
+
+
+def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
+    """The sidecar of an artefact and its preprocessing; InsightFace's convention when there is none."""
+    sidecar = sidecar_path(path)
+    if not sidecar.exists():
+        return {}, Preprocess()
+    try:
+        data = json.loads(sidecar.read_text())
+        return data, Preprocess(**data.get('preprocess', {}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{sidecar}: not a facezoo sidecar ({error}); export the model again') from None

@@ -1,0 +1,73 @@
+"""Embedder on NCNN's Python binding."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from plugins.extras import require
+from zoo.runtime.embedder import read_sidecar
+
+__all__ = ['NcnnEmbedder', 'ncnn_net']
+
+
+class NcnnEmbedder:
+    """A recogniser in NCNN's ``.param``/``.bin``; faces are run one by one, as NCNN does."""
+
+    def __init__(self, path: str | os.PathLike, threads: int = 0, **options) -> None:
+        param = _find_param(Path(path))
+        self.name = str(path)
+        self.sidecar, self.preprocess = read_sidecar(param)
+        self.net = ncnn_net(param, threads=threads, **{**self.sidecar.get('options', {}), **options})
+        self._input, self._output = self.net.input_names()[0], self.net.output_names()[-1]
+        size = self.preprocess.input_size
+        self.num_features = self(np.zeros((1, size, size, 3), np.uint8)).shape[1]
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        import ncnn
+        rows = []
+        for image in self.preprocess(faces):
+            with self.net.create_extractor() as extractor:
+                extractor.input(self._input, ncnn.Mat(image))
+                status, output = extractor.extract(self._output)
+                if status:
+                    raise RuntimeError(f'{self.name}: NCNN returned {status}; the model may not fit its .bin')
+                rows.append(np.array(output).reshape(-1))
+        return np.stack(rows)
+
+
+def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_arithmetic: bool = False,
+             bf16_storage: bool = False, int8: bool = True, packing: bool = True):
+    """An ``ncnn.Net`` with explicit numeric options (NCNN's own defaults turn half precision on where the CPU has it).
+
+    Raises:
+        FileNotFoundError: the ``.bin`` is missing.
+        ValueError: NCNN refuses the pair.
+    """
+    ncnn = require('ncnn', 'ncnn')
+    weights = param.with_suffix('.bin')
+    if not weights.is_file():
+        raise FileNotFoundError(f'{weights}: the weights that belong to {param.name} are missing')
+    net = ncnn.Net()
+    net.opt.num_threads = threads or os.cpu_count()
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = fp16_storage
+    net.opt.use_fp16_arithmetic = fp16_arithmetic
+    net.opt.use_bf16_storage = bf16_storage
+    net.opt.use_int8_inference = int8
+    net.opt.use_packing_layout = packing
+    if net.load_param(str(param)) or net.load_model(str(weights)):
+        raise ValueError(f'{param}: NCNN cannot load it with {weights.name}')
+    return net
+
+
+def _find_param(path: Path) -> Path:
+    if path.is_dir():
+        params = sorted(path.glob('*.param'))
+        if len(params) != 1:
+            raise ValueError(f'{path}: {len(params)} .param files ({[p.name for p in params]}); name the one you want')
+        return params[0]
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such NCNN model')
+    return path

@@ -1,0 +1,95 @@
+"""Reading and writing weights files safely, and putting them into a backbone strictly."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from plugins.files import atomic_path
+
+__all__ = ['WeightsError', 'describe', 'load_weights', 'read_state', 'save_weights']
+
+
+class WeightsError(ValueError):
+    """A weights file is damaged, unsafe, or of another architecture."""
+
+
+def save_weights(path: str | os.PathLike, model: nn.Module, network: str, network_args: dict | None = None) -> None:
+    """Write the state dict as safetensors with the facts needed to rebuild the model in the file's own header."""
+    from safetensors.torch import save_file
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    facts = {'network': network, 'num_features': model.num_features, 'network_args': network_args or {}}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={'facezoo': json.dumps(facts, sort_keys=True)})
+
+
+def describe(path: str | os.PathLike) -> dict:
+    """What :func:`save_weights` noted: ``network``, ``num_features``, ``network_args``; empty for other files."""
+    if Path(path).suffix != '.safetensors':
+        return {}
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, 'pt') as file:
+            return json.loads((file.metadata() or {}).get('facezoo', '{}'))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f'{path}: not a whole safetensors file ({error}); copy it again') from None
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` or a PyTorch file (``weights_only``: nothing in it is executed).
+
+    A state dict under ``state_dict``, ``model`` or ``state_dict_backbone`` is found; ``module.`` and ``backbone.`` prefixes
+    are dropped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: damaged, or more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such weights file')
+    if path.suffix == '.safetensors':
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f'{path}: not a whole safetensors file ({error}); copy it again') from None
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f'{path}: cannot be read as weights ({type(error).__name__}: {reason})') from None
+    for key in ('state_dict_backbone', 'state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f'{path}: holds no state dict')
+    for prefix in ('module.', 'backbone.'):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Copy the weights in ``path`` into ``model``, all of them and nothing else.
+
+    Raises:
+        WeightsError: the first tensor that is missing, unknown or of another shape.
+    """
+    state, own = read_state(path), model.state_dict()
+    for key, value in own.items():
+        if key not in state:
+            raise WeightsError(f'{path}: tensor {key!r} of {type(model).__name__} is missing: weights of another architecture '
+                               f'({len(state)} tensors, the first is {next(iter(state), "none")!r})')
+        if state[key].shape != value.shape:
+            raise WeightsError(f'{path}: tensor {key!r} is {tuple(state[key].shape)}, {type(model).__name__} needs '
+                               f'{tuple(value.shape)}: another width, embedding or input size')
+    extra = [key for key in state if key not in own]
+    if extra:
+        raise WeightsError(f'{path}: tensor {extra[0]!r} has no place in {type(model).__name__}')
+    model.load_state_dict(state)
