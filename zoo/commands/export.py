@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     if 'verification' in sidecar:
         found, torch = sidecar['verification']['artefact'], sidecar['verification']['torch']
         print(f'{sidecar["verification"]["set"]}: accuracy {100 * found["accuracy"]:.2f} % (torch '
-              f'{100 * torch["accuracy"]:.2f} %), TAR@FAR1e-3 {100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
+              f'{100 * torch["accuracy"]:.2f} %), TAR@FAR1e-3 '
+              f'{100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
     else:
         print('no --gate-set: accuracy was not measured')
 

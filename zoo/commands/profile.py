@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     print(format_table(['figure', 'value', 'convention'], [
         ['params', f'{result.params / 1e6:.4f} M', ''],
         ['macs', f'{result.macs / 1e6:.2f} M', 'pure multiply-accumulates'],
-        ['macs_paper', f'{result.macs_paper / 1e6:.2f} M', 'with bias, BatchNorm, activation, pooling (ptflops 0.6; paper 001)'],
+        ['macs_paper', f'{result.macs_paper / 1e6:.2f} M', 'with bias, norm, activation, pooling (ptflops 0.6; paper 001)'],
         ['macs_torchinfo', f'{result.macs_torchinfo / 1e6:.2f} M', 'torchinfo mult-adds'],
         ['macs_thop', f'{result.macs_thop / 1e6:.2f} M', "thop's old table (paper 001, Table 6)"],
         ['feature_map_mb_paper', f'{result.feature_map_mb_paper:.3f} MB', 'torchinfo forward/backward size (paper 001)'],
