@@ -1,0 +1,85 @@
+"""Fixtures: real faces, from the sample photo that the insightface package ships and, where present, from ``../shared``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _environment(tmp_path_factory):
+    """Own cache folder, no network, few threads (the suite runs in parallel)."""
+    os.environ['FACEZOO_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+    os.environ['FACEZOO_OFFLINE'] = '1'
+    import torch
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """The folder of real data beside the checkout, or ``FACEZOO_SHARED``; tests that need it skip without it."""
+    folder = Path(os.environ.get('FACEZOO_SHARED', ROOT.parent / 'shared'))
+    if not (folder / 'data').is_dir():
+        pytest.skip('needs the real faces of ../shared (or FACEZOO_SHARED), which are not here')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def crops() -> np.ndarray:
+    """Six aligned faces of six persons, uint8 RGB (6, 112, 112, 3)."""
+    pytest.importorskip('insightface', reason='needs the sample photo of the insightface package')
+    from zoo.pipeline.sample import sample_crops
+    return sample_crops()
+
+
+@pytest.fixture(scope='session')
+def faces(crops) -> np.ndarray:
+    """48 faces of the six persons, eight variants each (mirror, brightness, shift), uint8 RGB, person by person."""
+    rng = np.random.default_rng(0)
+    variants = []
+    for crop in crops:
+        for number in range(8):
+            image = crop[:, ::-1] if number % 2 else crop
+            shift = np.float32([[1, 0, rng.uniform(-4, 4)], [0, 1, rng.uniform(-4, 4)]])
+            image = cv2.warpAffine(np.ascontiguousarray(image), shift, (112, 112), borderMode=cv2.BORDER_REPLICATE)
+            variants.append(np.clip(image * rng.uniform(0.8, 1.2), 0, 255).astype(np.uint8))
+    return np.stack(variants)
+
+
+def encode(image: np.ndarray, suffix: str = '.jpg') -> bytes:
+    """RGB image to encoded bytes."""
+    return cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
+
+
+@pytest.fixture(scope='session')
+def face_folder(faces, tmp_path_factory) -> Path:
+    """The 48 faces as a folder of six identities."""
+    root = tmp_path_factory.mktemp('faces')
+    for number, face in enumerate(faces):
+        path = root / f'person{number // 8}' / f'{number % 8}.jpg'
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(face))
+    return root
+
+
+@pytest.fixture(scope='session')
+def face_bin(faces, tmp_path_factory) -> Path:
+    """A verification set of 40 pairs over the 48 faces."""
+    from plugins.data.verification import write_bin
+    rng = np.random.default_rng(1)
+    images, same = [], []
+    for number in range(40):
+        person, other = rng.choice(6, 2, replace=False)
+        genuine = number % 2 == 0
+        a, b = rng.choice(8, 2, replace=False)
+        images += [encode(faces[8 * person + a]), encode(faces[8 * (person if genuine else other) + b])]
+        same.append(genuine)
+    path = tmp_path_factory.mktemp('bin') / 'six.bin'
+    write_bin(path, images, same)
+    return path

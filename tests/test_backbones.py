@@ -1,0 +1,120 @@
+"""The contract battery: every registered backbone, no code per model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import zoo
+from plugins.preprocess import Preprocess
+from plugins.registry import backbone_family, create_backbone, list_backbones, register_backbone
+
+# the smallest build of a network that is too large for a unit test; the default is the network itself
+SMALL: dict[str, dict] = {}
+NAMES = list_backbones()
+
+
+def build(name: str, **kwargs):
+    torch.manual_seed(0)
+    return create_backbone(name, **SMALL.get(name, {}), **kwargs)
+
+
+@pytest.fixture(scope='module')
+def images(crops) -> torch.Tensor:
+    return torch.from_numpy(Preprocess()(crops[:2]))
+
+
+def inputs_for(model, images: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(images, model.input_size, mode='bilinear', antialias=True)
+
+
+def settle(model, x: torch.Tensor) -> None:
+    """Give BatchNorm the statistics of real faces: with untrained ones every image gets the same embedding."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.cat([x, x.flip(3), x * 0.5, x.flip(2)]))
+    model.eval()
+
+
+@pytest.mark.parametrize('name', NAMES)
+class TestContract:
+    @pytest.mark.parametrize('num_features', [128, 256, 512])
+    def test_embedding(self, name, num_features, images):
+        model = build(name, num_features=num_features).eval()
+        with torch.inference_mode():
+            embedding = model(inputs_for(model, images))
+        assert embedding.shape == (2, num_features) and embedding.dtype == torch.float32
+        assert model.num_features == num_features
+
+    def test_two_faces_differ_and_batch_mates_do_not_matter(self, name, images):
+        model = build(name)
+        x = inputs_for(model, images)
+        settle(model, x)
+        with torch.inference_mode():
+            both, first = model(x), model(x[:1])
+        assert torch.cosine_similarity(both[:1], both[1:]).item() < 0.999
+        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5 * both.abs().max().item())
+
+    def test_every_parameter_gets_a_gradient(self, name, images):
+        model = build(name).train()
+        x = inputs_for(model, images)
+        (model(torch.cat([x, x.flip(3)])) * torch.randn(4, model.num_features)).sum().backward()
+        without = [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+        assert not without
+
+    def test_state_dict_round_trip(self, name):
+        first, second = build(name), build(name, fp16=True)
+        with torch.no_grad():
+            for parameter in second.parameters():
+                parameter.fill_(7)
+        second.load_state_dict(first.state_dict(), strict=True)
+        assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+    def test_insightface_call_and_autocast(self, name, images):
+        model = build(name, dropout=0.0, fp16=True, num_features=512).eval()
+        with torch.inference_mode():
+            own = model(inputs_for(model, images))
+            with torch.autocast('cpu', torch.bfloat16):
+                outer = model(inputs_for(model, images))
+        for embedding in (own, outer):
+            assert embedding.dtype == torch.float32 and torch.isfinite(embedding).all()
+
+    def test_card(self, name):
+        card = zoo.card(name)
+        found = zoo.profile(create_backbone(name))
+        assert (found.params, found.macs) == (card.params, card.macs)
+        assert create_backbone(name).num_features == card.num_features
+        assert found.input_size == (card.input_size, card.input_size)
+        assert card.fidelity == 'exact' or card.deviations
+
+
+def test_every_card_has_a_backbone():
+    assert zoo.list_models() == NAMES
+
+
+def test_family_is_the_module():
+    assert backbone_family('fdfacenet') == 'fdfacenet'
+
+
+def test_unknown_name_suggests():
+    with pytest.raises(KeyError, match="did you mean 'fdfacenet'"):
+        create_backbone('fdfacenett')
+
+
+def test_unknown_option_is_named():
+    with pytest.raises(TypeError, match='fdfacenet.*widht'):
+        create_backbone('fdfacenet', widht=0.5)
+
+
+def test_duplicate_name_is_refused():
+    def fdfacenet():
+        ...
+    with pytest.raises(ValueError, match='registered twice'):
+        register_backbone(fdfacenet)
+
+
+def test_too_small_input_is_refused():
+    with pytest.raises(ValueError, match='too small'):
+        create_backbone('fdfacenet', input_size=0)
