@@ -81,13 +81,11 @@ class FaceSampler(Sampler):
 
 def face_loader(dataset: FaceDataset, sampler: FaceSampler, workers: int) -> DataLoader:
     """Loader over all remaining steps of a training; a worker's exception reaches the trainer with its traceback."""
+    # here and not in the workers: a forked worker that shuts down OpenCV's inherited thread pool waits for ever
+    cv2.setNumThreads(1)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
-                      worker_init_fn=_one_thread, prefetch_factor=4 if workers else None)
+                      prefetch_factor=4 if workers else None)
 
 
 def _as_is(batch):
     return batch
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from plugins.data.augment import Augment
 from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
 from plugins.data.sources import open_faces
 from plugins.extras import require
-from plugins.files import atomic_path, write_atomic
+from plugins.files import write_atomic
 from plugins.losses.distillation import embedding_loss, relation_loss
 from plugins.losses.margin import MarginHead
 from plugins.preprocess import FaceError, Preprocess
@@ -32,6 +31,7 @@ from recipes.trainer.schedule import learning_rate
 from recipes.trainer.teacher import Teacher
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.runtime.torch import TorchEmbedder
+from zoo.weights import load_weights, save_weights
 
 __all__ = ['Diverged', 'Interrupted', 'Trainer']
 
@@ -92,10 +92,9 @@ class Trainer:
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw = Student(config, self.preprocess, source.num_classes)
         if config.init:
-            from zoo.weights import load_weights
             load_weights(self.raw.backbone, config.init)
         self.optimizer = _make_optimizer(config, self.raw)
-        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=_ema(config.ema), use_buffers=True)
                     if config.ema else None)
         self.images = 0  # seen so far, over all processes
         self.best = -1.0
@@ -208,9 +207,7 @@ class Trainer:
         return results
 
     def _save_weights(self, name: str) -> None:
-        state = {key: value.contiguous().clone() for key, value in self.final.state_dict().items()}
-        with atomic_path(self.output / name) as temporary:
-            save_file(state, temporary)
+        save_weights(self.output / name, self.final, self.config.network, self.config.network_args)
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
@@ -251,6 +248,19 @@ def _make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optim
         return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
                            nesterov=config.nesterov)
+
+
+def _ema(decay: float):
+    """Moving average that forgets the untrained weights quickly: decay ``min(decay, (1 + n) / (10 + n))`` at update n."""
+    @torch.no_grad()
+    def update(averages, values, count: Tensor) -> None:
+        current = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - current)
+            else:
+                average.copy_(value)
+    return update
 
 
 def _check_data(config: TrainConfig, images: int, classes: int) -> None:
