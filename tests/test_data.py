@@ -105,7 +105,7 @@ def test_damaged_images_are_named(data, message):
 def test_cut_jpeg_is_noticed(faces):
     whole = encode(faces[0])
     assert decode_image(whole).shape == (112, 112, 3)
-    with pytest.raises(FaceError, match='truncated'):
+    with pytest.raises(FaceError, match=r'cut\.jpg: (not an image|.*truncated)'):
         decode_image(whole[:len(whole) // 2], 'cut.jpg')
     decode_image(whole + b'trailing bytes of some camera' * 9)
 

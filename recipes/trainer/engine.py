@@ -129,7 +129,7 @@ class Trainer:
             write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
         self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
                             self.fabric.is_global_zero)
-        saved, results = time.monotonic(), {}
+        saved, results, verified = time.monotonic(), {}, -1
         began, began_images = saved, self.images
         with _stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):
@@ -143,15 +143,16 @@ class Trainer:
                     began, began_images = now, self.images
                     self.log.write(step, epoch=step / per_epoch, **losses, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
                 if step % (config.verbose or per_epoch) == 0:
-                    results = self._verify(step)
+                    results, verified = self._verify(step), step
                     began, began_images = time.monotonic(), self.images
-                if stop or time.monotonic() - saved > 60 * config.save_minutes:
+                stopping = self._any(bool(stop))
+                if stopping or time.monotonic() - saved > 60 * config.save_minutes:
                     self._save()
                     saved = time.monotonic()
-                if stop:
+                if stopping:
                     self.log.close()
                     raise Interrupted(f'stopped after {self.images} images; go on with resume=true')
-        if step % (config.verbose or per_epoch) or not results:
+        if verified != step:
             results = self._verify(step)
         self._save()
         self.log.close()
@@ -185,6 +186,12 @@ class Trainer:
                 self.ema.update_parameters(self.raw.backbone)
         return {key: value.item() for key, value in losses.items()}
 
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all must leave the loop at the same step."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op='max'))
+
     @property
     def final(self) -> nn.Module:
         """The backbone whose weights count: the average when there is one."""
@@ -215,7 +222,6 @@ class Trainer:
                             student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
                             ema=self.ema.state_dict() if self.ema else None, rng=torch.get_rng_state())
             self._save_weights('last.safetensors')
-        self.fabric.barrier()
 
     def _restore(self) -> None:
         state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
