@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import zoo
+from plugins.data.sources import read_faces
 from plugins.data.verification import read_bin, write_bin
 from plugins.preprocess import FaceError, Preprocess, l2_normalise
 from zoo.cli import main
@@ -142,3 +143,26 @@ def test_eval_command(face_bin, tmp_path, capsys):
     assert found['pairs'] == 40 and {'accuracy', 'std', 'tar@1e-3', 'threshold@1e-3', 'xnorm'} <= set(found)
     assert main(['eval', str(tmp_path / 'missing.onnx'), '--set', str(face_bin)]) == 1
     assert 'missing.onnx: no such ONNX file' in capsys.readouterr().err
+
+
+def test_low_resolution(face_bin):
+    from zoo.evaluate.lowres import degrade_set, verify_lowres
+    data = load_verification_set(face_bin)
+    plain = verify(PixelEmbedder(), data).to_dict()
+    results = verify_lowres(PixelEmbedder(), data, factors=(1, 8))
+    assert results[1].to_dict() == pytest.approx(plain)
+    assert results[8].to_dict() != pytest.approx(plain)
+    one, both = degrade_set(data, 4, both=False), degrade_set(data, 4)
+    assert len(one.faces) > len(both.faces)  # clear and degraded versions of the same images
+    clear, poor = (read_faces(one.faces, one.pairs[:, side], 112).astype(int) for side in (0, 1))
+    originals = [read_faces(data.faces, data.pairs[:, side], 112) for side in (0, 1)]
+    assert (clear == originals[0]).all() and (poor != originals[1]).any((1, 2, 3)).all()
+
+
+def test_low_resolution_command(face_bin, tmp_path, capsys):
+    from zoo.export.onnx import export_onnx
+    export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
+    assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', 'one', '--plot', str(tmp_path / 'p.png'),
+                 '--json']) == 0
+    assert set(json.loads(capsys.readouterr().out)['results']) == {'x1', 'x2', 'x4', 'x8'}
+    assert (tmp_path / 'p.png').stat().st_size > 5000
