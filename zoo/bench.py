@@ -83,7 +83,8 @@ class _Worker:
     def _read(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f'{self.candidate.label}: {self._process.stderr.read().strip()[-2000:]}')
+            reason = self._process.stderr.read().strip().splitlines()[-1:] or ['its process died']
+            raise RuntimeError(f'{self.candidate.label}: {reason[0]}')
         return json.loads(line)
 
     def ask(self, calls: int) -> dict:
