@@ -9,14 +9,13 @@ import zoo
 from plugins.preprocess import Preprocess
 from plugins.registry import backbone_family, create_backbone, list_backbones, register_backbone
 
-# the smallest build of a network that is too large for a unit test; the default is the network itself
-SMALL: dict[str, dict] = {}
 NAMES = list_backbones()
 
 
 def build(name: str, **kwargs):
+    """The network, or the small build that its card names."""
     torch.manual_seed(0)
-    return create_backbone(name, **SMALL.get(name, {}), **kwargs)
+    return create_backbone(name, **{**zoo.card(name).small, **kwargs})
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +54,7 @@ class TestContract:
         with torch.inference_mode():
             both, first = model(x), model(x[:1])
         assert torch.cosine_similarity(both[:1], both[1:]).item() < 0.999
-        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5 * both.abs().max().item())
+        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-4 * both.abs().max().item())
 
     def test_every_parameter_gets_a_gradient(self, name, images):
         model = build(name).train()
@@ -83,9 +82,11 @@ class TestContract:
 
     def test_card(self, name):
         card = zoo.card(name)
-        found = zoo.profile(create_backbone(name))
+        with torch.device('meta'):  # counts the full networks without their memory and time
+            model = create_backbone(name)
+        found = zoo.profile(model)
         assert (found.params, found.macs) == (card.params, card.macs)
-        assert create_backbone(name).num_features == card.num_features
+        assert model.num_features == card.num_features
         assert found.input_size == (card.input_size, card.input_size)
         assert card.fidelity == 'exact' or card.deviations
 
