@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nets import build, inputs_for, settle
 
 import zoo
 from plugins.preprocess import Preprocess
@@ -12,29 +13,9 @@ from plugins.registry import backbone_family, create_backbone, list_backbones, r
 NAMES = list_backbones()
 
 
-def build(name: str, **kwargs):
-    """The network, or the small build that its card names."""
-    torch.manual_seed(0)
-    return create_backbone(name, **{**zoo.card(name).small, **kwargs})
-
-
 @pytest.fixture(scope='module')
 def images(crops) -> torch.Tensor:
     return torch.from_numpy(Preprocess()(crops[:2]))
-
-
-def inputs_for(model, images: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.interpolate(images, model.input_size, mode='bilinear', antialias=True)
-
-
-def settle(model, x: torch.Tensor) -> None:
-    """Give BatchNorm the statistics of real faces: with untrained ones every image gets the same embedding."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.cat([x, x.flip(3), x * 0.5, x.flip(2)]))
-    model.eval()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -70,6 +51,12 @@ class TestContract:
                 parameter.fill_(7)
         second.load_state_dict(first.state_dict(), strict=True)
         assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+    def test_other_input_sizes_and_dropout(self, name):
+        with torch.device('meta'):
+            model = build(name, input_size=(128, 96), dropout=0.3)
+        assert zoo.profile(model).input_size == model.input_size == (128, 96)
+        assert 0.3 in [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
 
     def test_insightface_call_and_autocast(self, name, images):
         model = build(name, dropout=0.0, fp16=True, num_features=512).eval()

@@ -4,7 +4,8 @@ Known to convert, checked against the public modules with random weights: Mobile
 face.evoLVe, FaceX-Zoo, cavaface (``mobilefacenet``), Xiaoccer's MobileFaceNet_Pytorch and yeyupiaoling's
 Pytorch-MobileFaceNet (``mobilefacenet``, the second last with ``input_size=(112, 96)``); InsightFace's ``r50``
 (``iresnet50``); cavaface's GhostNet (``ghostfacenet``) and HRNet (``hrfacenet_w18``); Light CNN without its classifier
-(``lightcnn9``, ``lightcnn29``); A-SKD's CBAMResNet with 7x7 kernels (``cbam_resnext100``). InsightFace's ``mbf`` is another architecture and is refused.
+(``lightcnn9``, ``lightcnn29``); A-SKD's CBAMResNet with 7x7 kernels (``cbam_resnext100``). InsightFace's ``mbf`` is another
+architecture and is refused.
 
 A checkpoint does not say what it eats. TreB1eN, face.evoLVe, cavaface and InsightFace feed RGB ``(x - 127.5) / 127.5``, as
 facezoo does; FaceX-Zoo trains on BGR ``(x - 127.5) / 128``: set ``model.preprocess`` for such weights.
@@ -39,12 +40,12 @@ def convert_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
     """
     if len(state) > 2 and list(state) == sorted(state):
         raise Misfit('its tensors are sorted by name, so their order says nothing')
-    own, given = _layers(model.state_dict()), _layers(state)
+    own, given, network = _layers(model.state_dict()), _layers(state), type(model).__name__
     converted: dict[str, Tensor] = {}
     bias: Tensor | None = None
     for number, (own_name, wanted) in enumerate(own):
         if number == len(given):
-            raise Misfit(f'it ends after {len(given)} layers; {own_name}.{next(iter(wanted))} of {type(model).__name__} is missing')
+            raise Misfit(f'it ends after {len(given)} layers; {own_name}.{next(iter(wanted))} of {network} is missing')
         name, tensors = given[number]
         tensors = dict(tensors)
         if bias is not None:
@@ -54,11 +55,11 @@ def convert_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
             bias = tensors.pop('bias')
         if 'running_mean' in tensors and 'weight' in wanted and 'weight' not in tensors:
             tensors |= {'weight': torch.ones_like(tensors['running_mean']), 'bias': torch.zeros_like(tensors['running_mean'])}
-        _compare(own_name, wanted, name, tensors, type(model).__name__)
+        _compare(own_name, wanted, name, tensors, network)
         converted |= {f'{own_name}.{key}': tensors[key].reshape(value.shape) for key, value in wanted.items()}
     if len(given) > len(own):
         name, tensors = given[len(own)]
-        raise Misfit(f'tensor {name}.{next(iter(tensors))} has no place in {type(model).__name__}, which has {len(own)} layers')
+        raise Misfit(f'tensor {name}.{next(iter(tensors))} has no place in {network}, which has {len(own)} layers')
     return {key: converted.get(key, value) for key, value in model.state_dict().items()}
 
 

@@ -67,7 +67,7 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
 
 
 def _embedding_size(network: str, options: dict, path: Path) -> int:
-    """Length of the embedding in a file that does not say it, from its last tensor; the backbone's default where that is odd."""
+    """Length of the embedding in a file that does not say it, from its last tensor; the default where that is odd."""
     with torch.device('meta'):
         model = create_backbone(network, **options)
     own, given = (next((value.shape[0] for value in reversed(list(state.values())) if value.ndim), 0)

@@ -98,7 +98,7 @@ def _input_scale(nodes: list[dict]) -> float:
     mean = next((value for op, value in scalars.items() if op in ('_minus_scalar', '_sub_scalar', '_MinusScalar')), 0.0)
     scale = next((value for op, value in scalars.items() if op in ('_mul_scalar', '_MulScalar')), 1.0)
     if mean != 127.5:
-        raise MXNetError(f'the graph subtracts {mean:g} from the pixels; only 127.5 can be moved into the first convolution exactly')
+        raise MXNetError(f'the graph subtracts {mean:g} from the pixels; only 127.5 can be worked into the weights exactly')
     return scale * 127.5
 
 

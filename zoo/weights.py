@@ -47,8 +47,8 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict in a ``.safetensors``, a PyTorch file (``weights_only``: nothing in it is executed) or an MXNet
     ``.params`` with its ``-symbol.json``.
 
-    A state dict under ``state_dict``, ``model``, ``net_state_dict`` or ``state_dict_backbone`` is found; a ``module.`` prefix is
-    dropped. Where some tensors are called ``backbone.``, those are the network and the others (a margin head) are left out.
+    A state dict under ``state_dict``, ``model``, ``net_state_dict`` or ``state_dict_backbone`` is found; a ``module.`` prefix
+    is dropped. Where some tensors are called ``backbone.``, those are the network and the others (a margin head) are left out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -98,9 +98,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     state, own = read_state(path), model.state_dict()
     if 2 * len(state.keys() & own.keys()) < len(own):
         if Path(path).suffix == '.safetensors':
-            raise WeightsError(f'{path}: its tensors are called otherwise ({next(iter(state), "none")!r}, ...) than those of '
-                               f'{type(model).__name__}, and safetensors does not keep the order that would tell which is which; '
-                               'load the .pt or .pth file it was made from')
+            raise WeightsError(f'{path}: its tensors ({next(iter(state), "none")!r}, ...) are not called as those of '
+                               f'{type(model).__name__}, and safetensors does not keep the order that would tell which is '
+                               'which; load the .pt or .pth file it was made from')
         try:
             state = convert_state(model, state)
         except Misfit as error:

@@ -9,6 +9,8 @@ itself notes that aggregation with units of two layers equals one wide dense uni
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from torch import Tensor
 
 from plugins.backbones.iresnet import IResNet, IRUnit
@@ -20,22 +22,29 @@ class CBAMResNeXt(IResNet):
 
     def __init__(self, units: tuple[int, ...] = (3, 13, 30, 3), dropout: float = 0.4, **kwargs) -> None:
         super().__init__(units, cbam=True, dropout=dropout, **kwargs)
+        self._stage_ends = frozenset(accumulate(units))
 
-    def forward_with_attention(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Embedding and, of every unit in order, the channel map ``(N, C, 1, 1)`` and the spatial map ``(N, 1, H, W)``.
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+        """What attention distillation compares, with gradients.
 
-        The maps are those after the sigmoid (eqs. 3-4), with gradients. No hooks: ``forward`` and its export know nothing of
-        this.
+        No hooks: ``forward`` and its export know nothing of this.
+
+        Returns:
+            The embedding; of every unit in order the channel map ``(N, C, 1, 1)`` and the spatial map ``(N, 1, H, W)``, after
+            the sigmoid (eqs. 3-4); and the outputs ``(N, C, H, W)`` of the four stages.
         """
-        maps = []
+        channel_maps, spatial_maps, stages = [], [], []
         with self._precision(x):
-            for layer in self.features:
+            for number, layer in enumerate(self.features):
                 if isinstance(layer, IRUnit):
                     x, channel_map, spatial_map = layer.attend(x)
-                    maps.append((channel_map, spatial_map))
+                    channel_maps.append(channel_map)
+                    spatial_maps.append(spatial_map)
                 else:
                     x = layer(x)
-        return self._embed(x), maps
+                if number in self._stage_ends:
+                    stages.append(x)
+        return self._embed(x), channel_maps, spatial_maps, stages
 
 
 @register_backbone

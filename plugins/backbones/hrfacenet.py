@@ -8,6 +8,7 @@ scale and shift of the last BatchNorm, which cavaface leaves out. LNRN does not 
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 from operator import add
 
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class HRFaceNet(Backbone):
         self.widen = nn.ModuleList(bottleneck(c, h) for c, h in zip(channels, head, strict=True))
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(4 * a, 4 * b, 3, 2, 1), nn.BatchNorm2d(4 * b), nn.ReLU(inplace=True))
-            for a, b in zip(head, head[1:], strict=False))
+            for a, b in pairwise(head))
         last = 4 * head[-1]
         self.norm = nn.BatchNorm2d(last)
         self.head = embedding_head(last * (self.input_size[0] // 16) * (self.input_size[1] // 16), num_features, dropout)

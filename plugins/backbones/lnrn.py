@@ -13,6 +13,8 @@ coordinates are (x, y): the tensor slice is ``[:, :, 34:90, 28:84]``; the other 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -89,7 +91,7 @@ class LNRN(Backbone):
         crop = None if box is None else scale_box(box, self.input_size)
         units = [NewResidual(3, first, channels[0], (1, 2 if crop is None else 1), crop, fusion=fusion, pool=pool)]
         units += [NewResidual(i, i, o, (2, 1), attend=attention, attend_fused=attend_fused, fusion=fusion, pool=pool)
-                  for i, o in zip(channels, channels[1:], strict=False)]
+                  for i, o in pairwise(channels)]
         size = (self.input_size[0] // 16, self.input_size[1] // 16)
         self.features = nn.Sequential(*units, GDC(channels[-1], size))
         self.head = embedding_head(channels[-1], num_features, dropout, bias=False)
@@ -104,8 +106,8 @@ def scale_box(box: tuple[int, int, int, int], input_size: tuple[int, int]) -> tu
     """
     left, top, right, bottom = box
     if right - left != 56 or bottom - top != 56 or left < 0 or top < 0 or right > 112 or bottom > 112:
-        raise ValueError(f'box={tuple(box)}: the crop must be a 56-pixel square (x0, y0, x1, y1) inside a 112x112 face, so that '
-                         'it is as large as the pooled map it is added to')
+        raise ValueError(f'box={tuple(box)}: the crop must be a 56-pixel square (x0, y0, x1, y1) inside a 112x112 face, as '
+                         'large as the pooled map to which it is added')
     height, width = input_size
     left, top = round(left * width / 112), round(top * height / 112)
     return left, top, left + width // 2, top + height // 2
