@@ -113,7 +113,7 @@ class TestAttentionMaps:
         assert [m.shape[2] for m in spatial] == [56, 28, 28, 14, 7]
         for unit, a, b in zip([m for m in model.features if hasattr(m, 'cbam')], channel, spatial, strict=True):
             assert a.shape == (2, unit.body[1][0].out_channels, 1, 1) and b.shape[1] == 1
-            assert min(a.min(), b.min()) > 0 and max(a.max(), b.max()) < 1
+            assert min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1  # float32 sigmoids saturate
         assert not torch.allclose(channel[-1][0], channel[-1][1])
         sum(m.sum() for m in channel + spatial).backward()
         assert model.features[1].cbam.channel.mlp[0].weight.grad.abs().sum() > 0

@@ -22,6 +22,7 @@ COMMANDS = {
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
     'experiments': ('recipes.experiments', 'run a study of many trainings and report it'),
     'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
+    'latency': ('zoo.commands.latency', 'predict times on a device; fit such predictions to measured ones'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 
