@@ -188,6 +188,6 @@ def test_a_backbone_is_one_file_and_one_card(tmp_path):
     listed = subprocess.run([sys.executable, '-m', 'zoo.cli', 'list'], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert 'tinyface' in listed.stdout
     run = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_backbones.py', 'tests/test_export_backbones.py', '-q',
-                          '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
+                          '-o', 'addopts=', '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
     assert '13 passed' in run.stdout, run.stdout
