@@ -20,7 +20,7 @@ EXTRAS = {
     'plot': ['matplotlib>=3.8'],
 }
 EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'plot') for r in EXTRAS[extra]})
-EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
+EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 
 setup(
     name='facezoo',
