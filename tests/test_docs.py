@@ -36,5 +36,5 @@ def test_site_builds_without_a_warning(tmp_path):
     run = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')], cwd=ROOT,
                          capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert 'FDFaceNet' in (tmp_path / 'site' / 'index.html').read_text()
+    assert 'fdfacenet' in (tmp_path / 'site' / 'index.html').read_text()
     assert (tmp_path / 'site' / 'models' / 'fdfacenet' / 'index.html').is_file()
