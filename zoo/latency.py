@@ -194,9 +194,11 @@ def load_latency(name: str | os.PathLike) -> LatencyModel:
     if not path.is_file():
         known = ', '.join(sorted(p.stem for p in (DATA / 'latency').glob('*.json')))
         raise FileNotFoundError(f'{path.name}: no such latency model; shipped: {known}')
-    data = json.loads(path.read_text())
-    data['ranges'] = {key: tuple(value) for key, value in data['ranges'].items()}
-    return LatencyModel(**data)
+    try:
+        data = json.loads(path.read_text())
+        return LatencyModel(**data | {'ranges': {key: (low, high) for key, (low, high) in data['ranges'].items()}})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a latency model of 'facezoo latency fit' ({type(error).__name__}: {error})") from None
 
 
 def features_of(profile: Profile) -> dict[str, float]:
