@@ -147,8 +147,8 @@ def test_unpublished_width_is_refused():
 
 
 def test_a_backbone_is_one_file_and_one_card(tmp_path):
-    """The example of docs/contributing.md, in a copy of the sources: two files are written, nothing is edited, and the batteries
-    find the new network."""
+    """The example of docs/contributing.md, in a copy of the sources: two files are written, nothing is edited, and
+    the batteries find the new network."""
     family, card = re.findall(r'```(?:python|yaml)\n(.*?)```', (ROOT / 'docs' / 'contributing.md').read_text(), re.DOTALL)
     for room in ('plugins', 'zoo', 'tests'):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns('__pycache__', 'weights'))
