@@ -7,6 +7,7 @@ import functools
 import http.server
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -143,6 +144,20 @@ def test_download(server, tmp_path, monkeypatch):
     assert resolve(weights).read_bytes() == b'weights', 'the second time comes from the cache'
     with pytest.raises(HubError, match='cannot download'):
         resolve(entry(bundled_path(), file='other.bin', url=f'{url}/missing.bin'))
+
+
+def test_many_at_once_get_one_whole_file(server, tmp_path, monkeypatch):
+    """Workers that start together on an empty cache."""
+    folder, url = server
+    monkeypatch.setenv('FACEZOO_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('FACEZOO_OFFLINE', '0')
+    content = bytes(range(256)) * 20_000
+    (folder / 'w.bin').write_bytes(content)
+    weights = entry(folder / 'w.bin', url=f'{url}/w.bin')
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda _: resolve(weights), range(8)))
+    assert len(set(paths)) == 1 and paths[0].read_bytes() == content
+    assert [p.name for p in (tmp_path / 'cache' / 'weights').iterdir()] == ['w.bin'], 'nothing half-written is left'
 
 
 def bundled_path():
