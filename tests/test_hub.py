@@ -86,7 +86,7 @@ def test_pickle_is_not_executed(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
-    ('nfacenet_nogdc', {}, r'needs \(512, 8192\)'), ('fdfacenet', {'width': 0.5}, r'needs \('),
+    ('nfacenet_nogdc', {}, r"weights of 'fdfacenet', asked for 'nfacenet_nogdc'"), ('fdfacenet', {'width': 0.5}, r'needs \('),
     ('fdfacenet', {'num_features': 128}, r'needs \('),
     ('mobilefacenet', {}, r'mobilefacenet|MobileFaceNet')])
 def test_other_architectures_are_refused(bundled, name, options, message):
@@ -105,8 +105,7 @@ def test_forms_of_state_dicts(bundled, tmp_path):
     save_file(state, tmp_path / 'anonymous.safetensors')
     with pytest.raises(WeightsError, match='network=NAME'):
         zoo.load(tmp_path / 'anonymous.safetensors')
-    state['extra'] = torch.zeros(1)
-    torch.save(state, tmp_path / 'extra.pt')
+    torch.save({'extra': torch.zeros(1), **state}, tmp_path / 'extra.pt')
     with pytest.raises(WeightsError, match=r"'extra' has no place"):
         zoo.load('fdfacenet', weights=tmp_path / 'extra.pt')
 
