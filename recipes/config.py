@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugins.data.augment import Augment
+from plugins.files import import_file
 from plugins.registry import suggest
 
 __all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe']
@@ -70,7 +70,7 @@ class TrainConfig:
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = 'poly'
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     margin_list: tuple[float, float, float] = (1.0, 0.5, 0.0)
     scale: float = 64.0
@@ -145,11 +145,7 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
 def _read_config(name: str) -> dict:
     path = Path(name)
     if path.suffix == '.py':
-        if not path.is_file():
-            raise RecipeError(f'{path}: no such recipe file')
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = import_file(path)
     else:
         stem = name.removeprefix('configs/')
         if stem not in list_recipes():

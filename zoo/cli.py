@@ -18,7 +18,12 @@ COMMANDS = {
     'data': ('zoo.commands.data', 'make, unpack and check training and verification files'),
     'train': ('recipes.train', 'train a recipe'),
     'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
+    'ijb': ('zoo.commands.ijb', 'TAR at FAR of IJB-B or IJB-C templates'),
+    'identify': ('zoo.commands.identify', '1:N identification on a folder of persons'),
+    'recipe': ('recipes.browse', 'list, show and check the training recipes'),
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
+    'arcface-torch': ('plugins.arcface_torch.__main__', "run InsightFace's own training and evaluation scripts, unmodified"),
+    'doctor': ('zoo.commands.doctor', "what is installed, and which of InsightFace's scripts run here"),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 
