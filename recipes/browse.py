@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from recipes.config import list_recipes, load_recipe
+from recipes.config import list_recipes, load_recipe, read_config
 from zoo.commands.tables import format_table
 
 
@@ -39,8 +39,11 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    for key, value in dataclasses.asdict(_load(args)).items():
+    config = dataclasses.asdict(_load(args))
+    for key, value in config.items():
         print(f'{key}: {value!r}')
+    others = {key: value for key, value in read_config(args.recipe).items() if key not in config}
+    print(f"only InsightFace's trainer reads: {', '.join(f'{key}={value!r}' for key, value in others.items()) or 'nothing'}")
     return 0
 
 

@@ -12,7 +12,7 @@ from plugins.data.augment import Augment
 from plugins.files import import_file
 from plugins.registry import suggest
 
-__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe']
+__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe', 'read_config']
 
 # keys of arcface_torch's configs/base.py that mean nothing here; accepted so that one file serves both trainers
 _INSIGHTFACE_ONLY = frozenset({
@@ -124,7 +124,7 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
     Raises:
         RecipeError: no such recipe, unknown key, or a value of the wrong kind; the message names it.
     """
-    config = dict(_read_config(name))
+    config = dict(read_config(name))
     for key, value in (overrides or {}).items():  # `augment.flip=0` changes one entry, not the whole mapping
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     known = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -142,7 +142,8 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
         raise RecipeError(f'recipe {name}: {error}') from None
 
 
-def _read_config(name: str) -> dict:
+def read_config(name: str) -> dict:
+    """The ``config`` mapping of a recipe as it is written; see :func:`load_recipe`."""
     path = Path(name)
     if path.suffix == '.py':
         module = import_file(path)
