@@ -92,7 +92,12 @@ def resize_short(src: NDArray, size: int, interp: int = 2) -> NDArray:
         raise NotImplementedError(f'resize_short(interp={interp}): the stand-in knows 2 (bicubic) only; install mxnet')
     height, width = src.shape[:2]
     new = (size, size * height // width) if height > width else (size * width // height, size)
-    return cv2.resize(np.asarray(src), new, interpolation=cv2.INTER_CUBIC).view(NDArray)
+    optimised = cv2.useOptimized()
+    cv2.setUseOptimized(False)  # MXNet's OpenCV 3.4 computes in fixed point; the vector code rounds one value in 25 otherwise
+    try:
+        return cv2.resize(np.asarray(src), new, interpolation=cv2.INTER_CUBIC).view(NDArray)
+    finally:
+        cv2.setUseOptimized(optimised)
 
 
 def transpose(data: NDArray, axes: tuple[int, ...]) -> NDArray:

@@ -105,8 +105,12 @@ class RecordFaces:
     def _find_end(self) -> int:
         """First key behind the images: what the header says, or within its rounding the first record without an image."""
         announced, slack = int(self.header[0]), header_slack(self.header[0])
-        near = (key for key in range(announced - slack, announced + slack + 1) if key in self._reader)
-        return next((key for key in near if not unpack(self._reader.read(key))[1]), announced)
+        near = [key for key in range(announced - slack, announced + slack + 1) if key in self._reader]
+        ends = [key for key in near if not unpack(self._reader.read(key))[1]]
+        if announced in near and not ends:
+            raise RecordError(f'{self.rec}: the header record announces {announced - 1} images, but record {announced} is an '
+                              'image too; the file was put together wrongly: pack it again (`facezoo data pack`)')
+        return ends[0] if ends else announced
 
     @property
     def knows_classes(self) -> bool:
