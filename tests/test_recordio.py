@@ -71,7 +71,8 @@ class TestRoundTrip:
         assert [RecordReader(path).read(i) for i in range(len(records))] == list(records.values())
 
     @settings(max_examples=60, deadline=None)
-    @given(st.one_of(labels, st.lists(labels, min_size=1, max_size=9).map(tuple)), st.integers(0, 2**64 - 1), st.binary(max_size=30))
+    @given(st.one_of(labels, st.lists(labels, min_size=1, max_size=9).map(tuple)), st.integers(0, 2**64 - 1),
+           st.binary(max_size=30))
     def test_header(self, label, number, image):
         assert unpack(pack(RecordHeader(label, number), image)) == (RecordHeader(label, number), image)
 
