@@ -192,8 +192,8 @@ def _shims(text: str) -> list[str]:
 
 def train_variants(bench: Bench) -> None:
     """The other ways to train, with a network of the user's own (FACEZOO_PLUGINS) at an eighth of the width."""
-    ways = {'PartialFC 0.5': dict(sample_rate=0.5), 'ImageFolder': dict(rec='folder', val_targets=[]),
-            'two processes (torchrun)': dict(num_workers=0)}
+    ways = {'PartialFC 0.5': {'sample_rate': 0.5}, 'ImageFolder': {'rec': 'folder', 'val_targets': []},
+            'two processes (torchrun)': {}}
     for name, changes in ways.items():
         processes = 2 if 'torchrun' in name else 0
         status, text, seconds = bench.launch(*settings(bench, network='tiny_face', output=str(bench.work / 'out'), **changes),
