@@ -113,7 +113,8 @@ def main() -> int:
         print(side, found[side], flush=True)
     difference = float(np.abs(np.subtract(found['facezoo']['tar'], found['insightface']['tar'])).max())
     report = {'command': f'python benchmarks/ijb.py --checkout insightface --part {args.part:g}',
-              'date': time.strftime('%Y-%m-%d'), 'faces': int(FACES * args.part), 'templates': int(TEMPLATES * args.part), 'pairs': int(PAIRS * args.part),
+              'date': time.strftime('%Y-%m-%d'),
+              'faces': int(FACES * args.part), 'templates': int(TEMPLATES * args.part), 'pairs': int(PAIRS * args.part),
               'machine': f'{os.cpu_count()} CPU cores, shared with other work; embedding of images not included', 'fars': FARS,
               'largest_tar_difference': difference, **found}
     (ROOT / 'results' / 'ijb_benchmark.json').write_text(json.dumps(report, indent=2) + '\n')
