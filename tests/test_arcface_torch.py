@@ -89,7 +89,7 @@ def launch(root: Path | None, cwd: Path, *words: str) -> subprocess.CompletedPro
 
 class TestCheckout:
     def test_none_is_known(self, fake):
-        with pytest.raises(CheckoutError, match='git clone --depth 1 https://github[.]com/deepinsight/insightface'):
+        with pytest.raises(CheckoutError, match=r'git clone --depth 1 https://github\.com/deepinsight/insightface'):
             checkout.locate()
 
     def test_root_or_folder_flag_variable_memory(self, fake, monkeypatch):
@@ -156,7 +156,7 @@ class TestLaunch:
     def test_hidden_recipe(self, fake, tmp_path):
         (fake / 'configs' / 'fdfacenet_ms1mv3.py').write_text('config = dict(network="r50")\n')
         made = bridge.Launch(fake, 'train_v2.py', ('configs/fdfacenet_ms1mv3',), {}, (bridge.RECIPES,))
-        with pytest.raises(LaunchError, match='hides .*rename yours'):
+        with pytest.raises(LaunchError, match=r'hides .*rename yours'):
             bridge.load_config(made)
 
 

@@ -12,7 +12,7 @@ from zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(?P<note><!-- not tested:[^\n]*-->\n)?```(?P<language>python|sh)\n(?P<code>.*?)```', re.DOTALL)
-PAGES = [ROOT / 'README.md']
+PAGES = [ROOT / 'README.md', ROOT / 'docs' / 'bring-your-own-backbone.md']
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
