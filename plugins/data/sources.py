@@ -106,11 +106,16 @@ class RecordFaces:
         """First key behind the images: what the header says, or within its rounding the first record without an image."""
         announced, slack = int(self.header[0]), header_slack(self.header[0])
         near = [key for key in range(announced - slack, announced + slack + 1) if key in self._reader]
-        ends = [key for key in near if not unpack(self._reader.read(key))[1]]
-        if announced in near and not ends:
-            raise RecordError(f'{self.rec}: the header record announces {announced - 1} images, but record {announced} is an '
-                              'image too; the file was put together wrongly: pack it again (`facezoo data pack`)')
-        return ends[0] if ends else announced
+        end = next((key for key in near if not self._holds_image(key)), announced)
+        for key, expected in ((end - 1, True), (end, False)):
+            if key > 0 and key in self._reader and self._holds_image(key) != expected:
+                raise RecordError(f'{self.rec}: the header record announces {announced - 1} images, but record {key} holds '
+                                  f'{"none" if expected else "one too"}; the file was put together wrongly: pack it again '
+                                  '(`facezoo data pack`)')
+        return end
+
+    def _holds_image(self, key: int) -> bool:
+        return bool(unpack(self._reader.read(key))[1])
 
     @property
     def knows_classes(self) -> bool:
