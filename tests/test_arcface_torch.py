@@ -73,6 +73,7 @@ def fake(tmp_path, monkeypatch) -> Path:
     (root / 'backbones' / '__init__.py').write_text(
         'def get_model(name, **kwargs):\n    if name == "r50":\n        return object()\n    raise ValueError()\n')
     (root / 'utils' / 'utils_config.py').write_text(CONFIG)
+    (root / 'utils' / 'utils_distributed_sampler.py').write_text(function('sync_random_seed', 'seed=None, device="cuda"'))
     (root / 'utils' / '__init__.py').write_text('')
     (root / 'configs').mkdir()
     for name, text in (('__init__', ''), ('base', BASE), ('ms1mv3_r50', 'config = dict(network="r50")\n')):
