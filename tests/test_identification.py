@@ -26,7 +26,7 @@ def test_ranks_and_dir():
 
 
 def test_equal_scores_count_against_the_own_person():
-    result = evaluate_identification(at(45), [0], at(0, 90), [0, 1], ranks=(1, 2))
+    result = evaluate_identification(at(45), [0], at(10, 10), [0, 1], ranks=(1, 2))
     assert result.rank == {1: 0.0, 2: 1.0}
 
 

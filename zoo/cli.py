@@ -22,11 +22,11 @@ COMMANDS = {
     'ijb': ('zoo.commands.ijb', 'TAR at FAR of IJB-B or IJB-C templates'),
     'identify': ('zoo.commands.identify', '1:N identification on a folder of persons'),
     'recipe': ('recipes.browse', 'list, show and check the training recipes'),
+    'arcface-torch': ('plugins.arcface_torch.__main__', "run InsightFace's own training and evaluation scripts, unmodified"),
+    'doctor': ('zoo.commands.doctor', "what is installed, and which of InsightFace's scripts run here"),
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
     'experiments': ('recipes.experiments', 'run a study of many trainings and report it'),
     'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
-    'arcface-torch': ('plugins.arcface_torch.__main__', "run InsightFace's own training and evaluation scripts, unmodified"),
-    'doctor': ('zoo.commands.doctor', "what is installed, and which of InsightFace's scripts run here"),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 
