@@ -152,7 +152,7 @@ def settings(bench: Bench, rec: str = 'rec', **changes) -> list[str]:
     images = 6 * COPIES
     steps = images // BATCH
     values = {'rec': str(bench.work / rec), 'num_classes': 6, 'num_image': images, 'num_epoch': 2, 'batch_size': BATCH,
-              'frequent': 1, 'verbose': 2 * steps, 'val_targets': ['lfw'], 'num_workers': 1, 'milestones': [], **changes}
+              'frequent': 1, 'verbose': 2 * steps, 'val_targets': ['lfw'], 'num_workers': 1, **changes}
     return [word for key, value in values.items() for word in ('--set', f'{key}={value}')]
 
 

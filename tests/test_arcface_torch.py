@@ -195,6 +195,10 @@ class TestPreflight:
         assert sum("does not know schedule='step'" in note for note in notes) == 1
         assert sum('no verification on' in note for note in notes) == 2
 
+    def test_what_insightface_does_not_read_does_not_stop_it(self, check):
+        notes = check(milestones=[7.0, 9.25])  # beyond num_epoch: wrong for facezoo's trainer, nothing to this one
+        assert len(notes) == 1 and 'does not know milestones=[7.0, 9.25]' in notes[0]
+
 
 class TestShims:
     def test_probes_answer_and_names_differ(self):

@@ -27,8 +27,9 @@ def check_training(config: Mapping, checkout: Path) -> list[str]:
     if missing:
         raise FaceError(f'the recipe lacks {", ".join(missing)}, which {checkout}/train_v2.py reads')
     base = importlib.import_module('configs.base').config
-    findings = [*_check_abilities({**base, **config}), *check_recipe(config, unknown_faces=False)]
-    ignored = {key: value for key, value in config.items() if key not in base and key not in _REQUIRED}
+    read = {key: value for key, value in config.items() if key in base or key in _REQUIRED}
+    findings = [*_check_abilities({**base, **config}), *check_recipe(read, unknown_faces=False)]
+    ignored = {key: value for key, value in config.items() if key not in read}
     if ignored:
         words = ', '.join(f'{key}={value!r}' for key, value in ignored.items())
         findings.append(Finding(f'train_v2.py does not know {words}: it trains with scale 64, a linear decay of the learning '
