@@ -266,11 +266,22 @@ def versions() -> dict[str, str]:
     return {'python': platform.python_version(), **found, 'machine': f'{platform.machine()}, {os.cpu_count()} cores, no GPU'}
 
 
+def write_report(bench: Bench, finished: bool) -> None:
+    """After every step, so that a run that was cut short says how far it came."""
+    from plugins.arcface_torch.checkout import COMMIT
+    report = {'command': 'python benchmarks/arcface_torch.py --checkout insightface', 'date': time.strftime('%Y-%m-%d'),
+              'finished': finished, 'arcface_torch': f'deepinsight/insightface {COMMIT}', 'versions': versions(),
+              'data': f'6 persons of a sample photo, {COPIES} varied copies each; {PAIRS} pairs; says nothing about accuracy',
+              'checks': bench.report}
+    (ROOT / 'results').mkdir(exist_ok=True)
+    (ROOT / 'results' / 'arcface_torch.json').write_text(json.dumps(report, indent=2) + '\n')
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--checkout', required=True, help='insightface, or its recognition/arcface_torch')
     args = parser.parse_args()
-    from plugins.arcface_torch.checkout import COMMIT, locate
+    from plugins.arcface_torch.checkout import locate
     checkout = locate(args.checkout)
     before = fingerprint(checkout)
     with tempfile.TemporaryDirectory() as work:
@@ -281,13 +292,9 @@ def main() -> int:
                 step(bench)
             except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                 bench.note(step.__name__, False, str(error))
+            write_report(bench, finished=False)
     bench.note('checkout unchanged, byte for byte', fingerprint(checkout) == before, '', sha256=before)
-    report = {'command': 'python benchmarks/arcface_torch.py --checkout insightface', 'date': time.strftime('%Y-%m-%d'),
-              'arcface_torch': f'deepinsight/insightface {COMMIT}', 'versions': versions(),
-              'data': f'6 persons of a sample photo, {COPIES} varied copies each; {PAIRS} pairs; says nothing about accuracy',
-              'checks': bench.report}
-    (ROOT / 'results').mkdir(exist_ok=True)
-    (ROOT / 'results' / 'arcface_torch.json').write_text(json.dumps(report, indent=2) + '\n')
+    write_report(bench, finished=True)
     return 0 if all(check['passed'] for check in bench.report.values()) else 1
 
 
