@@ -14,6 +14,8 @@ EXTRAS = {
     'onnx': ['onnx>=1.16', 'onnxsim>=0.4.36', 'onnxruntime>=1.18'],
     'ncnn': ['ncnn>=1.0.20240820', 'pnnx>=20240819'],
     'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],
+    'arcface-torch': ['torch>=2.6', 'torchvision', 'tensorboard', 'easydict', 'scikit-learn', 'scikit-image', 'scipy',
+                      'pandas', 'matplotlib', 'prettytable', 'ptflops', 'onnx>=1.16', 'onnxruntime>=1.18'],
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
     'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
     'bench': ['scipy>=1.11'],

@@ -1,15 +1,18 @@
-"""Writing files so that nothing half-written is ever seen under the final name."""
+"""Files: written so that nothing half-written is ever seen under the final name; hashed; imported by path."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
-__all__ = ['atomic_path', 'sha256_file', 'write_atomic']
+__all__ = ['atomic_path', 'import_file', 'sha256_file', 'write_atomic']
 
 
 @contextmanager
@@ -44,6 +47,27 @@ def sha256_file(path: str | os.PathLike) -> str:
     """Lower-case hexadecimal SHA-256 of a file."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def import_file(path: str | os.PathLike) -> ModuleType:
+    """Import a Python file that is on no search path, once a process.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    path = Path(path).absolute()
+    name = f'facezoo_file_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}'
+    if name not in sys.modules:
+        if not path.is_file():
+            raise FileNotFoundError(f'{path}: no such Python file')
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def _umask() -> int:

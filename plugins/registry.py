@@ -1,6 +1,7 @@
 """The one list of backbones: a decorator registers them, :func:`create_backbone` builds them by name.
 
-A backbone is added by one function in one family file below ``plugins/backbones``; nothing else has to be edited.
+A backbone is added by one function in one family file below ``plugins/backbones``; nothing else has to be edited. Files of
+your own, outside this package, are named in the environment variable ``FACEZOO_PLUGINS`` (see docs/bring-your-own-backbone.md).
 The signature follows what InsightFace's ``arcface_torch`` calls:
 ``get_model(name, dropout=0.0, fp16=False, num_features=512)``.
 """
@@ -10,9 +11,12 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from plugins.files import import_file
 
 if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
@@ -86,3 +90,5 @@ def _import_families() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith('_'):
             importlib.import_module(f'{package.__name__}.{module.name}')
+    for place in filter(None, os.environ.get('FACEZOO_PLUGINS', '').split(os.pathsep)):
+        import_file(place)

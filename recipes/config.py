@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
+from plugins.files import import_file
 from plugins.registry import suggest
 
-__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe']
+__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe', 'read_config']
 
 # keys of arcface_torch's configs/base.py that mean nothing here; accepted so that one file serves both trainers
 _INSIGHTFACE_ONLY = frozenset({
@@ -81,7 +81,7 @@ class TrainConfig:
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = 'poly'
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     margin_list: tuple[float, float, float] = (1.0, 0.5, 0.0)
     scale: float = 64.0
@@ -155,7 +155,7 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
     Raises:
         RecipeError: no such recipe, unknown key, or a value of the wrong kind; the message names it.
     """
-    config = dict(_read_config(name))
+    config = dict(read_config(name))
     for key, value in (overrides or {}).items():  # `augment.flip=0` changes one entry, not the whole mapping
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     known = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -173,14 +173,11 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
         raise RecipeError(f'recipe {name}: {error}') from None
 
 
-def _read_config(name: str) -> dict:
+def read_config(name: str) -> dict:
+    """The ``config`` mapping of a recipe as it is written; see :func:`load_recipe`."""
     path = Path(name)
     if path.suffix == '.py':
-        if not path.is_file():
-            raise RecipeError(f'{path}: no such recipe file')
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = import_file(path)
     else:
         stem = name.removeprefix('configs/')
         if stem not in list_recipes():

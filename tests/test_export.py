@@ -73,7 +73,7 @@ def test_pack_in_insightface(model, tmp_path, crops):
 
 
 def test_pack_refusals(tmp_path, onnx_file):
-    with pytest.raises(PackError, match='96x96 model for something else'):
+    with pytest.raises(PackError, match='96x96 model for an attribute net'):
         write_pack(tmp_path, 'x', onnx_file, Preprocess(input_size=96), 512, 'x')
     with pytest.raises(PackError, match='InsightFace feeds RGB'):
         write_pack(tmp_path, 'x', onnx_file, Preprocess(std=128), 512, 'x')

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ class RecordReader:
         self.idx = Path(idx) if idx is not None else None
         self._open()
         self.keys, self._offsets = self._read_index() if self.idx else self._scan()
-        self._position = {key: i for i, key in enumerate(self.keys.tolist())}
+        # arrays, not a dictionary: Glint360K's 17 million entries would take 2 GB in every process
+        self._order = None if (np.diff(self.keys) > 0).all() else np.argsort(self.keys, kind='stable')
 
     def _open(self) -> None:
         with open(self.rec, 'rb') as file:
@@ -111,22 +113,39 @@ class RecordReader:
         return len(self.keys)
 
     def __contains__(self, key: int) -> bool:
-        return key in self._position
+        return self._row(key) is not None
+
+    def _row(self, key: int) -> int | None:
+        """Line of the index that holds ``key``, the last one if there are several (as in MXNet)."""
+        row = np.searchsorted(self.keys, key, 'right', sorter=self._order) - 1
+        if row >= 0 and self._order is not None:
+            row = self._order[row]
+        return int(row) if row >= 0 and self.keys[row] == key else None
 
     def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
         text = self.idx.read_text()
-        try:
-            table = np.array(text.split(), np.int64).reshape(-1, 2)
-        except (ValueError, OverflowError):
-            number, line = next((n, s) for n, s in enumerate(text.splitlines(), 1) if not _is_index_line(s))
-            raise RecordError(f'{self.idx}, line {number}: {line!r} is not "key TAB offset"; rebuild the index with '
-                              '`facezoo data index`') from None
-        keys, offsets = table.T
+        keys, offsets = self._parse_index(text)
         bad = np.flatnonzero((offsets < 0) | (offsets + _PART.size > len(self._data)))
         if bad.size:
             raise RecordError(f'{self.idx}, line {bad[0] + 1}: offset {offsets[bad[0]]} of key {keys[bad[0]]} is past the '
                               f'end of {self.rec} ({len(self._data)} bytes): the .rec is cut short or of another data set')
         return keys, offsets
+
+    def _parse_index(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('error')  # NumPy stops at the first thing that is no number, with a warning only
+                table = np.fromstring(text, np.int64, sep=' ').reshape(-1, 2)
+            if (table == np.iinfo(np.int64).max).any():
+                raise ValueError  # what an integer too large is read as
+        except (ValueError, DeprecationWarning):
+            bad = ((n, s) for n, s in enumerate(text.splitlines(), 1) if not _is_index_line(s))
+            number, line = next(bad, (1, text[:80]))
+            raise RecordError(f'{self.idx}, line {number}: {line!r} is not "key TAB offset"; rebuild the index with '
+                              '`facezoo data index`') from None
+        if not len(table):
+            raise RecordError(f'{self.idx}: empty index; rebuild it with `facezoo data index`')
+        return table[:, 0].copy(), table[:, 1].copy()
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray]:
         offsets = [offset for offset, _ in self._walk()]
@@ -170,9 +189,10 @@ class RecordReader:
             KeyError: no such key.
             RecordError: the record is damaged.
         """
-        if key not in self._position:
+        row = self._row(key)
+        if row is None:
             raise KeyError(f'{self.idx or self.rec}: no record {key} (keys {self.keys.min()} to {self.keys.max()})')
-        return self._read_at(int(self._offsets[self._position[key]]))[0]
+        return self._read_at(int(self._offsets[row]))[0]
 
 
 def rebuild_index(rec: str | os.PathLike) -> int:

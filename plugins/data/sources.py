@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import zipfile
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 
-from plugins.data.recordio import RecordError, RecordReader, unpack
+from plugins.data.recordio import RecordError, RecordHeader, RecordReader, unpack
 from plugins.data.verification import read_bin
 from plugins.preprocess import FaceError, decode_image
 
@@ -99,17 +100,39 @@ class RecordFaces:
         keys = self._reader.keys
         first, image = unpack(self._reader.read(int(keys.min())))
         self.header = first.label if first.flag == 2 and not image else None
+        self._keys = np.sort(keys)
         if self.header:
-            last = int(self.header[0])
-            self._keys = np.sort(keys[(keys > 0) & (keys < last)])
-            if len(self._keys) != last - 1:
-                raise RecordError(f'{self.rec}: the header record announces {last - 1} images, {idx} lists '
+            self._end = self._find_end()
+            self._keys = self._keys[(self._keys > 0) & (self._keys < self._end)]
+            if len(self._keys) != self._end - 1:
+                raise RecordError(f'{self.rec}: the header record announces {self._end - 1} images, {idx} lists '
                                   f'{len(self._keys)}; one of the two files is of another data set')
-        else:
-            self._keys = np.sort(keys)
-        self.num_classes = self._count_classes()
 
-    def _count_classes(self) -> int:
+    def _find_end(self) -> int:
+        """First key behind the images: what the header says, or within its rounding the first record without an image."""
+        announced, slack = int(self.header[0]), header_slack(self.header[0])
+        near = [key for key in range(announced - slack, announced + slack + 1) if key in self._reader]
+        end = next((key for key in near if not self._holds_image(key)), announced)
+        for key, expected in ((end - 1, True), (end, False)):
+            if key > 0 and key in self._reader and self._holds_image(key) != expected:
+                raise RecordError(f'{self.rec}: the header record announces {announced - 1} images, but record {key} holds '
+                                  f'{"none" if expected else "one too"}; the file was put together wrongly: pack it again '
+                                  '(`facezoo data pack`)')
+        return end
+
+    def _holds_image(self, key: int) -> bool:
+        return bool(unpack(self._reader.read(key))[1])
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether ``num_classes`` is to be had without reading every label."""
+        return bool(self.header) or self.rec.with_name('property').exists()
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of identities; without header and ``property`` file every label has to be read."""
+        if self.header and header_slack(self.header[1]):
+            return int((self._reader.keys >= self._end).sum())
         if self.header:
             return int(self.header[1]) - int(self.header[0])
         prop = self.rec.with_name('property')
@@ -122,10 +145,22 @@ class RecordFaces:
 
     def read(self, index: int) -> tuple[bytes, int]:
         header, image = unpack(self._reader.read(int(self._keys[index])))
-        return image, header.identity
+        try:
+            return image, header.identity
+        except (ValueError, OverflowError):
+            raise RecordError(f'{self.name(index)}: label {header.label} is no class') from None
+
+    def header_of(self, index: int) -> RecordHeader:
+        """Header of an image's record: label and ids as they are stored."""
+        return unpack(self._reader.read(int(self._keys[index])))[0]
 
     def name(self, index: int) -> str:
         return f'{self.rec}, record {self._keys[index]}'
+
+
+def header_slack(announced: float) -> int:
+    """By how much a count in a header record may be off: labels are float32, exact only to 2**24 (Glint360K: 17.1 M)."""
+    return int(np.spacing(np.float32(announced)) // 2)
 
 
 class MemoryFaces:

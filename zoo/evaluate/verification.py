@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.data.sources import FaceSource, MemoryFaces, SubsetFaces, TreeFaces, open_faces, read_faces
+from plugins.data.sources import FaceSource, MemoryFaces, SubsetFaces, TreeFaces, open_faces
 from plugins.data.verification import read_bin, read_pairs
-from plugins.preprocess import FaceError, l2_normalise
-from zoo.progress import progress_bar
-from zoo.runtime.embedder import Embedder, embed_batches
+from plugins.preprocess import FaceError
+from zoo.evaluate.embed import embed_faces
+from zoo.runtime.embedder import Embedder
 
 __all__ = ['FARS', 'VerificationResult', 'VerificationSet', 'evaluate_pairs', 'load_verification_set', 'verify']
 
@@ -122,21 +122,9 @@ def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: 
     """
     if not isinstance(data, VerificationSet):
         data = load_verification_set(data)
-    rows = np.array_split(np.arange(len(data.faces)), max(1, len(data.faces) // batch_size))
-    batches = (read_faces(data.faces, batch, embedder.preprocess.input_size) for batch in rows)
-    sums, norms = [], []
-    with progress_bar(len(data.faces), 'faces', data.name, enabled=progress) as bar:
-        for embeddings, norm in embed_batches(embedder, batches, flip):
-            sums.append(embeddings)
-            norms.append(norm)
-            bar.update(len(embeddings))
-    embeddings = l2_normalise(np.concatenate(sums))
-    if not np.isfinite(embeddings).all():
-        raise FaceError(f'{embedder.name}: embeddings are not finite')
-    if np.ptp(embeddings, axis=0).max() < 1e-4:
-        raise FaceError(f'{embedder.name}: all {len(embeddings)} faces get the same embedding; the model is broken')
+    embeddings, norms = embed_faces(embedder, data.faces, flip, batch_size, data.name, progress)
     first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
-    return evaluate_pairs(first, second, data.same, xnorm=float(np.concatenate(norms)[data.pairs].mean()))
+    return evaluate_pairs(first, second, data.same, xnorm=float(norms[data.pairs].mean()))
 
 
 def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, folds: int = 10, fars=FARS,

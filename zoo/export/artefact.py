@@ -21,7 +21,7 @@ from plugins.files import sha256_file, write_atomic
 from zoo.evaluate.verification import VerificationResult, VerificationSet, load_verification_set, verify
 from zoo.export.ncnn import export_ncnn
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
-from zoo.export.pack import PackError, write_pack
+from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.parity import GateError, Parity, check_parity
 from zoo.runtime import Embedder, open_embedder
 from zoo.runtime.embedder import sidecar_path
@@ -119,6 +119,7 @@ def _require_accuracy(reference: VerificationResult, found: VerificationResult, 
 
 
 def _export_pack(model, name, root, gate_set, gates, licence, detector) -> dict:
+    check_pack(root, name, model.preprocess, detector)
     with tempfile.TemporaryDirectory() as work:
         onnx_path = Path(work) / f'{name}.onnx'
         sidecar = export(model, name, 'onnx', onnx_path, gate_set, gates, licence)

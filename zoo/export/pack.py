@@ -1,20 +1,77 @@
-"""InsightFace model packs: what ``FaceAnalysis`` and ``model_zoo.get_model`` load, old (0.7) and new (2.x manifest)."""
+"""InsightFace model packs: what ``FaceAnalysis`` and ``model_zoo.get_model`` load, old (0.7) and new (2.x manifest).
+
+InsightFace before 2.0 has no description of a model: it takes a file for a detector, a recogniser, ... by the shapes of its
+inputs and outputs. These rules are checked here, so that a pack that is written is a pack that is understood.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from plugins.files import atomic_path, sha256_file, write_atomic
 from plugins.preprocess import Preprocess
+from zoo.runtime.onnx import onnx_session
 
-__all__ = ['PackError', 'write_pack']
+__all__ = ['PackError', 'check_pack', 'write_pack']
+
+DETECTOR = 'detector.onnx'
+_MODEL_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,127}')
+_OUTPUTS = {9: 'three strides with landmarks', 15: 'five strides with landmarks'}
 
 
 class PackError(ValueError):
     """InsightFace would not load the pack, or would load it wrongly."""
+
+
+def check_pack(root: str | os.PathLike, name: str, preprocess: Preprocess, detector: Path | None = None) -> Path:
+    """Refuse what InsightFace would misunderstand, before anything is exported.
+
+    Returns:
+        The pack's folder, ``root/models/name`` (not created).
+
+    Raises:
+        PackError: a name, input size or normalisation that InsightFace cannot use, a detector that it would not take for one,
+            or a folder that already holds other models.
+    """
+    size = preprocess.input_size
+    if not _MODEL_ID.fullmatch(name) or f'{name}.onnx' == DETECTOR:
+        raise PackError(f'{name!r} cannot be the name of a pack: letters, digits, ".", "_" and "-" only, and not "detector"')
+    if size < 112 or size % 16 or (size % 112 and size % 128) or size == 192:
+        taken = {96: 'an attribute net', 192: 'a landmark net'}.get(size, 'no recogniser (it wants multiples of 112 or 128)')
+        raise PackError(f'{name}: InsightFace takes a {size}x{size} model for {taken}; build and train it for 112x112 '
+                        f'(zoo.create({name!r}, input_size=112))')
+    if (preprocess.mean, preprocess.std, preprocess.colour) != (127.5, 127.5, 'RGB'):
+        raise PackError(f'{name}: InsightFace feeds RGB (x - 127.5) / 127.5; this model wants {preprocess}')
+    folder = Path(root) / 'models' / name
+    others = sorted(path.name for path in folder.glob('*.onnx') if path.name not in (f'{name}.onnx', DETECTOR))
+    if others:
+        raise PackError(f'{folder} already holds {", ".join(others)}: InsightFace loads the first model of a task in '
+                        'alphabetical order; choose another name or move them away')
+    present = folder / DETECTOR
+    if present.exists() and (detector is None or sha256_file(present) != sha256_file(detector)):
+        raise PackError(f'{present} is another detector than the one given ({detector}); give that one, choose another name, '
+                        'or delete it')
+    if detector is not None:
+        _check_detector(detector)
+    return folder
+
+
+def _check_detector(path: Path) -> None:
+    session = onnx_session(path, 1)
+    outputs = session.get_outputs()
+    if len(outputs) not in _OUTPUTS:
+        raise PackError(f'{path}: {len(outputs)} outputs; InsightFace tells a detector with landmarks by 9 '
+                        f'({_OUTPUTS[9]}) or 15 ({_OUTPUTS[15]}): all scores, then all boxes, then all landmarks')
+    ranks = {len(output.shape) for output in outputs}
+    if ranks != {2}:
+        raise PackError(f'{path}: outputs of {sorted(ranks)} dimensions; InsightFace 0.7 reads (K, 1), (K, 4) and (K, 10), '
+                        'without a batch dimension')
 
 
 def write_pack(root: str | os.PathLike, name: str, recogniser: Path, preprocess: Preprocess, num_features: int,
@@ -27,31 +84,29 @@ def write_pack(root: str | os.PathLike, name: str, recogniser: Path, preprocess:
             ``insightface.model_zoo.get_model(file)`` only: ``FaceAnalysis`` insists on a detector.
 
     Raises:
-        PackError: InsightFace routes models by input shape, and would take this one for something else; or the folder holds
-            another model already.
+        PackError: see :func:`check_pack`; or the folder cannot be written.
     """
-    size = preprocess.input_size
-    if size < 112 or size % 16 or (size % 112 and size % 128) or size == 192:
-        raise PackError(f'{name}: InsightFace takes a {size}x{size} model for something else (96 is an attribute net, 192 a '
-                        'landmark net); build the recogniser for 112x112')
-    if (preprocess.mean, preprocess.std, preprocess.colour) != (127.5, 127.5, 'RGB'):
-        raise PackError(f'{name}: InsightFace feeds RGB (x - 127.5) / 127.5; this model wants {preprocess}')
-    folder = Path(root) / 'models' / name
-    folder.mkdir(parents=True, exist_ok=True)
-    planned = {f'{name}.onnx': recogniser, **({'detector.onnx': detector} if detector else {})}
-    others = sorted(path.name for path in folder.glob('*.onnx') if path.name not in planned)
-    if others:
-        raise PackError(f'{folder} already holds {", ".join(others)}: InsightFace loads the first model of a task in '
-                        'alphabetical order; choose another name or move them away')
-    for target, source in planned.items():
-        with atomic_path(folder / target) as temporary:
-            shutil.copyfile(source, temporary)
-    recognition = {'file': f'{name}.onnx', 'sha256': sha256_file(recogniser), 'input_size': [size, size],
-                   'embedding_dimension': num_features, 'preprocessing': {'mean': preprocess.mean, 'std': preprocess.std}}
-    tasks = {'recognition': recognition}
-    if detector:
-        tasks['detection'] = {'file': 'detector.onnx', 'sha256': sha256_file(detector)}
-    write_atomic(folder / 'MODEL.LICENSE', licence.rstrip() + '\n')
-    write_atomic(folder / 'manifest.json', json.dumps(
-        {'manifest_version': 2, 'model_id': name, 'license': 'MODEL.LICENSE', 'tasks': tasks}, indent=2) + '\n')
+    folder = check_pack(root, name, preprocess, detector)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, source in {f'{name}.onnx': recogniser, **({DETECTOR: detector} if detector else {})}.items():
+            with atomic_path(folder / target) as temporary:
+                shutil.copyfile(source, temporary)
+        tasks = {'recognition': {
+            'file': f'{name}.onnx', 'sha256': sha256_file(recogniser), 'input_size': [preprocess.input_size] * 2,
+            'embedding_dimension': num_features, 'preprocessing': {'mean': preprocess.mean, 'std': preprocess.std}}}
+        if detector:
+            tasks['detection'] = {'file': DETECTOR, 'sha256': sha256_file(detector)}
+        write_atomic(folder / 'MODEL.LICENSE', licence.rstrip() + '\n')
+        write_atomic(folder / 'manifest.json', json.dumps(
+            {'manifest_version': 2, 'model_id': name, 'license': 'MODEL.LICENSE', 'tasks': tasks}, indent=2) + '\n')
     return folder
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PackError(f'{folder} cannot be written ({error.strerror or error}); choose another --out and pass it to '
+                        'FaceAnalysis as root=') from error

@@ -1,0 +1,53 @@
+"""What InsightFace's trainer would do silently, or fail at hours later, said before it starts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from plugins.data.check import Finding, check_recipe
+from plugins.preprocess import FaceError
+
+__all__ = ['check_training']
+
+_REQUIRED = ('rec', 'num_classes', 'num_image', 'num_epoch', 'warmup_epoch', 'val_targets')
+
+
+def check_training(config: Mapping, checkout: Path) -> list[str]:
+    """Check the recipe that ``train_v2.py`` is about to read; ``configs`` must be importable.
+
+    Returns:
+        Notes for the user: keys that InsightFace ignores, validation sets that it would skip without a word.
+
+    Raises:
+        FaceError: the recipe and its data do not fit, or InsightFace's trainer cannot do what the recipe asks for.
+    """
+    missing = [key for key in _REQUIRED if key not in config]
+    if missing:
+        raise FaceError(f'the recipe lacks {", ".join(missing)}, which {checkout}/train_v2.py reads')
+    base = importlib.import_module('configs.base').config
+    read = {key: value for key, value in config.items() if key in base or key in _REQUIRED}
+    findings = [*_check_abilities({**base, **config}), *check_recipe(read, unknown_faces=False)]
+    ignored = {key: value for key, value in config.items() if key not in read}
+    if ignored:
+        words = ', '.join(f'{key}={value!r}' for key, value in ignored.items())
+        findings.append(Finding(f'train_v2.py does not know {words}: it trains with scale 64, a linear decay of the learning '
+                                'rate and mirroring only; `facezoo train` follows the recipe', serious=False))
+    serious = [finding.text for finding in findings if finding.serious]
+    if serious:
+        raise FaceError('\n'.join(serious))
+    return [finding.text for finding in findings]
+
+
+def _check_abilities(config: Mapping) -> list[Finding]:
+    m1, m2, m3 = config['margin_list']
+    wrong = []
+    if not ((m1 == 1 and m3 == 0) or m3 > 0):
+        wrong.append(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (_, _, m > 0) only')
+    if config['optimizer'] not in ('sgd', 'adamw'):
+        wrong.append(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
+    if config.get('network_args'):
+        wrong.append(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone of that '
+                     'build under a name of its own (docs/bring-your-own-backbone.md)')
+    return [Finding(text) for text in wrong]

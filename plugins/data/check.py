@@ -1,0 +1,112 @@
+"""Does a recipe fit its data? Counts, labels, images and the schedule, without reading the whole data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plugins.data.sources import FaceSource, RecordFaces, decode_face, open_faces
+from plugins.preprocess import FaceError
+
+__all__ = ['Finding', 'check_recipe']
+
+_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a recipe; with a ``serious`` one a training must not start."""
+
+    text: str
+    serious: bool = True
+
+
+def check_recipe(config: Mapping, size: int = 112, unknown_faces: bool = True) -> list[Finding]:
+    """Compare a recipe (arcface_torch's keys) with the data that it names.
+
+    Args:
+        size: side of the crops that the network takes.
+        unknown_faces: label -1 (of unknown identity) is understood by the trainer.
+    """
+    findings = [*_check_schedule(config)]
+    if config['rec'] == 'synthetic':
+        return [*findings, Finding("rec='synthetic' is a million times the same random image, whatever num_image says: for "
+                                   'measuring speed only (the loss may become NaN)', serious=False)]
+    findings += _check_place(Path(config['rec']))
+    if not any(finding.serious for finding in findings):
+        source = open_faces(config['rec'])
+        findings += _check_counts(config, source)
+        findings += _check_labels(config, source, unknown_faces)
+        findings += _check_images(source, size)
+        findings += _check_validation(config)
+    return findings
+
+
+def _check_schedule(config: Mapping) -> Iterator[Finding]:
+    epochs, warmup = config['num_epoch'], config.get('warmup_epoch', 0)
+    if warmup >= epochs:
+        yield Finding(f'warmup_epoch={warmup} is not below num_epoch={epochs}')
+    milestones = list(config.get('milestones') or ())
+    if milestones != sorted(milestones) or any(not 0 < milestone < epochs for milestone in milestones):
+        yield Finding(f'milestones={milestones} must rise and lie within num_epoch={epochs}')
+    images, batch = config.get('num_image'), config.get('batch_size', 128)
+    if images is not None and images < batch:
+        yield Finding(f'num_image={images} is less than one batch of {batch}')
+
+
+def _check_place(root: Path) -> Iterator[Finding]:
+    if not root.exists():
+        yield Finding(f"rec='{root}': there is no such data set; put it there (or a link), or name its place with rec=DIR")
+    elif (root / 'train.rec').exists() and not (root / 'train.idx').exists():
+        yield Finding(f'{root}/train.idx is missing, and InsightFace would take the folder for one of images; make it '
+                      f'with `facezoo data index {root}/train.rec`')
+
+
+def _check_counts(config: Mapping, source: FaceSource) -> Iterator[Finding]:
+    found = {'num_image': len(source)}
+    if not isinstance(source, RecordFaces) or source.knows_classes:
+        found['num_classes'] = source.num_classes
+    for key, count in found.items():
+        if config.get(key) is not None and config[key] != count:
+            yield Finding(f'{key}={config[key]} in the recipe, but {config["rec"]} holds {count:d}; correct the recipe '
+                          '(num_image decides the learning-rate schedule, num_classes the size of the head)')
+
+
+def _check_labels(config: Mapping, source: FaceSource, unknown_faces: bool) -> Iterator[Finding]:
+    """A sample of the labels, and the last one: `facezoo data pack` puts faces of unknown identity last."""
+    classes = config.get('num_classes') or math.inf
+    for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
+        label = _label(source, int(index))
+        if label == -1 and unknown_faces:
+            continue
+        if not (math.isfinite(label) and label == int(label) and 0 <= label < classes):
+            unknown = ' (a face of unknown identity, which only `facezoo train` can use)' if label == -1 else ''
+            yield Finding(f'{source.name(int(index))}: label {label:g}{unknown} is no class from 0 to num_classes - 1 = '
+                          f'{classes - 1:g}')
+            return
+
+
+def _check_images(source: FaceSource, size: int) -> Iterator[Finding]:
+    """The first and the last image."""
+    for index in {0, len(source) - 1}:
+        try:
+            decode_face(source, index, size)
+        except FaceError as error:
+            yield Finding(str(error))
+
+
+def _label(source: FaceSource, index: int) -> float:
+    if isinstance(source, RecordFaces):
+        label = source.header_of(index).label
+        return label[0] if isinstance(label, tuple) else label
+    return source.read(index)[1]
+
+
+def _check_validation(config: Mapping) -> Iterator[Finding]:
+    for name in config.get('val_targets') or ():
+        if not (Path(config['rec']) / f'{name}.bin').is_file() and not Path(name).exists():
+            yield Finding(f'{config["rec"]}/{name}.bin is missing: no verification on {name} during training', serious=False)

@@ -1,0 +1,68 @@
+"""The recipes that facezoo ships, what they resolve to, and whether their data is there and fits.
+
+  facezoo recipe list
+  facezoo recipe show fdfacenet_ms1mv3
+  facezoo recipe check fdfacenet_ms1mv3 rec=DIR       exit status 1 when a training would fail or go wrong
+
+A file of your own (my_recipe.py with a `config` mapping) can be named instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from recipes.config import list_recipes, load_recipe, read_config
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+    verbs.add_parser('list', help='all recipes')
+    for name, text in (('show', 'every value'), ('check', 'data set present, counts agree, schedule sane')):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument('recipe', help='a shipped recipe by name, or a .py file with a `config` mapping')
+        verb.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace a value of the recipe')
+
+
+def run(args: argparse.Namespace) -> int:
+    return {'list': _list, 'show': _show, 'check': _check}[args.verb](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    configs = [(name, load_recipe(name)) for name in list_recipes()]
+    print(format_table(['recipe', 'network', 'data', 'identities', 'images', 'epochs', 'batch', 'optimiser'],
+                       [[name, c.network, c.rec, c.num_classes or '-', c.num_image or '-', c.num_epoch, c.batch_size,
+                         f'{c.optimizer} {c.lr:g} {c.schedule}'] for name, c in configs]))
+    print('\nthe batch is per process; `facezoo train RECIPE` or `facezoo arcface-torch train_v2.py configs/RECIPE` trains it')
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    config = dataclasses.asdict(_load(args))
+    for key, value in config.items():
+        print(f'{key}: {value!r}')
+    others = {key: value for key, value in read_config(args.recipe).items() if key not in config}
+    print(f"only InsightFace's trainer reads: {', '.join(f'{key}={value!r}' for key, value in others.items()) or 'nothing'}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from plugins.data.check import Finding, check_recipe
+    from plugins.registry import list_backbones, suggest
+    from zoo.model_card import CARDS, card
+    config = _load(args)
+    size = card(config.network).input_size if (CARDS / f'{config.network}.yaml').exists() else 112
+    findings = check_recipe(dataclasses.asdict(config), size=size)
+    if config.network not in list_backbones():
+        findings.append(Finding(f'network={config.network!r}: unknown{suggest(config.network, list_backbones())}'))
+    serious = sum(finding.serious for finding in findings)
+    for finding in findings:
+        print(('wrong: ' if finding.serious else 'note:  ') + finding.text)
+    print(f'{args.recipe}: {f"{serious} things are wrong" if serious else f"fits {config.rec}"}')
+    return 1 if serious else 0
+
+
+def _load(args: argparse.Namespace):
+    from plugins.overrides import parse_overrides
+    return load_recipe(args.recipe, parse_overrides(args.overrides))

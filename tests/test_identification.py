@@ -1,0 +1,61 @@
+"""1:N identification: definitions by hand-made scores, and the protocol of paper 004 on a folder of persons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plugins.data.sources import TreeFaces
+from plugins.preprocess import FaceError, l2_normalise
+from tests.test_ijb import PatchEmbedder
+from zoo.evaluate.identification import GalleryProtocol, draw_gallery, evaluate_identification, identify
+
+
+def at(*degrees: float) -> np.ndarray:
+    """Unit vectors in the plane."""
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def test_ranks_and_dir():
+    gallery, people = at(0, 10, 90), [0, 0, 1]
+    probes, shown = at(4, 88, 60, 12, 170, 200), [0, 1, 0, 0, 7, 8]  # the third is nearer to person 1
+    result = evaluate_identification(probes, shown, gallery, people, ranks=(1, 2), fars=('5e-1',))
+    assert result.rank == {1: 0.75, 2: 1.0} and (result.probes, result.unknown, result.persons) == (4, 2, 2)
+    assert result.dir == {'5e-1': 0.75} and result.threshold['5e-1'] < np.cos(np.radians(12))
+
+
+def test_equal_scores_count_against_the_own_person():
+    result = evaluate_identification(at(45), [0], at(10, 10), [0, 1], ranks=(1, 2))
+    assert result.rank == {1: 0.0, 2: 1.0}
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    from zoo.evaluate import identification
+    rng = np.random.default_rng(0)
+    arguments = (l2_normalise(rng.normal(size=(50, 8))), rng.integers(9, size=50), l2_normalise(rng.normal(size=(20, 8))),
+                 rng.integers(6, size=20))
+    whole = evaluate_identification(*arguments)
+    monkeypatch.setattr(identification, '_CHUNK', 7)
+    assert evaluate_identification(*arguments) == whole and 0 < whole.rank[5] < 1
+
+
+def test_gallery_of_a_folder(face_folder):
+    source = TreeFaces(face_folder)
+    protocol = GalleryProtocol(persons=4, enrol=2, probes=5, unknown=2)
+    enrolled, searched = draw_gallery(source, protocol)
+    assert len(enrolled) == 8 and len(searched) == 4 * 5 + 2 * 7 and not set(enrolled) & set(searched)
+    assert len(set(source.labels[enrolled])) == 4 and len(set(source.labels[searched])) == 6
+    again = draw_gallery(source, protocol)
+    assert (enrolled == again[0]).all() and (searched == again[1]).all()
+    result = identify(PatchEmbedder(), source, protocol)
+    assert result.rank[1] > 0.5 and result.gallery == 8 and result.unknown == 14
+
+
+def test_too_few_persons(face_folder):
+    with pytest.raises(FaceError, match='6 of 6 persons have 8 images or more; the protocol wants 30'):
+        draw_gallery(TreeFaces(face_folder), GalleryProtocol(enrol=2, probes=6))
+    with pytest.raises(FaceError, match='no probe shows a person of the gallery'):
+        evaluate_identification(at(0), [3], at(0), [0])
+    with pytest.raises(ValueError, match='probes=0'):
+        GalleryProtocol(probes=0)

@@ -1,0 +1,90 @@
+"""What is installed here, which of InsightFace's arcface_torch scripts run, and which shims they need and why.
+
+  facezoo doctor
+  facezoo doctor --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+
+from zoo.commands.tables import format_table
+
+PACKAGES = ('facezoo', 'torch', 'torchvision', 'numpy', 'scipy', 'opencv-python-headless', 'opencv-python', 'onnx',
+            'onnxruntime', 'onnxruntime-gpu', 'ncnn', 'pnnx', 'tensorrt', 'insightface', 'mxnet', 'scikit-learn',
+            'scikit-image', 'pandas', 'easydict')
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--checkout', metavar='DIR', help='insightface; otherwise ARCFACE_TORCH or the remembered one')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    report = {'python': platform.python_version(), 'machine': platform.platform(), 'packages': _versions(), **_devices(),
+              'arcface_torch': _arcface_torch(args.checkout)}
+    if args.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f'Python {report["python"]} on {report["machine"]}')
+    print(f'CUDA for PyTorch: {report["cuda"]}; onnxruntime: {", ".join(report["providers"]) or "not installed"}\n')
+    packages = report['packages'].items()
+    print(format_table(['package', 'version'], [[name, version or 'not installed'] for name, version in packages]))
+    _show(report['arcface_torch'])
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _devices() -> dict:
+    report: dict = {'cuda': 'torch is not installed', 'providers': []}
+    if importlib.util.find_spec('torch'):
+        import torch
+        cuda = torch.cuda.is_available()
+        report['cuda'] = torch.cuda.get_device_name() if cuda else f'no device (torch {torch.__version__})'
+    if importlib.util.find_spec('onnxruntime'):
+        import onnxruntime
+        report['providers'] = onnxruntime.get_available_providers()
+    return report
+
+
+def _arcface_torch(given: str | None) -> dict:
+    """Checkout, the libraries that each script lacks, and every shim with the reason why it is needed."""
+    if importlib.util.find_spec('torch') is None:
+        return {'problem': "torch is not installed: pip install 'facezoo[arcface-torch]'"}
+    from plugins.arcface_torch import checkout
+    from plugins.arcface_torch.compat import SHIMS, survey
+    report: dict = {'shims': {}, 'scripts': {}}
+    try:
+        folder = checkout.locate(given)
+    except checkout.CheckoutError as error:
+        report['problem'] = str(error)
+    else:
+        supplied = {shim.provides for shim in SHIMS}
+        report['checkout'] = str(folder)
+        report['scripts'] = {script: [name for name in checkout.missing_modules(folder, script) if name not in supplied]
+                             for script in checkout.scripts(folder)}
+    for name, reason in survey().items():
+        problem = next(shim.problem for shim in SHIMS if shim.name == name)
+        report['shims'][name] = {'needed': bool(reason), 'reason': reason, 'problem': problem}
+    return report
+
+
+def _show(report: dict) -> None:
+    print(f'\narcface_torch: {report.get("checkout") or report["problem"]}\n')
+    if report.get('scripts'):
+        print(format_table(['script', 'can run'], [[script, f'no: {", ".join(missing)} not installed' if missing else 'yes']
+                                                   for script, missing in report['scripts'].items()]), end='\n\n')
+    if report.get('shims'):
+        print(format_table(['shim', 'needed because', 'for'], [[name, shim['reason'].partition('\n')[0] or 'not needed',
+                                                                shim['problem']] for name, shim in report['shims'].items()]))

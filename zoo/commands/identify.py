@@ -1,0 +1,40 @@
+"""1:N identification on a folder of persons: rank-k, and with unknown persons DIR at FAR.
+
+  facezoo identify fdfacenet --set people/                            paper 004: 30 persons, 2 enrolled, 10 probes each
+  facezoo identify fdfacenet --set people/ --persons 100 --unknown 50 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('--set', required=True, metavar='FOLDER', help='folder or zip of aligned faces, a folder a person')
+    parser.add_argument('--persons', type=int, default=30, help='enrolled persons')
+    parser.add_argument('--enrol', type=int, default=2, help='images of each in the gallery')
+    parser.add_argument('--probes', type=int, default=10, help='images of each that are searched')
+    parser.add_argument('--unknown', type=int, default=0, help='other persons, who must not be found')
+    parser.add_argument('--seed', type=int, default=0, help='of the draw of persons and images')
+    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    from plugins.data.sources import TreeFaces
+    from zoo.evaluate.identification import GalleryProtocol, identify
+    from zoo.runtime import open_embedder
+    protocol = GalleryProtocol(args.persons, args.enrol, args.probes, args.unknown, args.seed)
+    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    result = identify(embedder, TreeFaces(args.set), protocol, progress=True).to_dict()
+    if args.json:
+        print(json.dumps({'model': str(args.model), 'set': str(args.set), 'seed': args.seed, **result}, indent=2))
+        return
+    print(f'{args.model} on {args.set}, seed {args.seed}\n')
+    print(format_table(['metric', 'value'], [[key, f'{value:.4f}' if isinstance(value, float) else value]
+                                             for key, value in result.items()]))

@@ -1,0 +1,51 @@
+"""TAR at FAR of IJB-B or IJB-C templates, with InsightFace's arithmetic, for weights, ONNX (also INT8) and NCNN models.
+
+  facezoo ijb fdfacenet --root IJB_release/IJBC
+  facezoo ijb model_int8.onnx --root IJB_release/IJBB --target ijbb --scores scores.npy --json
+
+ROOT holds loose_crop/ and meta/ as InsightFace's evaluation pack does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('--root', required=True, type=Path)
+    parser.add_argument('--target', choices=('ijbc', 'ijbb'), default='ijbc')
+    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+    parser.add_argument('--scores', type=Path, metavar='FILE', help='save the scores of all pairs (.npy)')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from plugins.files import atomic_path
+    from zoo.evaluate.ijb import evaluate_ijb, load_protocol
+    from zoo.runtime import open_embedder
+    protocol = load_protocol(args.root, args.target)
+    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    began = time.perf_counter()
+    result, scores = evaluate_ijb(embedder, protocol, args.batch, flip=not args.no_flip, progress=True)
+    seconds = time.perf_counter() - began
+    if args.scores:
+        with atomic_path(args.scores) as temporary, open(temporary, 'wb') as file:
+            np.save(file, scores)
+    if args.json:
+        print(json.dumps({'model': str(args.model), 'root': str(args.root), 'target': args.target, 'flip': not args.no_flip,
+                          **result.to_dict(), 'seconds': round(seconds, 2)}, indent=2))
+        return
+    print(f'{args.model} on {args.target}: {result.images} images, {result.templates} templates, {result.pairs} pairs '
+          f'({result.genuine} genuine), flip {"off" if args.no_flip else "on"}, {seconds:.1f} s\n')
+    print(format_table(['FAR', 'TAR %'], [[far, f'{100 * tar:.2f}'] for far, tar in result.tar.items()]))

@@ -1,0 +1,123 @@
+"""Pictures of persons to aligned crops, a folder at a time: what the makers of training and verification files start from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from plugins.data.sources import TreeFaces
+from plugins.extras import require
+from plugins.files import write_atomic
+from plugins.preprocess import FaceError, decode_image
+from zoo.pipeline.align import align
+
+__all__ = ['Detected', 'InsightFaceDetector', 'align_folder', 'central_face']
+
+_QUALITY = 95
+REPORT = 'unaligned.csv'
+
+
+class Detected(Protocol):
+    """What a detector returns for a picture uint8 RGB ``(H, W, 3)``.
+
+    Attributes:
+        boxes: float ``(F, 4)``, x1 y1 x2 y2 in pixels; landmarks: ``(F, 5, 2)``, image-left first; scores: ``(F,)``.
+    """
+
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Faces:
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+
+class InsightFaceDetector:
+    """A detector of InsightFace's nine-output contract (SCRFD; ``det_*.onnx`` of a pack), run by InsightFace's own class.
+
+    Raises:
+        MissingExtra: insightface is not installed.
+        FaceError: the file is no such detector.
+    """
+
+    def __init__(self, path: str | os.PathLike, size: int = 640, threshold: float = 0.5) -> None:
+        zoo = require('insightface.model_zoo', 'insightface')
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no such detector')
+        self._model = zoo.get_model(str(path), providers=['CPUExecutionProvider'])
+        if getattr(self._model, 'taskname', '') != 'detection':
+            raise FaceError(f'{path}: InsightFace does not take this file for a detector')
+        self._model.prepare(-1, input_size=(size, size), det_thresh=threshold)
+
+    def __call__(self, picture: np.ndarray) -> _Faces:
+        boxes, landmarks = self._model.detect(np.ascontiguousarray(picture[..., ::-1]))
+        return _Faces(boxes[:, :4], np.asarray(landmarks).reshape(-1, 5, 2), boxes[:, 4])
+
+
+def central_face(boxes: np.ndarray, shape: tuple[int, int]) -> int:
+    """The face that a picture is of: large and near the middle (InsightFace's rule: area minus twice the squared distance)."""
+    centre = np.array(shape[1::-1]) / 2
+    middles = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    return int(np.argmax(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1) - 2 * np.square(middles - centre).sum(1)))
+
+
+def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np.ndarray], Detected], size: int = 112,
+                 progress: Callable[[int], object] | None = None) -> tuple[int, list[tuple[str, str]]]:
+    """Write the aligned crop of every picture's central face to ``out`` under the same name (as JPEG).
+
+    Pictures without a face and damaged ones are left out and listed in ``out/unaligned.csv``; the others go on.
+
+    Returns:
+        The number of crops, and name and reason of each picture left out.
+
+    Raises:
+        FaceError: no picture gave a crop, or two would get the same name.
+    """
+    out, left_out = Path(out), []
+    targets = [str(Path(name).with_suffix('.jpg')) for name in source.names]
+    if len(set(targets)) < len(targets):
+        double = next(name for name in targets if targets.count(name) > 1)
+        raise FaceError(f'{source.root}: several pictures would become {double}; rename them')
+    for name, target in zip(source.names, targets, strict=True):
+        try:
+            write_atomic(out / target, _encode(_crop(source.read_file(name), detect, size)))
+        except FaceError as error:
+            left_out.append((name, str(error)))
+        if progress:
+            progress(1)
+    if len(left_out) == len(targets):
+        raise FaceError(f'{source.root}: none of {len(targets)} pictures gave a face; the first: {": ".join(left_out[0])}')
+    if left_out:
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows([('file', 'reason'), *left_out])
+        write_atomic(out / REPORT, text.getvalue())
+    return len(targets) - len(left_out), left_out
+
+
+def _crop(data: bytes, detect: Callable[[np.ndarray], Detected], size: int) -> np.ndarray:
+    picture = decode_image(data, upright=True)
+    faces = detect(picture)
+    if not len(faces.boxes):
+        raise FaceError('no face found')
+    try:
+        return align(picture, faces.landmarks[central_face(faces.boxes, picture.shape[:2])], size)[0]
+    except FaceError:
+        raise
+    except ValueError as error:
+        raise FaceError(str(error)) from None
+
+
+def _encode(image: np.ndarray) -> bytes:
+    import cv2
+    return cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
