@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from plugins.files import import_file
 from plugins.preprocess import FaceError, Preprocess
-from tests.conftest import ROOT
 from zoo.evaluate import ijb
 from zoo.evaluate.ijb import TemplateSums, evaluate_ijb, load_protocol, score_pairs
 from zoo.evaluate.roc import roc_points, tar_nearest

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from plugins.data import sources
 from plugins.data.recordio import MAGIC, RecordError, RecordHeader, RecordReader, RecordWriter, pack, rebuild_index, unpack
 from plugins.data.sources import RecordFaces, header_slack
 from plugins.files import import_file
-from tests.conftest import ROOT, encode
 
 RECORDED = ROOT / 'tests' / 'data' / 'mxnet'
 interop = import_file(ROOT / 'benchmarks' / 'mxnet_interop.py')
