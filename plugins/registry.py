@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
 
-__all__ = ['backbone_family', 'create_backbone', 'list_backbones', 'register_backbone', 'suggest']
+__all__ = ['OptionError', 'backbone_family', 'create_backbone', 'list_backbones', 'register_backbone', 'suggest']
+
+class OptionError(TypeError, ValueError):
+    """A backbone was called with an option that it does not have."""
+
 
 _ENTRY_POINTS: dict[str, Callable[..., Backbone]] = {}
 
@@ -52,7 +56,7 @@ def create_backbone(name: str, **kwargs) -> Backbone:
 
     Raises:
         KeyError: unknown name; the message suggests close ones.
-        TypeError: an option that this backbone does not have.
+        OptionError: an option that this backbone does not have.
     """
     _import_families()
     if name not in _ENTRY_POINTS:
@@ -62,7 +66,7 @@ def create_backbone(name: str, **kwargs) -> Backbone:
     except TypeError as error:
         if 'argument' not in str(error):
             raise
-        raise TypeError(f'backbone {name!r} was called with {sorted(kwargs)}: {error}') from error
+        raise OptionError(f'backbone {name!r} was called with {sorted(kwargs)}: {error}') from error
 
 
 def backbone_family(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugins.data.augment import Augment
+from plugins.data.degrade import Degrade
 from plugins.registry import suggest
 
 __all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe']
@@ -20,6 +21,9 @@ _INSIGHTFACE_ONLY = frozenset({
     'wandb_key', 'wandb_entity', 'wandb_project', 'wandb_log_all', 'wandb_resume', 'save_artifacts', 'suffix_run_name',
     'notes',
 })
+
+
+DISTILL = ('embedding', 'relation', 'label', 'attention', 'at')
 
 
 class RecipeError(ValueError):
@@ -38,8 +42,15 @@ class TrainConfig:
         num_epoch, warmup_epoch, batch_size, gradient_acc: batch size a process; optimiser step every ``gradient_acc``.
         optimizer, lr, momentum, weight_decay: ``sgd`` (Nesterov when ``nesterov``) or ``adamw``.
         schedule: ``poly`` (linear to 0, arcface_torch's), ``cosine``, or ``step`` (x ``gamma`` at epochs ``milestones``).
-        margin_list, scale, margin_weight: margin head; weight 0 leaves it out.
-        teachers: recognisers to distil from; ``embedding_weight`` and ``relation_weight`` weigh the two losses.
+        head: ``margin``, ``adaface`` or ``softmax``; margin_weight 0 leaves it out.
+        margin_list, margin_end, scale: margins ``(m1, m2, m3)``, linear to ``margin_end`` over the training when given.
+        centre_weight: of the centre loss beside the head.
+        teachers: recognisers of any runtime to distil embeddings from, or one folder of a finished training, whose network
+            and head then teach labels and attention as well.
+        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``at`` (plugins.losses.distillation).
+        label_temperature, label_hard: T and the weight of the hard term of ``label``. With a margin head on, that hard term is
+            the same loss again: set ``label_hard=0`` to count it once.
+        degrade: options of :class:`plugins.data.degrade.Degrade` for the student's faces; the teacher sees them clean.
         views: distinct augmentations of a face whose teacher embeddings are cached on disk; 0: always new, never cached.
         augment: probabilities of :class:`plugins.data.augment.Augment`.
         ema: decay of the exponential moving average of the weights that is evaluated and saved; 0: none.
@@ -75,9 +86,14 @@ class TrainConfig:
     margin_list: tuple[float, float, float] = (1.0, 0.5, 0.0)
     scale: float = 64.0
     margin_weight: float = 1.0
+    margin_end: tuple[float, float, float] | None = None
+    head: str = 'margin'
+    centre_weight: float = 0.0
     teachers: tuple[str, ...] = ()
-    embedding_weight: float = 1.0
-    relation_weight: float = 1.0
+    distill: dict = field(default_factory=dict)
+    label_temperature: float = 4.0
+    label_hard: float = 0.5
+    degrade: dict = field(default_factory=dict)
     views: int = 0
     augment: dict = field(default_factory=dict)
     ema: float = 0.0
@@ -95,7 +111,8 @@ class TrainConfig:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        choices = {'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'), 'precision': ('32', 'bf16'),
+        choices = {'head': ('margin', 'adaface', 'softmax'),
+                   'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'), 'precision': ('32', 'bf16'),
                    'device': ('auto', 'cpu', 'cuda')}
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
@@ -107,9 +124,23 @@ class TrainConfig:
             raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
         if not self.margin_weight and not self.teachers:
             raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
-        unknown = set(self.augment) - {f.name for f in dataclasses.fields(Augment)}
-        for key in sorted(unknown):
-            raise RecipeError(f'augment.{key}: unknown{suggest(key, [f.name for f in dataclasses.fields(Augment)])}')
+        if bool(self.teachers) != bool(self.distill):
+            raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
+        if 'label' in self.distill and not self.margin_weight:
+            raise RecipeError('distill.label compares class probabilities: it needs a head (margin_weight above 0)')
+        _check_names('distill', self.distill, DISTILL)
+        for name, kind in (('augment', Augment), ('degrade', Degrade)):
+            _check_names(name, getattr(self, name), [f.name for f in dataclasses.fields(kind)])
+            try:
+                kind(**getattr(self, name))
+            except ValueError as error:
+                raise RecipeError(str(error)) from None
+
+
+def _check_names(key: str, given: dict, known) -> None:
+    for name in given:
+        if name not in known:
+            raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
 
 
 def list_recipes() -> list[str]:
@@ -166,6 +197,8 @@ def _cast(recipe: str, field_: dataclasses.Field, value):
     kinds = {'str': str, 'int': int, 'float': (int, float), 'bool': bool, 'dict': dict, 'str | None': (str, type(None)),
              'int | None': (int, type(None))}
     if field_.type.startswith('tuple'):
+        if value is None and field_.type.endswith('None'):
+            return None
         if not isinstance(value, list | tuple):
             raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be a list')
         return tuple(value)
