@@ -20,6 +20,7 @@ COMMANDS = {
     'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
     'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
+    'check': ('zoo.commands.check', 'will a model work on a device? asked of its graph, before anything is built'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 

@@ -173,7 +173,7 @@ def calibrate(model: str | os.PathLike, faces: np.ndarray, preprocess: Preproces
     Raises:
         CalibrationError: too few faces, unknown method, or an activation that is not finite.
     """
-    histograms = measure_histograms(model, faces, preprocess)
+    histograms = measure_histograms(Graph.load(model), faces, preprocess)
     return fit_ranges(histograms, faces, preprocess, method)
 
 
@@ -188,12 +188,11 @@ def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: 
                        hashlib.sha256(np.ascontiguousarray(faces)).hexdigest(), preprocess.to_dict(), dead)
 
 
-def measure_histograms(model: str | os.PathLike, faces: np.ndarray, preprocess: Preprocess, batch_size: int = 8
-                       ) -> dict[str, Histogram]:
-    """Histogram of every activation of an ONNX recogniser, by tensor name."""
+def measure_histograms(graph: Graph, faces: np.ndarray, preprocess: Preprocess, batch_size: int = 8) -> dict[str, Histogram]:
+    """Histogram of every activation of a graph, by tensor name; see :func:`calibrate`."""
     if len(faces) < MIN_IMAGES:
         raise CalibrationError(f'{len(faces)} faces to calibrate on; at least {MIN_IMAGES} are needed, 500 are better')
-    activations = Activations(Graph.load(model))
+    activations = Activations(graph)
     histograms = {name: Histogram() for name in activations.names}
     batches = np.array_split(np.arange(len(faces)), -(-len(faces) // batch_size))
     with progress_bar(len(faces), 'faces', 'calibration') as bar:

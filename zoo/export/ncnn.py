@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.export.graph import Graph
 from zoo.export.ncnn_int8 import make_table, quantise_ncnn, write_table
 from zoo.export.ncnn_model import NcnnModel
+from zoo.export.onnx import to_onnx
 from zoo.export.search import Int8Plan, Quantiser
 
-__all__ = ['convert_to_ncnn', 'write_ncnn', 'write_ncnn_int8']
+__all__ = ['convert_to_ncnn', 'export_ncnn', 'write_ncnn', 'write_ncnn_int8']
 
 
 def convert_to_ncnn(graph: Graph) -> NcnnModel:
@@ -37,6 +40,11 @@ def convert_to_ncnn(graph: Graph) -> NcnnModel:
         from zoo.runtime.ncnn import ncnn_net
         ncnn_net(param)  # pnnx writes layers unknown to NCNN without an error
         return NcnnModel.load(param)
+
+
+def export_ncnn(model: nn.Module, folder: str | os.PathLike, name: str) -> None:
+    """Write a backbone as ``folder/name.param`` and ``.bin`` in float32."""
+    write_ncnn(Graph(to_onnx(model)), 'fp32', folder, name)
 
 
 # how the float32 model is stored; bf16 is a way to compute, its weights rest in float16

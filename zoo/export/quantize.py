@@ -15,8 +15,8 @@ from plugins.extras import require
 from zoo.export.calibrate import DEAD, Calibration, CalibrationError
 from zoo.export.graph import Activations, Graph, WeightLayer
 
-__all__ = ['SCHEMES', 'Scheme', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels', 'simulate_int8',
-           'weight_amax']
+__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels', 'simulate_int8',
+           'typed_half_graph', 'weight_amax']
 
 _SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'Cast', 'Reshape', 'Flatten', 'Squeeze',
                         'Slice', 'Transpose', 'Identity'})
@@ -111,22 +111,60 @@ def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = (
     return model
 
 
-def half_graph(graph: Graph):
-    """A float graph whose weights and every tensor are rounded to FP16; sums stay in float32, as in tensor cores."""
-    model = _copy(graph)
-    numpy_helper = require('onnx.numpy_helper', 'onnx')
+def half_graph(graph: Graph, keep: Collection[str] = ()):
+    """A float graph whose weights and every tensor are rounded to FP16; sums stay in float32, as in tensor cores.
+
+    Args:
+        keep: nodes that stay in float32.
+    """
+    model, kept = _copy(graph), set(keep)
+    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     for tensor in model.graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        if value.dtype == np.float32:
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16).astype(np.float32), tensor.name))
-    helper, proto = require('onnx.helper', 'onnx'), require('onnx', 'onnx').TensorProto
+        if not {node.name for node in graph.consumers.get(tensor.name, [])} <= kept and tensor.data_type == proto.FLOAT:
+            value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
-    def cast(name: str, stem: str) -> list:
-        return [helper.make_node('Cast', [name], [f'{stem}_half'], f'{stem}_half', to=proto.FLOAT16),
-                helper.make_node('Cast', [f'{stem}_half'], [f'{stem}_float'], f'{stem}_float', to=proto.FLOAT)]
+    def rounded(name: str, stem: str) -> list:
+        return [_cast(name, f'{stem}_half', proto.FLOAT16), _cast(f'{stem}_half', f'{stem}_float', proto.FLOAT)]
 
-    _insert(model, {(n.name, i) for n in graph.nodes for i, name in enumerate(n.input) if name in graph.activations}, cast)
+    _insert(model, {(n.name, i) for n in graph.nodes for i, name in enumerate(n.input)
+                    if name in graph.activations and n.name not in kept}, rounded)
     return model
+
+
+def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
+    """The graph in FP16 types, float32 at its input and output: what a strongly typed TensorRT (11) builds FP16 from.
+
+    Args:
+        keep: nodes that stay in float32, between two casts.
+    """
+    model, activations = _copy(graph), set(graph.activations)
+    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
+    nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
+    single = {name for name, users in graph.consumers.items() if {node.name for node in users} <= set(keep)}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == proto.FLOAT and tensor.name not in single:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for node in model.graph.node:
+        kept, before, after = node.name in keep, [], []
+        for values, casts, kind in ((node.input, before, proto.FLOAT), (node.output, after, proto.FLOAT16)):
+            for index, name in enumerate(values):
+                if name in activations:
+                    values[index] = f'{name}_half'
+                    if kept:
+                        values[index] = f'{node.name}_{name}_float'
+                        ends = (f'{name}_half', values[index]) if kind == proto.FLOAT else (values[index], f'{name}_half')
+                        casts.append(_cast(*ends, kind))
+        nodes += [*before, node, *after]
+    nodes.append(_cast(f'{graph.output}_half', graph.output, proto.FLOAT))
+    _set_nodes(model, nodes)
+    del model.graph.value_info[:]
+    require('onnx', 'onnx').checker.check_model(model)
+    return model
+
+
+def _cast(source: str, target: str, kind: int):
+    return require('onnx.helper', 'onnx').make_node('Cast', [source], [target], f'{target}_cast', to=kind)
 
 
 def layer_snr(graph: Graph, model, x: np.ndarray) -> dict[str, float]:

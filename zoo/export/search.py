@@ -6,10 +6,8 @@ verification set that gates the export never chooses anything.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -58,7 +56,8 @@ class Int8Plan:
         """For the sidecar; the calibration has a file of its own."""
         return {'scheme': self.scheme, 'method': self.calibration.method, 'keep': list(self.keep), 'mean_cosine': self.cosine,
                 'min_cosine': self.worst, 'methods': self.methods, 'int8_macs': self.int8_macs, 'snr_db': self.snr,
-                'harm': self.harm, 'calibration_sha256': self.calibration.sha256}
+                'harm': self.harm, 'culprit': self.culprit,
+                'calibration_sha256': self.calibration.sha256}
 
     @property
     def culprit(self) -> str:
@@ -88,10 +87,7 @@ class Quantiser:
     @cached_property
     def histograms(self) -> dict:
         """Of every tensor of :attr:`graph`."""
-        with tempfile.TemporaryDirectory() as work:
-            path = Path(work) / 'model.onnx'
-            path.write_bytes(self.graph.model.SerializeToString())
-            return measure_histograms(path, self.faces, self.preprocess)
+        return measure_histograms(self.graph, self.faces, self.preprocess)
 
     @cached_property
     def _reference(self) -> np.ndarray:

@@ -228,7 +228,7 @@ def _make_log(trt, show):
     return Log()
 
 
-class _Heartbeat(object):
+class _Heartbeat:
     """Says every few seconds that something is going on; TensorRT releases the interpreter lock while it builds."""
 
     def __init__(self, log, show, what, seconds=5.0):

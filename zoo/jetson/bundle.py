@@ -14,7 +14,7 @@ class BundleError(ValueError):
     """The bundle is incomplete, damaged, or does not offer what was asked for."""
 
 
-class Bundle(object):
+class Bundle:
     """An unpacked bundle.
 
     Attributes:

@@ -19,7 +19,7 @@ class CudaError(RuntimeError):
     """CUDA is not there, or a call failed."""
 
 
-class CudartCuda(object):
+class CudartCuda:
     """CUDA's runtime library, called directly: nothing to compile, the same code on every JetPack.
 
     Args:
@@ -83,7 +83,7 @@ class CudartCuda(object):
         return '.'.join(numbers)
 
 
-class PycudaCuda(object):
+class PycudaCuda:
     """The same through pycuda."""
 
     def __init__(self):

@@ -11,7 +11,7 @@ class EngineError(RuntimeError):
     """An engine cannot be loaded, or was given what it cannot take."""
 
 
-class Engine(object):
+class Engine:
     """A TensorRT engine with one input and one output, by index (TensorRT 8.2) or by name (8.5 and later).
 
     Args:
@@ -101,7 +101,7 @@ class Engine(object):
         return np.array(times)
 
 
-class Recogniser(object):
+class Recogniser:
     """Aligned faces to embeddings.
 
     Args:

@@ -14,7 +14,7 @@ from .recogniser import Engine, EngineError, Recogniser
 __all__ = ['Session', 'make_parser', 'run_script']
 
 
-class Session(object):
+class Session:
     """A bundle on this board."""
 
     def __init__(self, folder):

@@ -90,7 +90,8 @@ def _latencies(engine, seconds):
 
 def _print(precision, result, variant):
     write = sys.stdout.write
-    write('\n%s: %s\n' % (precision, 'passed' if result['passed'] else 'FAILED: the engine does not compute the exported model'))
+    verdict = 'passed' if result['passed'] else 'FAILED: the engine does not compute the exported model'
+    write('\n%s: %s\n' % (precision, verdict))
     if variant.get('verdict'):
         write('  %s\n' % variant['verdict'])
     write('  cosine to the original: mean %(mean_cosine).5f (at least %(accept_mean_cosine).5f), '
