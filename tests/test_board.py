@@ -20,8 +20,7 @@ import pytest
 
 from zoo.export.artefact import export
 from zoo.jetson.bundle import Bundle, BundleError
-from zoo.jetson.cache import (CacheError, CacheVersionError, complete_scales, read_cache, version_token,
-                              write_cache)
+from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
 from zoo.jetson.recogniser import Recogniser
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plugins.extras import require
+from plugins.quantization import weight_levels
 from zoo.export.calibrate import DEAD, Calibration, CalibrationError
 from zoo.export.graph import Activations, Graph, WeightLayer
 
@@ -23,13 +24,8 @@ _SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'C
 
 
 def ncnn_weight_levels(layer: WeightLayer) -> int:
-    """31 for 3x3 convolutions of stride 1, which NCNN may run as Winograd F(4, 3) in 16-bit integers, else 127.
-
-    ncnn2table's rule; the transform multiplies weights by up to 4, so 8 bits would overflow. Depthwise layers have no
-    Winograd form.
-    """
-    plain = layer.op == 'Conv' and layer.groups == 1 and layer.weight.shape[2:] == (3, 3)
-    return 31 if plain and layer.strides == layer.dilations == (1, 1) else 127
+    """Steps of a layer's weights in NCNN; see :func:`plugins.quantization.weight_levels`."""
+    return weight_levels(layer.weight.shape[2:], layer.strides, layer.dilations, layer.groups)
 
 
 @dataclass(frozen=True)
