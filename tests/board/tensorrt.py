@@ -16,7 +16,6 @@ from onnx import numpy_helper
 __version__ = os.environ.get('FAKE_TENSORRT', '8.2.1.8')
 _VERSION = tuple(int(part) for part in __version__.split('.')[:2])
 _OPS = {'Conv', 'PRelu', 'Relu', 'LeakyRelu', 'Flatten', 'Gemm', 'Add', 'QuantizeLinear', 'DequantizeLinear', 'Cast'}
-float32, float16 = np.float32, np.float16  # the real ones are DataType members; only identity matters here
 
 
 class _Enum:
@@ -25,6 +24,7 @@ class _Enum:
             setattr(self, name, number)
 
 
+DataType = _Enum('FLOAT', 'HALF', 'INT8', 'INT32')
 LayerType = _Enum('CONVOLUTION', 'FULLY_CONNECTED', 'ACTIVATION', 'POOLING', 'SHUFFLE', 'CONSTANT', 'PARAMETRIC_RELU',
                   'ELEMENTWISE', 'MATRIX_MULTIPLY', 'IDENTITY', 'QUANTIZE', 'DEQUANTIZE', 'CAST')
 ProfilingVerbosity = _Enum('LAYER_NAMES_ONLY', 'NONE', 'DETAILED')
@@ -43,9 +43,7 @@ class ILogger:
 
 
 class Logger(ILogger):
-    WARNING = ILogger.Severity.WARNING
-
-    def __init__(self, min_severity=WARNING):
+    def __init__(self, min_severity=ILogger.Severity.WARNING):
         ILogger.__init__(self)
 
     def log(self, severity, message):
@@ -53,8 +51,8 @@ class Logger(ILogger):
 
 
 class ITensor:
-    def __init__(self, name, dtype=float32):
-        self.name, self.dtype, self.range = name, dtype, None
+    def __init__(self, name):
+        self.name, self.dtype, self.range = name, DataType.FLOAT, None
         if _VERSION < (11, 0):
             self.set_dynamic_range = self._set_range
 
@@ -254,7 +252,7 @@ class Builder:
             self._logger.log(ILogger.Severity.VERBOSE, '--------------- Timing Runner: %s (CudnnConvolution)' % layer.name)
         header = {'version': __version__, 'shapes': config.profile.shapes, 'missing': missing,
                   'precision': {layer.name: str(layer.precision) for layer in network.layers
-                                if getattr(layer, 'precision', None)}}
+                                if getattr(layer, 'precision', None) is not None}}
         return json.dumps(header).encode() + b'\n' + network.model
 
 

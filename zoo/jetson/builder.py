@@ -175,7 +175,7 @@ def _set_precisions(precisions, network, config, trt):
     """Keep named layers out of 8 bits (or out of FP16)."""
     if not precisions:
         return
-    types = {'fp16': trt.float16, 'fp32': trt.float32}
+    types = {'fp16': trt.DataType.HALF, 'fp32': trt.DataType.FLOAT}
     found = set()
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -219,8 +219,7 @@ def _make_log(trt, show):
             if 'Missing scale and zero-point' in message:
                 self.missing_scales += 1
             elif severity <= trt.ILogger.Severity.WARNING:
-                if severity <= trt.ILogger.Severity.ERROR:
-                    self.last = message
+                self.last = message
                 show.write('[TensorRT] %s\n' % message)
             elif 'Timing Runner: ' in message:
                 self.layer = message.partition('Timing Runner: ')[2].split(' ')[0][:50]

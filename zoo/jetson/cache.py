@@ -131,4 +131,4 @@ def complete_scales(network, scales, trt):
 
 
 def _is_float(tensor, trt):
-    return tensor.dtype in (trt.float32, trt.float16)
+    return tensor.dtype in (trt.DataType.FLOAT, trt.DataType.HALF)

@@ -24,12 +24,12 @@ class Engine:
 
     def __init__(self, plan, trt, cuda, batch):
         self._trt, self._cuda, self.batch = trt, cuda, batch
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self.engine = self._runtime.deserialize_cuda_engine(plan)
-        if self.engine is None:
+        self._runtime = trt.Runtime(trt.Logger(trt.ILogger.Severity.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
             raise EngineError('TensorRT %s refuses the engine; build it on this board' % trt.__version__)
-        self._context = self.engine.create_execution_context()
-        self._by_name = hasattr(self.engine, 'num_io_tensors')
+        self._context = self._engine.create_execution_context()
+        self._by_name = hasattr(self._engine, 'num_io_tensors')
         names = self._names()
         self._input, self._output = names[0], names[1]
         shapes = [self._shape(name) for name in names]
@@ -39,15 +39,14 @@ class Engine:
 
     def _names(self):
         """Input first."""
-        engine, trt = self.engine, self._trt
         if self._by_name:
-            names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-            return sorted(names, key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
-        return sorted((engine.get_binding_name(i) for i in range(engine.num_bindings)),
-                      key=lambda name: not engine.binding_is_input(name))
+            names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+            return sorted(names, key=lambda name: self._engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT)
+        return sorted((self._engine.get_binding_name(i) for i in range(self._engine.num_bindings)),
+                      key=lambda name: not self._engine.binding_is_input(name))
 
     def _shape(self, name):
-        get = self.engine.get_tensor_shape if self._by_name else self.engine.get_binding_shape
+        get = self._engine.get_tensor_shape if self._by_name else self._engine.get_binding_shape
         return tuple(get(name))
 
     def _set_batch(self, count):
@@ -57,7 +56,7 @@ class Engine:
             for name, address in zip((self._input, self._output), self._device):
                 self._context.set_tensor_address(name, address)
         else:
-            ready = self._context.set_binding_shape(self.engine.get_binding_index(self._input), shape)
+            ready = self._context.set_binding_shape(self._engine.get_binding_index(self._input), shape)
         if ready is False:
             raise EngineError('the engine does not take a batch of %d; it was built for up to %d' % (count, self.batch))
 
@@ -81,7 +80,7 @@ class Engine:
         else:
             bindings = [0, 0]
             for name, address in zip((self._input, self._output), self._device):
-                bindings[self.engine.get_binding_index(name)] = address
+                bindings[self._engine.get_binding_index(name)] = address
             done = self._context.execute_async_v2(bindings, self._cuda.stream)
         if done is False:
             raise EngineError('TensorRT could not run the engine; its message is above')
