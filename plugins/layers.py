@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ['CBAM', 'ECA', 'GDC', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'SpatialAttention',
+__all__ = ['CBAM', 'ECA', 'GDC', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'InvertedResidual', 'SpatialAttention',
            'attention', 'channel_shuffle', 'make_act']
 
 
@@ -50,6 +50,26 @@ class DepthwiseSeparable(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, act: str | None = 'prelu') -> None:
         super().__init__(ConvBNAct(in_channels, in_channels, 3, stride, groups=in_channels, act=act),
                          ConvBNAct(in_channels, out_channels, 1, act=act))
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion (none when ``expansion`` is 1), depthwise ``kernel``, linear 1x1, attention; residual when stride 1 keeps
+    the channels (MobileNetV2; the "bottleneck" of MobileFaceNet's Table 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, kernel: int = 3,
+                 act: str | None = 'prelu', attend: str = 'none') -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        layers: list[nn.Module] = [ConvBNAct(in_channels, hidden, 1, act=act)] if expansion > 1 else []
+        layers += [ConvBNAct(hidden, hidden, kernel, stride, groups=hidden, act=act),
+                   ConvBNAct(hidden, out_channels, 1, act=None)]
+        if attend != 'none':
+            layers.append(attention(attend, out_channels))
+        self.body = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
 
 
 class GDC(ConvBNAct):
@@ -97,15 +117,24 @@ class SpatialAttention(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Channel then spatial attention (Woo et al. 2018; eqs. 1-4 of the low-quality distillation paper)."""
+    """Channel then spatial attention (Woo et al. 2018; eqs. 1-4 of the low-quality distillation paper).
+
+    :meth:`attend` also returns the two maps, ``(N, C, 1, 1)`` and ``(N, 1, H, W)``, after the sigmoid (eqs. 3-4).
+    """
 
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
         super().__init__()
         self.channel = ChannelAttention(channels, reduction)
         self.spatial = SpatialAttention(kernel)
 
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        channel_map = self.channel.attend(x)
+        x = x * channel_map
+        spatial_map = self.spatial.attend(x)
+        return x * spatial_map, channel_map, spatial_map
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.spatial(self.channel(x))
+        return self.attend(x)[0]
 
 
 class ECA(nn.Module):

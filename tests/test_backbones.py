@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nets import build, inputs_for, settle
 
 import zoo
 from plugins.preprocess import Preprocess
 from plugins.registry import backbone_family, create_backbone, list_backbones, register_backbone
 
-# the smallest build of a network that is too large for a unit test; the default is the network itself
-SMALL: dict[str, dict] = {}
 NAMES = list_backbones()
-
-
-def build(name: str, **kwargs):
-    torch.manual_seed(0)
-    return create_backbone(name, **SMALL.get(name, {}), **kwargs)
 
 
 @pytest.fixture(scope='module')
 def images(crops) -> torch.Tensor:
     return torch.from_numpy(Preprocess()(crops[:2]))
-
-
-def inputs_for(model, images: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.interpolate(images, model.input_size, mode='bilinear', antialias=True)
-
-
-def settle(model, x: torch.Tensor) -> None:
-    """Give BatchNorm the statistics of real faces: with untrained ones every image gets the same embedding."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.cat([x, x.flip(3), x * 0.5, x.flip(2)]))
-    model.eval()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -55,7 +35,7 @@ class TestContract:
         with torch.inference_mode():
             both, first = model(x), model(x[:1])
         assert torch.cosine_similarity(both[:1], both[1:]).item() < 0.999
-        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5 * both.abs().max().item())
+        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-4 * both.abs().max().item())
 
     def test_every_parameter_gets_a_gradient(self, name, images):
         model = build(name).train()
@@ -72,6 +52,12 @@ class TestContract:
         second.load_state_dict(first.state_dict(), strict=True)
         assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
 
+    def test_other_input_sizes_and_dropout(self, name):
+        with torch.device('meta'):
+            model = build(name, input_size=(128, 96), dropout=0.3)
+        assert zoo.profile(model).input_size == model.input_size == (128, 96)
+        assert 0.3 in [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+
     def test_insightface_call_and_autocast(self, name, images):
         model = build(name, dropout=0.0, fp16=True, num_features=512).eval()
         with torch.inference_mode():
@@ -83,9 +69,11 @@ class TestContract:
 
     def test_card(self, name):
         card = zoo.card(name)
-        found = zoo.profile(create_backbone(name))
+        with torch.device('meta'):  # counts the full networks without their memory and time
+            model = create_backbone(name)
+        found = zoo.profile(model)
         assert (found.params, found.macs) == (card.params, card.macs)
-        assert create_backbone(name).num_features == card.num_features
+        assert model.num_features == card.num_features
         assert found.input_size == (card.input_size, card.input_size)
         assert card.fidelity == 'exact' or card.deviations
 

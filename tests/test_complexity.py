@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import zoo
 
@@ -18,6 +19,33 @@ PRINTED = [
     ('mobilefacenet', {'num_features': 128}, 'macs_paper', 230, 1e6),
     ('mobilefacenet', {'num_features': 128}, 'feature_map_mb_paper', 73.4, 1),
 ]
+
+
+# (model, options, parameters in millions, pure MACs in millions): the reconstructions of models.md, to its digits
+RECONSTRUCTED = [
+    ('mobilefacenet', {'num_features': 128}, '1.003136', '220.97'), ('mobilefacenet', {}, '1.200512', '221.2'),
+    ('mobilefacenet', {'input_size': 96}, '1.193856', '162.6'), ('mobilefacenet_m', {}, '0.937344', None),
+    ('mobilefacenet_s', {}, '0.850688', None), ('mobilefacenet96', {}, '0.750720', '112.9'),
+    ('mobilefacenet96_hrelu6', {}, '0.745856', None), ('mobilefacenet96_eca', {}, '0.745875', None),
+    ('mobilefacenet', {'input_size': 96, 'rows': ((2, 64, 1, 2), (4, 128, 1, 2), (2, 128, 1, 1), (4, 128, 1, 2),
+                                                  (2, 128, 2, 1))}, '0.771968', '73.3'),
+    ('lnrn', {}, '1.573', '272.2'), ('lnrn_1', {}, '1.573', '315.6'), ('lnrn_2', {}, '1.562', '272.1'),
+    ('lnrn', {'plan': 'M'}, '3.430', '622.9'), ('lnrn_1', {'plan': 'M'}, '3.430', '753.0'),
+    ('lnrn', {'plan': 'L'}, '5.991', '1077'), ('lnrn_1', {'plan': 'L'}, '5.991', '1251'),
+    ('shufflefacenet', {}, '1.4428', None), ('lightcnn9', {}, '5.48', None), ('lightcnn29', {}, '12.573', None),
+    ('lightfacenet', {}, '1.102', None), ('proxylessfacenas', {'num_features': 128}, '3.20', None),
+    ('mobiface', {}, '2.57', None), ('ghostfacenet', {'width': 1.0}, '2.49', None),
+    ('iresnet50', {}, '43.59', None), ('cbam_resnext100', {}, '65.5', '12093'),
+    ('cbam_resnext100', {'groups': (1, 32)}, '39.6', '6605'), ('cbam_resnext100', {'groups': 32}, '15.1', '446'),
+]
+
+
+@pytest.mark.parametrize(('name', 'options', 'params', 'macs'), RECONSTRUCTED)
+def test_reconstructed_figures(name, options, params, macs):
+    with torch.device('meta'):
+        found = zoo.profile(zoo.create(name, **options))
+    for value, printed in ((found.params, params), (found.macs, macs)):
+        assert printed is None or round(value / 1e6, len(printed.partition('.')[2])) == float(printed)
 
 
 @pytest.mark.parametrize(('name', 'options', 'key', 'printed', 'unit'), PRINTED)

@@ -9,16 +9,22 @@ import onnx
 import pytest
 
 from plugins.preprocess import FaceError, Preprocess, l2_normalise
-from zoo.export.calibrate import (METHODS, Calibration, CalibrationError, Histogram, calibration_faces, fit_ranges,
-                                  measure_histograms)
+from zoo.export.calibrate import (
+    METHODS,
+    Calibration,
+    CalibrationError,
+    Histogram,
+    calibration_faces,
+    fit_ranges,
+    measure_histograms,
+)
 from zoo.export.equalise import equalise
 from zoo.export.graph import Activations, Graph, GraphError
 from zoo.export.ncnn import convert_to_ncnn
 from zoo.export.ncnn_int8 import int8_layers, make_table, match_layers, quantise_ncnn, read_table, write_table
 from zoo.export.ncnn_model import NcnnFormatError, NcnnModel
 from zoo.export.onnx import to_onnx
-from zoo.export.quantize import (SCHEMES, half_graph, int8_graph, layer_snr, simulate_int8, typed_half_graph,
-                                 weight_amax)
+from zoo.export.quantize import SCHEMES, half_graph, int8_graph, layer_snr, simulate_int8, typed_half_graph, weight_amax
 from zoo.export.search import Quantiser
 from zoo.runtime.ncnn import ncnn_net
 
@@ -164,7 +170,7 @@ class TestSimulation:
     @pytest.mark.parametrize('scheme', SCHEMES)
     def test_embeddings_survive(self, graph, calibration, x, scheme):
         found = cosines(embed(simulate_int8(graph, calibration, SCHEMES[scheme]), x), embed(graph, x))
-        assert 0.9 < found.min() and found.max() < 0.99999
+        assert found.min() > 0.9 and found.max() < 0.99999
 
     def test_keeping_all_layers_is_exact(self, graph, calibration, x):
         every = [layer.name for layer in graph.layers]
@@ -188,7 +194,7 @@ class TestSimulation:
         exact = embed(graph, x)
         simulated, typed = embed(half_graph(graph), x), embed(typed_half_graph(graph), x)
         for found in (simulated, typed):
-            assert 0.9999 < cosines(found, exact).min() and not np.array_equal(found, exact)
+            assert cosines(found, exact).min() > 0.9999 and not np.array_equal(found, exact)
         every = [node.name for node in graph.nodes]
         np.testing.assert_array_equal(embed(half_graph(graph, every), x), exact)
         np.testing.assert_allclose(embed(typed_half_graph(graph, every[2:4]), x), exact, rtol=0.05, atol=0.02)

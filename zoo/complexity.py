@@ -74,21 +74,19 @@ class Profile:
         return data
 
 
-def profile(model: nn.Module, input_size: int | tuple[int, int] | None = None, channels: int | None = None) -> Profile:
+def profile(model: nn.Module, input_size: int | tuple[int, int] | None = None, channels: int = 3) -> Profile:
     """Count one forward pass at batch 1.
 
     Args:
         model: any network of convolutions, fully connected layers, BatchNorm, activations and pooling modules.
         input_size: side in pixels or ``(H, W)``; default: the model's own.
-        channels: of the input; default: what its first convolution takes.
+        channels: of the input; backbones take RGB, also those that make it grey inside.
 
     Raises:
         ValueError: the network cannot run at that size.
     """
     size = input_size or model.input_size
     height, width = (size, size) if isinstance(size, int) else size
-    if channels is None:
-        channels = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels
     try:
         calls = trace_calls(model, (1, channels, height, width))
     except RuntimeError as error:

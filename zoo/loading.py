@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from plugins.backbones._base import Backbone
 from plugins.preprocess import Preprocess
 from plugins.registry import create_backbone
 from zoo.hub import resolve
 from zoo.model_card import CARDS, card
-from zoo.weights import WeightsError, describe, load_weights
+from zoo.weights import WeightsError, describe, load_weights, read_state
 
 __all__ = ['build_any', 'load_model']
 
@@ -52,14 +54,25 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such weights file')
     facts = describe(path)
+    if network and facts.get('network', network) != network:
+        raise WeightsError(f'{path}: weights of {facts["network"]!r}, asked for {network!r}')
     network = network or facts.get('network')
     if network is None:
         raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
     options = {**facts.get('network_args', {}), **kwargs}
-    if 'num_features' in facts:
-        options.setdefault('num_features', facts['num_features'])
+    if 'num_features' not in options:
+        options['num_features'] = facts.get('num_features') or _embedding_size(network, options, path)
     preprocess = card(network).preprocess if (CARDS / f'{network}.yaml').exists() else Preprocess()
     return _finish(create_backbone(network, **options), path, preprocess)
+
+
+def _embedding_size(network: str, options: dict, path: Path) -> int:
+    """Length of the embedding in a file that does not say it, from its last tensor; the default where that is odd."""
+    with torch.device('meta'):
+        model = create_backbone(network, **options)
+    own, given = (next((value.shape[0] for value in reversed(list(state.values())) if value.ndim), 0)
+                  for state in (model.state_dict(), read_state(path)))
+    return model.num_features * given // own if given and not model.num_features * given % own else model.num_features
 
 
 def _finish(model: Backbone, path: Path, preprocess: Preprocess) -> Backbone:

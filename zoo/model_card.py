@@ -63,6 +63,7 @@ class ModelCard:
         params, macs: of the default build (pure multiply-accumulates); asserted by a test.
         claims: figures printed in the paper; the paper's, not ours.
         deployable: runtimes for which export and parity are tested.
+        small: options of a small build of the same layers, on which the test battery runs; empty: the net itself is small.
         weights: trained weights by tag; ``default`` is what ``zoo.load(name)`` gives.
     """
 
@@ -78,6 +79,7 @@ class ModelCard:
     deviations: tuple[str, ...] = ()
     claims: Mapping = field(default_factory=dict)
     deployable: tuple[str, ...] = ('onnx', 'ncnn', 'tensorrt')
+    small: Mapping = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
 
 

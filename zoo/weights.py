@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from plugins.files import atomic_path
+from zoo.convert import Misfit, convert_state
+from zoo.mxnet import MXNetError, read_mxnet
 
+_LOG = logging.getLogger(__name__)
 __all__ = ['WeightsError', 'describe', 'load_weights', 'read_state', 'save_weights']
 
 
@@ -40,10 +44,11 @@ def describe(path: str | os.PathLike) -> dict:
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` or a PyTorch file (``weights_only``: nothing in it is executed).
+    """The state dict in a ``.safetensors``, a PyTorch file (``weights_only``: nothing in it is executed) or an MXNet
+    ``.params`` with its ``-symbol.json``.
 
-    A state dict under ``state_dict``, ``model`` or ``state_dict_backbone`` is found; ``module.`` and ``backbone.`` prefixes
-    are dropped.
+    A state dict under ``state_dict``, ``model``, ``net_state_dict`` or ``state_dict_backbone`` is found; a ``module.`` prefix
+    is dropped. Where some tensors are called ``backbone.``, those are the network and the others (a margin head) are left out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -52,6 +57,11 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such weights file')
+    if path.suffix == '.params':
+        try:
+            return read_mxnet(path)
+        except MXNetError as error:
+            raise WeightsError(str(error)) from None
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -64,24 +74,37 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f'{path}: cannot be read as weights ({type(error).__name__}: {reason})') from None
-    for key in ('state_dict_backbone', 'state_dict', 'model'):
+    for key in ('state_dict_backbone', 'state_dict', 'net_state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f'{path}: holds no state dict')
     for prefix in ('module.', 'backbone.'):
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inner and len(inner) < len(state):
+            _LOG.info('%s: %d tensors outside %s are left out', path, len(state) - len(inner), prefix)
+        state = inner or state
     return state
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Copy the weights in ``path`` into ``model``, all of them and nothing else.
 
+    Tensors are matched by name; a file with other names is matched by structure (:mod:`zoo.convert`).
+
     Raises:
         WeightsError: the first tensor that is missing, unknown or of another shape.
     """
     state, own = read_state(path), model.state_dict()
+    if 2 * len(state.keys() & own.keys()) < len(own):
+        if Path(path).suffix == '.safetensors':
+            raise WeightsError(f'{path}: its tensors ({next(iter(state), "none")!r}, ...) are not called as those of '
+                               f'{type(model).__name__}, and safetensors does not keep the order that would tell which is '
+                               'which; load the .pt or .pth file it was made from')
+        try:
+            state = convert_state(model, state)
+        except Misfit as error:
+            raise WeightsError(f'{path}: weights of another architecture: {error}') from None
     for key, value in own.items():
         if key not in state:
             raise WeightsError(f'{path}: tensor {key!r} of {type(model).__name__} is missing: weights of another architecture '

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ['Backbone', 'conv_out', 'embedding_head', 'scale_channels', 'to_hw']
+__all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'make_divisible', 'scale_channels', 'to_hw']
 
 
 class Backbone(nn.Module):
@@ -35,11 +35,16 @@ class Backbone(nn.Module):
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        half = torch.float16 if device == 'cuda' else torch.bfloat16
-        with torch.autocast(device, half) if self.fp16 else nullcontext():
+        with self._precision(x):
             x = self.forward_features(x)
-        with torch.autocast(device, enabled=False):
+        return self._embed(x)
+
+    def _precision(self, x: Tensor) -> AbstractContextManager:
+        """Half precision where the ``fp16`` flag asks for it; an outer autocast is left alone."""
+        return _autocast(x) if self.fp16 else nullcontext()
+
+    def _embed(self, x: Tensor) -> Tensor:
+        with _autocast(x, enabled=False):
             return self.forward_head(x.float())
 
     def init_weights(self) -> None:
@@ -51,6 +56,11 @@ class Backbone(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def _autocast(x: Tensor, enabled: bool = True) -> torch.autocast:
+    device = 'cpu' if x.is_meta else x.device.type  # meta tensors, which count layers without memory, have no autocast
+    return torch.autocast(device, torch.float16 if device == 'cuda' else torch.bfloat16, enabled=enabled)
 
 
 def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -79,6 +89,20 @@ def scale_channels(channels: int, width: float) -> int:
     if scaled < 1:
         raise ValueError(f'width={width} leaves no channel of {channels}')
     return scaled
+
+
+def make_divisible(channels: float, divisor: int) -> int:
+    """``channels`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def classifier_head(in_features: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
+    """Global average pooling and one fully connected layer: logits ``(N, num_classes)`` of an image classifier."""
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
 
 def embedding_head(in_features: int, num_features: int, dropout: float = 0.0, bias: bool = True) -> nn.Sequential:

@@ -40,9 +40,7 @@ class FDFaceNet(Backbone):
                  fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
         channels = [scale_channels(c, width) for c in CHANNELS]
-        unit = DepthwiseSeparable if depthwise else ConvBNAct
-        layers: list[nn.Module] = [ConvBNAct(3, channels[0], stride=strides[0], act=act)]
-        layers += [unit(i, o, stride=s, act=act) for i, o, s in zip(channels, channels[1:], strides[1:], strict=False)]
+        layers = conv_units(channels, strides, depthwise, act)
         size = conv_out(self.input_size, strides)
         if gdc:
             layers.append(GDC(channels[-1], size, act=act))
@@ -50,6 +48,13 @@ class FDFaceNet(Backbone):
         self.features = nn.Sequential(*layers)
         self.head = embedding_head(channels[-1] * size[0] * size[1], num_features, dropout)
         self.init_weights()
+
+
+def conv_units(channels: list[int], strides: tuple[int, ...], depthwise: bool = False, act: str = 'prelu') -> list[nn.Module]:
+    """One unit a channel count: a standard 3x3 convolution first, then standard or depthwise separable ones."""
+    unit = DepthwiseSeparable if depthwise else ConvBNAct
+    first = ConvBNAct(3, channels[0], stride=strides[0], act=act)
+    return [first, *(unit(i, o, stride=s, act=act) for i, o, s in zip(channels, channels[1:], strides[1:], strict=False))]
 
 
 @register_backbone

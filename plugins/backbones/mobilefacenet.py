@@ -1,15 +1,18 @@
-"""MobileFaceNet and the three steps of Xiao et al. towards MobileFaceNet-ECA.
+"""MobileFaceNet, its two smaller forms, and the three steps of Xiao et al. towards MobileFaceNet-ECA.
 
 Papers: Chen et al., "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile Devices", CCBR 2018;
-Xiao et al. 2022 (Table 1 and section 3), whose text and tables are reconciled in the cards.
+Xiao et al., "A Lightweight Face Recognition Model based on MobileFaceNet for Limited Computation Environment", EAI 2022
+(Table 1 and section 3), whose text and tables contradict each other; the cards say how that was resolved.
 """
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 
-from plugins.backbones._base import Backbone, conv_out
-from plugins.layers import ECA, GDC, ConvBNAct
+from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_channels, to_hw
+from plugins.layers import GDC, ConvBNAct, InvertedResidual
 from plugins.registry import register_backbone
 
 # (expansion t, output channels c, repeats n, stride s) a row: Table 1 of both papers
@@ -18,65 +21,101 @@ ROWS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 
 ROWS_XIAO = ((2, 64, 3, 2), (4, 128, 1, 2), (2, 128, 3, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 
-class Bottleneck(nn.Module):
-    """1x1 expansion, depthwise 3x3, linear 1x1, optional ECA; residual when stride 1 keeps the channels."""
+class GDCs(nn.Module):
+    """One GDC a map size, so that one network takes inputs of several resolutions."""
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, act: str, eca: bool) -> None:
+    def __init__(self, channels: int, sizes: list[tuple[int, int]]) -> None:
         super().__init__()
-        hidden = in_channels * expansion
-        layers = [ConvBNAct(in_channels, hidden, 1, act=act),
-                  ConvBNAct(hidden, hidden, 3, stride, groups=hidden, act=act),
-                  ConvBNAct(hidden, out_channels, 1, act=None)]
-        if eca:
-            layers.append(ECA(out_channels))
-        self.body = nn.Sequential(*layers)
-        self.residual = stride == 1 and in_channels == out_channels
+        self.sized = nn.ModuleDict({f'{h}x{w}': GDC(channels, (h, w)) for h, w in sizes})
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.residual else self.body(x)
+        size = f'{x.shape[2]}x{x.shape[3]}'
+        if size not in self.sized:
+            raise ValueError(f'the input gives a {size} map; this network was built for maps of {", ".join(self.sized)} '
+                             '(options input_size and resolutions)')
+        return self.sized[size](x)
 
 
 class MobileFaceNet(Backbone):
-    """Stem (conv 3x3/2, depthwise 3x3), bottleneck rows, 1x1 to 512, GDConv, linear 1x1 to the embedding.
+    """Stem (conv 3x3/2, depthwise 3x3), inverted residuals, 1x1 expansion, GDConv, linear 1x1 to the embedding.
 
     Args:
-        rows: ``(t, c, n, s)`` a row.
-        act: activation inside the bottlenecks (stem and last 1x1 keep PReLU).
+        rows: ``(t, c, n, s)`` a row of inverted residuals; the first of a row has stride ``s``.
+        stem: channels of the stem.
+        act: activation inside the inverted residuals; outer_act: of the stem and of the last 1x1 convolution.
         eca: indices of the rows whose units end in ECA.
-        expand_last: the 1x1 convolution to 512 before GDConv (MobileFaceNet-S has none).
-        project: the linear 1x1 after GDConv (MobileFaceNet-M and -S have none; their embedding is the GDConv's output).
-        width: multiplies the bottleneck rows' channels.
+        last: channels of the 1x1 convolution before GDConv; None leaves it out.
+        project: the linear layer after GDConv. Without it the embedding is GDConv's output; a layer is still added when that
+            has not ``num_features`` channels.
+        width: multiplies the channels of stem and rows (``int(channels * width)``).
+        resolutions: further input sizes for which a GDConv is kept; see :meth:`at`.
     """
 
-    def __init__(self, rows=ROWS, act: str = 'prelu', eca: tuple[int, ...] = (), expand_last: bool = True,
-                 project: bool = True, width: float = 1.0, num_features: int = 128,
-                 input_size: int | tuple[int, int] = 112, dropout: float = 0.0, fp16: bool = False) -> None:
+    def __init__(self, rows=ROWS, stem: int = 64, act: str = 'prelu', outer_act: str = 'prelu', eca: tuple[int, ...] = (),
+                 last: int | None = 512, project: bool = True, width: float = 1.0, resolutions: tuple = (),
+                 num_features: int = 512, input_size: int | tuple[int, int] = 112, dropout: float = 0.0,
+                 fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
-        stem = int(64 * width)
-        layers: list[nn.Module] = [ConvBNAct(3, stem, stride=2), ConvBNAct(stem, stem, groups=stem)]
-        channels = stem
+        channels = scale_channels(stem, width)
+        layers: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act=outer_act),
+                                   ConvBNAct(channels, channels, groups=channels, act=outer_act)]
         for index, (expansion, out_channels, repeats, stride) in enumerate(rows):
+            out = scale_channels(out_channels, width)
             for unit in range(repeats):
-                out = int(out_channels * width)
-                layers.append(Bottleneck(channels, out, expansion, stride if unit == 0 else 1, act, index in eca))
+                layers.append(InvertedResidual(channels, out, expansion, stride if unit == 0 else 1, act=act,
+                                               attend='eca' if index in eca else 'none'))
                 channels = out
-        last = 512 if project or not expand_last else num_features
-        if expand_last:
-            layers.append(ConvBNAct(channels, last, 1))
+        if last is not None:
+            layers.append(ConvBNAct(channels, last, 1, act=outer_act))
             channels = last
-        size = conv_out(self.input_size, [2] + [row[3] for row in rows])
-        layers.append(GDC(channels, size))
+        strides = [2, *(row[3] for row in rows)]
+        sizes = [conv_out(to_hw(size), strides) for size in (input_size, *resolutions)]
+        layers.append(GDCs(channels, sizes) if resolutions else GDC(channels, sizes[0]))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Flatten(1))
-        if dropout > 0:
-            self.head.append(nn.Dropout(dropout))
-        if project:
-            self.head.append(nn.Linear(channels, num_features, bias=False))
-            self.head.append(nn.BatchNorm1d(num_features))
+        if project or channels != num_features:
+            self.head = embedding_head(channels, num_features, dropout, bias=False)
+        else:
+            self.head = nn.Sequential(nn.Flatten(1), *([nn.Dropout(dropout)] if dropout > 0 else []))
         self.init_weights()
+
+    def at(self, input_size: int | tuple[int, int]) -> MobileFaceNet:
+        """The same network, sharing its weights, for another of its ``resolutions``: to profile or export at that size."""
+        other = copy.copy(self)
+        other.input_size = to_hw(input_size)
+        return other
 
 
 @register_backbone
-def mobilefacenet(num_features: int = 512, **kwargs) -> MobileFaceNet:
-    """MobileFaceNet at 112x112: 1.00 M parameters and 221 M MACs with 128 features, 1.20 M with 512."""
-    return MobileFaceNet(num_features=num_features, **kwargs)
+def mobilefacenet(**kwargs) -> MobileFaceNet:
+    """MobileFaceNet at 112x112: 1.20 M parameters and 221 M MACs; 1.00 M with the original's ``num_features=128``."""
+    return MobileFaceNet(**kwargs)
+
+
+@register_backbone
+def mobilefacenet_m(num_features: int = 512, **kwargs) -> MobileFaceNet:
+    """MobileFaceNet-M: without the linear layer; the embedding is GDConv's output. 0.94 M parameters."""
+    return MobileFaceNet(last=num_features, project=False, num_features=num_features, **kwargs)
+
+
+@register_backbone
+def mobilefacenet_s(num_features: int = 128, **kwargs) -> MobileFaceNet:
+    """MobileFaceNet-S: also without the 1x1 convolution before GDConv; 128 features. 0.85 M parameters."""
+    return MobileFaceNet(last=None, project=False, num_features=num_features, **kwargs)
+
+
+@register_backbone
+def mobilefacenet96(num_features: int = 128, input_size: int | tuple[int, int] = 96, **kwargs) -> MobileFaceNet:
+    """Xiao's first step: 96x96 input, fewer units. 0.75 M parameters, a file of 3.1 MB (Table 4)."""
+    return MobileFaceNet(ROWS_XIAO, num_features=num_features, input_size=input_size, **kwargs)
+
+
+@register_backbone
+def mobilefacenet96_hrelu6(**kwargs) -> MobileFaceNet:
+    """Xiao's second step: h-ReLU6 (eq. 6) instead of PReLU inside the bottlenecks."""
+    return mobilefacenet96(act='hswish', **kwargs)
+
+
+@register_backbone
+def mobilefacenet96_eca(**kwargs) -> MobileFaceNet:
+    """Xiao's third step, the final model: ECA in the first and the last row of bottlenecks."""
+    return mobilefacenet96_hrelu6(eca=(0, 4), **kwargs)

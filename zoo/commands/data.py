@@ -6,6 +6,7 @@
   facezoo data unpack DIR --out FOLDER                   back to images, a folder an identity
   facezoo data index train.rec                           rebuild train.idx
   facezoo data info PATH                                 counts, and a check that every image decodes
+  facezoo data keypoints points.csv --plot figure4.png   LNRN's key-region box of a set of faces
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser('info', help='counts and checks')
     verb.add_argument('source')
     verb.add_argument('--json', action='store_true')
+    verb = verbs.add_parser('keypoints', help="LNRN's key-region box by K-means")
+    verb.add_argument('source', type=Path, help='.npy (N, 5, 2), or .csv with x1,y1,...,x5,y5 a face, in its picture')
+    verb.add_argument('--aligned', action='store_true', help='the points lie in aligned 112x112 faces already')
+    verb.add_argument('--plot', type=Path, metavar='FILE', help="the scatter plot of the paper's figure 4")
 
 
 def run(args: argparse.Namespace) -> None:
-    {'pack': _pack, 'pairs': _pairs, 'unpack': _unpack, 'index': _index, 'info': _info}[args.verb](args)
+    {'pack': _pack, 'pairs': _pairs, 'unpack': _unpack, 'index': _index, 'info': _info,
+     'keypoints': _keypoints}[args.verb](args)
 
 
 def _pack(args: argparse.Namespace) -> None:
@@ -108,3 +114,23 @@ def _info(args: argparse.Namespace) -> None:
     else:
         for key, value in facts.items():
             print(f'{key}: {value}')
+
+
+def _keypoints(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from plugins.data.keypoints import find_key_region, plot_key_region
+    from zoo.pipeline.align import map_points
+    points = np.load(args.source) if args.source.suffix == '.npy' else np.loadtxt(args.source, delimiter=',', ndmin=2)
+    if points.size % 10:
+        raise ValueError(f'{args.source}: {points.shape} numbers are not five points (x, y) a face')
+    points = points.reshape(-1, 5, 2)
+    aligned = points if args.aligned else map_points(points)
+    region = find_key_region(aligned)
+    print(f'{args.source}: {len(points)} faces')
+    for x, y in region.centres:
+        print(f'  centre {x:.1f}, {y:.1f}')
+    (x0, y0, x1, y1), box = region.bounds, region.box
+    print(f'extremes [{x0}:{x1}, {y0}:{y1}] in x, y; lnrn takes it as --set "box={box}"')
+    if args.plot:
+        plot_key_region(aligned, region, args.plot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ['TEMPLATE', 'align', 'similarity_transform', 'template']
+__all__ = ['TEMPLATE', 'align', 'map_points', 'similarity_transform', 'template']
 
 # insightface/utils/face_align.py: left eye, right eye, nose, left and right mouth corner (image-left first), (x, y) at 112
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
@@ -43,6 +43,14 @@ def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / variance
     linear = np.array([[cosine, -sine], [sine, cosine]])
     return np.hstack([linear, (target_centre - linear @ centre)[:, None]])
+
+
+def map_points(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
+    """Where the landmarks ``(F, 5, 2)`` of a picture lie in the crops that :func:`align` cuts out, float64 ``(F, 5, 2)``."""
+    target = template(size)
+    faces = np.asarray(landmarks, np.float64).reshape(-1, 5, 2)
+    matrices = [similarity_transform(points, target) for points in faces]
+    return np.array([points @ m[:, :2].T + m[:, 2] for points, m in zip(faces, matrices, strict=True)]).reshape(-1, 5, 2)
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:

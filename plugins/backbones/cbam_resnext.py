@@ -1,0 +1,53 @@
+"""ResNeXt-100 with CBAM: teacher and student of the low-quality distillation paper.
+
+Paper: "Low-quality face recognition based on knowledge distillation" (in Chinese), Science Technology and Engineering 25(2),
+2025, section 1. It names ResNeXt-100 with units 3, 13, 30, 3 and CBAM in every residual unit. Only two convolutions a unit
+make 100 layers, and those units are the public ``CBAMResNet`` of A-SKD (Shin et al. 2022, "Teaching Where to Look"), so that
+is what this is, with the paper's 7x7 spatial kernel in place of A-SKD's 3x3. ``groups`` defaults to 1: the ResNeXt paper
+itself notes that aggregation with units of two layers equals one wide dense unit.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from torch import Tensor
+
+from plugins.backbones.iresnet import IResNet, IRUnit
+from plugins.registry import register_backbone
+
+
+class CBAMResNeXt(IResNet):
+    """:class:`~plugins.backbones.iresnet.IResNet` with CBAM in every unit, and access to its attention maps."""
+
+    def __init__(self, units: tuple[int, ...] = (3, 13, 30, 3), dropout: float = 0.4, **kwargs) -> None:
+        super().__init__(units, cbam=True, dropout=dropout, **kwargs)
+        self._stage_ends = frozenset(accumulate(units))
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+        """What attention distillation compares, with gradients.
+
+        No hooks: ``forward`` and its export know nothing of this.
+
+        Returns:
+            The embedding; of every unit in order the channel map ``(N, C, 1, 1)`` and the spatial map ``(N, 1, H, W)``, after
+            the sigmoid (eqs. 3-4); and the outputs ``(N, C, H, W)`` of the four stages.
+        """
+        channel_maps, spatial_maps, stages = [], [], []
+        with self._precision(x):
+            for number, layer in enumerate(self.features):
+                if isinstance(layer, IRUnit):
+                    x, channel_map, spatial_map = layer.attend(x)
+                    channel_maps.append(channel_map)
+                    spatial_maps.append(spatial_map)
+                else:
+                    x = layer(x)
+                if number in self._stage_ends:
+                    stages.append(x)
+        return self._embed(x), channel_maps, spatial_maps, stages
+
+
+@register_backbone
+def cbam_resnext100(**kwargs) -> CBAMResNeXt:
+    """Units 3, 13, 30, 3 of two 3x3 convolutions: 65.5 M parameters, 12.1 G MACs; ``groups=32`` makes it 15.1 M, 0.45 G."""
+    return CBAMResNeXt(**kwargs)

@@ -1,0 +1,193 @@
+"""What single families can do beyond the contract."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nets import build, settle
+
+import zoo
+from plugins.backbones.lnrn import scale_box
+from plugins.preprocess import Preprocess
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def images(crops) -> torch.Tensor:
+    return torch.from_numpy(Preprocess()(crops[:2]))
+
+
+def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(x, (size, size), mode='bilinear', antialias=True)
+
+
+class TestResolutions:
+    """MobileFaceNet for several input sizes: one GDConv each, everything else shared."""
+
+    def test_each_size_has_its_own_gdc(self, images):
+        model = zoo.create('mobilefacenet', resolutions=(96, 64), width=0.25, num_features=64).eval()
+        assert [key for key in dict(model.named_modules()) if key.endswith(('7x7', '6x6', '4x4'))] == [
+            'features.18.sized.7x7', 'features.18.sized.6x6', 'features.18.sized.4x4']
+        with torch.inference_mode():
+            embeddings = [model(resize(images, size)) for size in (112, 96, 64)]
+        assert all(e.shape == (2, 64) for e in embeddings)
+        assert not torch.allclose(embeddings[0], embeddings[1])
+
+    def test_same_as_a_network_of_that_size(self, images):
+        model = build('mobilefacenet', resolutions=(64,))
+        alone = build('mobilefacenet', input_size=64)
+        state = {key.replace('sized.4x4.', ''): value for key, value in model.state_dict().items() if '7x7' not in key}
+        alone.load_state_dict(state)
+        x = resize(images, 64)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.eval()(x), alone.eval()(x))
+        assert zoo.profile(model.at(64)).macs == zoo.profile(alone).macs < zoo.profile(model).macs
+
+    def test_exports_at_each(self, images, tmp_path):
+        from zoo.export.onnx import export_onnx
+        from zoo.runtime.onnx import onnx_session
+        model = zoo.create('mobilefacenet', resolutions=(64,), width=0.25)
+        settle(model, images)
+        settle(model, resize(images, 64))
+        x = resize(images, 64)
+        export_onnx(model.at(64), tmp_path / 'small.onnx')
+        found = torch.from_numpy(onnx_session(tmp_path / 'small.onnx', 1).run(None, {'image': x.numpy()})[0])
+        with torch.inference_mode():
+            torch.testing.assert_close(found, model(x), rtol=1e-3, atol=1e-3)
+        assert model.input_size == (112, 112)
+
+    def test_unknown_size_says_which_there_are(self):
+        model = zoo.create('mobilefacenet', resolutions=(64,), width=0.25)
+        with pytest.raises(ValueError, match='3x3 map; this network was built for maps of 7x7, 4x4'):
+            model.eval()(torch.zeros(1, 3, 48, 48))
+
+
+class TestLNRN:
+    def test_crop_is_x_then_y(self):
+        """Only rows 34..89 and columns 28..83 (and the 3x3 neighbourhood) reach the key branch: eyes, nose and mouth."""
+        unit = zoo.create('lnrn').eval().features[0]
+        x = torch.rand(1, 3, 112, 112, requires_grad=True)
+        left, top, right, bottom = unit.box
+        unit.key(unit.shared(x)[:, :, top:bottom, left:right]).square().sum().backward()
+        rows, columns = (x.grad.abs().sum((0, 1, dim)).nonzero().ravel() for dim in (3, 2))
+        assert (rows.min(), rows.max(), columns.min(), columns.max()) == (33, 90, 27, 84)
+        x.grad = None
+        unit(x).square().sum().backward()
+        assert x.grad.abs().sum((0, 1, 3)).nonzero().ravel().max() > 100  # the pooled branch sees all of the face
+
+    @pytest.mark.parametrize(('size', 'box'), [((112, 112), (28, 34, 84, 90)), ((96, 96), (24, 29, 72, 77)),
+                                               ((128, 96), (24, 39, 72, 103))])
+    def test_box_scales(self, size, box):
+        assert scale_box((28, 34, 84, 90), size) == box
+
+    @pytest.mark.parametrize(('options', 'message'), [
+        ({'box': (28, 34, 80, 90)}, '56-pixel square'), ({'box': (60, 34, 116, 90)}, 'inside a 112x112'),
+        ({'plan': 'XL'}, "plan='XL': must be one of 'S', 'M', 'L'"), ({'attention': 'senet'}, 'unknown attention'),
+        ({'fusion': 'mul'}, "one of 'add', 'concat'"), ({'pool': 'min'}, "one of 'max', 'avg'"),
+        ({'input_size': 100}, 'multiples of 16')])
+    def test_bad_options(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            zoo.create('lnrn', **options)
+
+    @pytest.mark.parametrize('options', [{'attention': kind} for kind in ('none', 'se', 'cam', 'sam', 'cbam')]
+                             + [{'fusion': 'concat'}, {'pool': 'avg'}, {'attend_fused': True}, {'plan': (4, 8, 8, 8, 8)}])
+    def test_alternatives_run(self, options, images):
+        model = zoo.create('lnrn', **{'plan': (4, 8, 16, 16, 16), 'num_features': 32, **options}).eval()
+        with torch.inference_mode():
+            assert model(images).shape == (2, 32)
+
+
+class TestAttentionMaps:
+    def test_maps_of_every_unit(self, images):
+        model = build('cbam_resnext100', num_features=32)
+        settle(model, images)
+        embedding, channel, spatial, stages = model.forward_maps(images)
+        torch.testing.assert_close(embedding, model(images))
+        assert len(channel) == len(spatial) == 5 and [s.shape[2] for s in stages] == [56, 28, 14, 7]
+        assert [m.shape[2] for m in spatial] == [56, 28, 28, 14, 7]
+        for unit, a, b in zip([m for m in model.features if hasattr(m, 'cbam')], channel, spatial, strict=True):
+            assert a.shape == (2, unit.body[1][0].out_channels, 1, 1) and b.shape[1] == 1
+            assert min(a.min(), b.min()) > 0 and max(a.max(), b.max()) < 1
+        assert not torch.allclose(channel[-1][0], channel[-1][1])
+        sum(m.sum() for m in channel + spatial).backward()
+        assert model.features[1].cbam.channel.mlp[0].weight.grad.abs().sum() > 0
+
+    def test_the_paper_has_49_units(self):
+        with torch.device('meta'):
+            _, channel, spatial, stages = zoo.create('cbam_resnext100').eval().forward_maps(torch.zeros(1, 3, 112, 112))
+        assert (len(channel), len(spatial), len(stages)) == (49, 49, 4)
+        assert [s.shape[1] for s in stages] == [64, 128, 256, 512]
+
+
+def test_grey_networks_see_luma_only(images):
+    model = build('lightcnn9', input_size=112).eval()
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).expand_as(images)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), model(grey), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(model(images), model(images.flip(1)), rtol=1e-3, atol=1e-4)
+
+
+def test_classifiers_give_logits(images):
+    with torch.inference_mode():
+        for name, options in (('cnn8_fd', {'width': 0.25}), ('resnet18', {'width': 0.25}), ('vgg16', {'width': 0.0625})):
+            model = zoo.create(name, num_classes=10, input_size=32, **options).eval()
+            assert model(resize(images, 32)).shape == (2, 10)
+
+
+def test_unpublished_width_is_refused():
+    with pytest.raises(ValueError, match=r'published for the widths 0.5, 1.0, 1.5, 2.0'):
+        zoo.create('shufflefacenet', width=0.75)
+
+
+FAMILY = """
+from __future__ import annotations
+
+from torch import nn
+
+from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_channels
+from plugins.layers import GDC, ConvBNAct
+from plugins.registry import register_backbone
+
+
+class TinyFace(Backbone):
+    def __init__(self, width=1.0, num_features=512, input_size=112, dropout=0.0, fp16=False):
+        super().__init__(num_features, input_size, fp16)
+        first, last = scale_channels(8, width), scale_channels(16, width)
+        self.features = nn.Sequential(ConvBNAct(3, first, stride=2), ConvBNAct(first, last, stride=2),
+                                      GDC(last, conv_out(self.input_size, (2, 2))))
+        self.head = embedding_head(last, num_features, dropout, bias=False)
+        self.init_weights()
+
+
+@register_backbone
+def tinyface(**kwargs):
+    return TinyFace(**kwargs)
+"""
+CARD = """
+summary: a worked example
+paper: none
+fidelity: exact
+params: 23232
+macs: 1601280
+"""
+
+
+def test_a_backbone_is_one_file_and_one_card(tmp_path):
+    """In a copy of the sources: two files are written, nothing is edited, and the batteries find the new network."""
+    for room in ('plugins', 'zoo', 'tests'):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns('__pycache__', 'weights'))
+    shutil.copy(ROOT / 'pyproject.toml', tmp_path)
+    (tmp_path / 'plugins' / 'backbones' / 'tinyface.py').write_text(FAMILY)
+    (tmp_path / 'zoo' / 'cards' / 'tinyface.yaml').write_text(CARD)
+    listed = subprocess.run([sys.executable, '-m', 'zoo.cli', 'list'], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 'tinyface' in listed.stdout
+    run = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_backbones.py', 'tests/test_export_backbones.py', '-q',
+                          '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert '13 passed' in run.stdout, run.stdout
