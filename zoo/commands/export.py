@@ -39,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
     model = zoo.load(args.name, weights=args.weights, network=args.network)
-    name = Path(args.name).stem if Path(args.name).suffix else args.name.partition('.')[0]
-    sidecar = export(model, name, to, args.out, args.gate_set, licence=_licence(args), detector=args.detector,
+    sidecar = export(model, Path(args.name).stem, to, args.out, args.gate_set, licence=licence_of(args), detector=args.detector,
                      precision=args.precision, device=args.target, calib=args.calib)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
@@ -65,7 +64,8 @@ def _print(precision: str, report: dict) -> None:
               f'floating point: {", ".join(plan["keep"]) or "none"}')
 
 
-def _licence(args: argparse.Namespace) -> str:
+def licence_of(args: argparse.Namespace) -> str:
+    """Of the weights that ``args.name`` and ``args.weights`` name; empty when no card says it."""
     from zoo.model_card import CARDS, card
     name, _, tag = args.name.partition('.')
     if args.weights or not (CARDS / f'{name}.yaml').exists():

@@ -29,7 +29,8 @@ from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
-__all__ = ['FORMATS', 'Format', 'Gates', 'Parity', 'export', 'sample_faces']
+__all__ = ['FORMATS', 'Format', 'Gates', 'Parity', 'export', 'export_job', 'sample_faces']
+
 
 @dataclass(frozen=True)
 class Format:
@@ -93,8 +94,11 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
     """
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
-    if to == 'pack':
-        return _export_pack(job, Path(out), licence, detector)
+    return _export_pack(job, Path(out), licence, detector) if to == 'pack' else export_job(job, to, out, precision, licence)
+
+
+def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, licence: str = '') -> dict:
+    """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
         with _staging(Path(out)) as stage:
             return _finish(write_bundle(job, precision, stage, licence), stage, [stage], licence)

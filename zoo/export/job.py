@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
@@ -62,6 +62,12 @@ class Job:
         faces = calibration_faces(self.calib, CALIBRATION_FACES, self.model.preprocess.input_size)
         return Quantiser(self.graph, faces, self.model.preprocess)
 
+    def on(self, device: Target | None) -> Job:
+        """The same model for another device; what was measured already is kept."""
+        other = replace(self, target=device)
+        vars(other).update({name: vars(self)[name] for name in ('graph', 'quantiser') if name in vars(self)})
+        return other
+
     @property
     def facts(self) -> dict:
         """What every sidecar says of the model."""
@@ -81,4 +87,5 @@ class Job:
             if plan is None:
                 raise
             raise GateError(f'{error}. The layer that lost most is {plan.culprit}. Fine-tune with quantise=true (facezoo '
-                            'train), train a ReLU variant, or export fp16') from None
+                            'train), train a ReLU variant, or export fp16',
+                            {**error.report, 'quantisation': plan.to_dict()}) from None

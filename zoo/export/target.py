@@ -64,7 +64,7 @@ class Target:
         power: commands that choose the ``fastest`` mode and that ``show`` mode and clocks.
         environment: variables to set on the device.
         options: of the NCNN runtime.
-        latency: coefficients of a fit to published measurements, with ``source``; see ``zoo.export.latency``.
+        latency: a fit to published measurements that predicts FP32 latency, see :func:`zoo.latency.load_latency`.
         notes: what a user of the device must know.
     """
 
@@ -87,7 +87,7 @@ class Target:
     power: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping = field(default_factory=dict)
-    latency: Mapping = field(default_factory=dict)
+    latency: str = ''
     notes: tuple[str, ...] = ()
 
     def verdict(self, precision: str) -> str:
