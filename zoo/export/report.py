@@ -166,7 +166,7 @@ def predicted_times(features: Mapping[str, float], targets: Sequence[Target]) ->
     times = []
     for device in targets:
         if not device.latency:
-            times.append(DeviceTime(device.name, 'fp32', 'predicted', None, 'no published measurements to predict from; measure'))
+            times.append(DeviceTime(device.name, 'fp32', 'predicted', None, 'no published measurements to predict from'))
             continue
         try:
             fit = load_latency(device.latency)
