@@ -115,8 +115,9 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path, licence
         out = folder / (name + _SUFFIX[form])
         row = Row(form, precision, device.name if device else '', simulated=device is not None,
                   reason=device.verdict(precision) if device else '')
+        job = job.on(device)  # which takes along what the artefacts before it have measured
         try:
-            sidecar = export_job(job.on(device), form, out, precision, licence)
+            sidecar = export_job(job, form, out, precision, licence)
             report = sidecar.get('precisions', {}).get(precision, sidecar)
             row = replace(_with_figures(row, report), megabytes=sidecar['bytes'] / 1e6)
             paths[row.label] = out
