@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.export.artefact import export
+from zoo.export.artefact import Gates, export
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
 from zoo.jetson.recogniser import Recogniser
@@ -47,8 +47,9 @@ def cudart(tmp_path_factory) -> Path:
 def tx2_tar(small_net, face_folder, face_bin, tmp_path_factory) -> Path:
     """A bundle for the Jetson TX2 in FP16 and INT8."""
     out = tmp_path_factory.mktemp('tar') / 'tx2.tar'
-    export(small_net, 'small', 'tensorrt', out, face_bin, precision='fp16,int8', device='jetson-tx2', calib=face_folder,
-           licence='test only')
+    # an untrained net's accuracy on 40 pairs turns on single pairs; these tests are about the bundle, not about that gate
+    export(small_net, 'small', 'tensorrt', out, face_bin, Gates(0.5, 1.0), precision='fp16,int8', device='jetson-tx2',
+           calib=face_folder, licence='test only')
     return out
 
 

@@ -8,10 +8,13 @@ import pytest
 
 from zoo.cli import main
 from zoo.export import gates
+from zoo.export.calibrate import Calibration
 from zoo.export.gates import Gates, Judge
 from zoo.export.job import Job
+from zoo.export.parity import GateError
 from zoo.export.report import ReportError, make_report, predicted_times, read_measured
 from zoo.export.report_text import draw_report, report_markdown
+from zoo.export.search import Int8Plan
 from zoo.export.target import target
 from zoo.latency import LatencyModel
 from zoo.runtime.torch import TorchEmbedder
@@ -31,11 +34,12 @@ def measured(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def made(small_net, face_bin, face_folder, measured, tmp_path_factory):
-    """(report, folder), with a gate for bf16 that nothing passes."""
+    """(report, folder), with a gate for bf16 that nothing passes; an untrained net's accuracy in 8 bits is left to chance."""
     folder = tmp_path_factory.mktemp('report')
     judge = Judge(TorchEmbedder(small_net, small_net.preprocess, 'small'), face_bin)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(gates.GATES, 'bf16', Gates(1.0, 0.0))
+        patch.setitem(gates.GATES, 'int8', Gates(0.5, 1.0))
         return make_report(Job(small_net, 'small', judge, calib=face_folder), [target('jetson-tx2')], folder, [measured],
                            rounds=2), folder
 
@@ -59,6 +63,18 @@ def test_every_artefact_is_a_row(made):
 def test_refused_row_says_why_and_keeps_its_figures(made):
     row = next(row for row in made[0]['rows'] if row['precision'] == 'bf16')
     assert 'parity gate: minimum cosine' in row['reason'] and row['min_cosine'] < 1 and row['latency_ms'] is None
+
+
+def test_refusal_of_eight_bits_names_the_layer(small_net):
+    class Refusing:
+        def judge(self, candidate, gates):
+            raise GateError('accuracy gate: 90.00 % against 99.00 %', {'parity': {'min_cosine': 0.8}})
+
+    ranges = Calibration('entropy', {}, {}, 64, '', {})
+    plan = Int8Plan('ncnn', ranges, ('stem',), 0.9, 0.8, {}, {'stem': 9.0, 'head': 12.5}, 0.97, {'stem': 0.3, 'head': 0.2})
+    with pytest.raises(GateError, match=r'accuracy gate.*The layer that lost most is head \(alone it costs 0\.2000') as raised:
+        Job(small_net, 'small', Refusing()).pass_gates(None, 'int8', plan)
+    assert raised.value.report['parity'] and raised.value.report['quantisation']['keep'] == ['stem']
 
 
 def test_page_and_picture(made, tmp_path):
