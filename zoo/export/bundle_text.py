@@ -65,7 +65,7 @@ def bundle_readme(facts: dict, target: Target, reports: dict, judge: Judge, lice
         **_common(facts, target), 'facezoo': facts['facezoo'], 'system': target.system,
         'python': target.python or '3.6 or newer', 'cuda': f', CUDA {target.cuda}' if target.cuda else '',
         'power': '\n'.join(target.power.get('fastest', ('# full speed',))),
-        'environment': '\n```sh\n' + '\n'.join(environment) + '\n```\n' if environment else '', 'gate_set': judge.data.name,
+        'environment': ''.join(f'{line}\n' for line in environment), 'gate_set': judge.data.name,
         'pairs': judge.baseline.pairs, 'table': '\n'.join(rows), 'verdicts': _verdicts(facts['variants']),
         'threshold': f'{facts["threshold"]:.3f}', 'files': '\n'.join(_file_rows(facts)), 'features': facts['num_features'],
         'colour': preprocess['colour'], 'mean': preprocess['mean'], 'std': preprocess['std'],
@@ -85,7 +85,7 @@ def _file_rows(facts: dict) -> list[str]:
         'samples.npz': 'faces of the gate set, pairs, and the embeddings PyTorch gives them', 'build.sh': 'builds with trtexec',
         'build_engine.py': "builds with TensorRT's Python binding", 'verify.py': 'checks and measures an engine',
         'run.py': 'embeds and compares faces', 'facezoo_jetson/': 'what the scripts use; import it in your own program',
-        'bundle.json': 'everything above as data, with sha256 of each file'}
+        'bundle.json': 'everything above as data, with sha256 of the graph, the calibration and the samples'}
     return [f'| `{name}` | {text} |' for name, text in known.items()
             if name in facts['sha256'] or name not in ('model_int8.onnx', 'model_fp16.onnx', 'int8.calib', 'calibration.json')]
 

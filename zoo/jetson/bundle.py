@@ -118,7 +118,7 @@ def sha256_file(path):
 
 def write_atomic(path, data):
     """Write bytes so that the old file or the new one is there, never a part."""
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         os.makedirs(folder)
     handle, temporary = tempfile.mkstemp(prefix='.part-', dir=folder)
