@@ -133,7 +133,7 @@ def open_cuda():
 
 def _load(library):
     # by name first: that is where LD_LIBRARY_PATH counts
-    names = [library] if library else [name for name in _NAMES + (ctypes.util.find_library('cudart'),) if name]
+    names = [library] if library else [name for name in (*_NAMES, ctypes.util.find_library('cudart')) if name]
     for name in names + ['/usr/local/cuda/lib64/libcudart.so'] * (library is None):
         try:
             return ctypes.CDLL(name)
