@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.commands.export import licence_of
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from zoo.export.report_text import draw_report, report_markdown
     from zoo.export.target import target
     from zoo.runtime.torch import TorchEmbedder
+    require('matplotlib', 'plot')  # said before the long work
     targets = [target(name) for name in args.targets.split(',')]
     model = zoo.load(args.name, weights=args.weights, network=args.network)
     name = Path(args.name).stem
