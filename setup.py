@@ -16,10 +16,11 @@ EXTRAS = {
     'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
     'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
+    'bench': ['scipy>=1.11'],
     'plot': ['matplotlib>=3.8'],
 }
-EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'plot') for r in EXTRAS[extra]})
-EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
+EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'plot') for r in EXTRAS[extra]})
+EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 
 setup(
     name='facezoo',
@@ -30,8 +31,8 @@ setup(
     license='MIT',
     python_requires='>=3.10',
     packages=[p for room in ROOMS for p in [room, *(f'{room}.{sub}' for sub in find_packages(room))]],
-    package_data={'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json', 'papers/*.yaml', 'export/*/*.yaml',
-                          'export/templates/*']},
+    package_data={'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json', 'papers/*.yaml', 'data/*.csv',
+                          'data/latency/*.json', 'export/*/*.yaml', 'export/templates/*']},
     install_requires=['numpy>=1.24', 'opencv-python-headless>=4.11', 'pillow>=10', 'pyyaml>=6', 'tqdm'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['facezoo=zoo.cli:main']},

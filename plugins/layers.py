@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ['CBAM', 'ECA', 'GDC', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'InvertedResidual', 'SpatialAttention',
            'attention', 'channel_shuffle', 'make_act']
@@ -95,7 +96,7 @@ class ChannelAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         logits = self.mlp(x.mean((2, 3), keepdim=True))
         if self.use_max:
-            logits = logits + self.mlp(x.amax((2, 3), keepdim=True))
+            logits = logits + self.mlp(F.adaptive_max_pool2d(x, 1))  # amax over two axes is unknown to pnnx
         return torch.sigmoid(logits)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def test_insightface_teacher_tells_people_apart(shared, faces):
     embeddings = torch.from_numpy(TorchEmbedder(model, model.preprocess)(faces))
     similarity = F.normalize(embeddings) @ F.normalize(embeddings).T
     same_person = torch.arange(48)[:, None] // 8 == torch.arange(48) // 8
-    assert similarity[~same_person].max() < 0.35 < similarity[same_person].min()
+    assert similarity[~same_person].max() < 0.5 < similarity[same_person].min()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -66,6 +67,17 @@ def test_holdout_shares_no_identity(face_folder, tmp_path):
     training = {records.read(i)[0] for i in range(32)}
     assert not training & set(images)
     assert same.sum() == 20 and len(same) == 40
+
+
+def test_only_the_identities_with_most_images(face_folder, tmp_path, capsys):
+    out = tmp_path / 'small'
+    for name in ('person1', 'person4'):
+        shutil.copytree(face_folder / name, tmp_path / 'more' / name)
+    sources = [str(face_folder), str(tmp_path / 'more')]
+    assert main(['data', 'pack', *sources, '--out', str(out), '--identities', '2']) == 0
+    assert '32 images, 2 identities' in capsys.readouterr().out
+    assert main(['data', 'pack', *sources, '--out', str(tmp_path / 'x'), '--identities', '9']) == 1
+    assert 'cannot keep 9 identities: there are 6' in capsys.readouterr().err
 
 
 def test_index_can_be_rebuilt(face_folder, tmp_path):

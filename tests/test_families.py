@@ -113,7 +113,7 @@ class TestAttentionMaps:
         assert [m.shape[2] for m in spatial] == [56, 28, 28, 14, 7]
         for unit, a, b in zip([m for m in model.features if hasattr(m, 'cbam')], channel, spatial, strict=True):
             assert a.shape == (2, unit.body[1][0].out_channels, 1, 1) and b.shape[1] == 1
-            assert min(a.min(), b.min()) > 0 and max(a.max(), b.max()) < 1
+            assert min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1  # float32 sigmoids saturate
         assert not torch.allclose(channel[-1][0], channel[-1][1])
         sum(m.sum() for m in channel + spatial).backward()
         assert model.features[1].cbam.channel.mlp[0].weight.grad.abs().sum() > 0
@@ -188,6 +188,6 @@ def test_a_backbone_is_one_file_and_one_card(tmp_path):
     listed = subprocess.run([sys.executable, '-m', 'zoo.cli', 'list'], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert 'tinyface' in listed.stdout
     run = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_backbones.py', 'tests/test_export_backbones.py', '-q',
-                          '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
+                          '-o', 'addopts=', '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
     assert '13 passed' in run.stdout, run.stdout

@@ -14,6 +14,7 @@ from zoo.cli import main
 from zoo.export.graph import Graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
 from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
+from zoo.latency import load_latency
 
 TX2, ORIN = 'jetson-tx2', 'jetson-orin'
 
@@ -40,6 +41,8 @@ def test_target_holds_together(name):
     device = target(name)
     assert device.summary and device.system and device.batch >= 1 and device.default in {*device.native, *device.verdicts}
     assert device.runtime.kind in ('tensorrt', 'ncnn') and set(device.runtime.int8_operators) <= set(device.runtime.operators)
+    if device.latency:
+        assert load_latency(device.latency).points > 5
     if device.runtime.kind == 'tensorrt':
         assert device.tensorrt and {'build_only', 'workspace', 'measure', 'copies'} <= set(device.runtime.trtexec)
         for variant in device.runtime.variants.values():

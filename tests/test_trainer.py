@@ -16,7 +16,7 @@ import torch
 
 import zoo
 from plugins.data.augment import Augment
-from plugins.data.datasets import FaceDataset, FaceSampler
+from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
 from plugins.data.sources import open_faces
 from plugins.files import sha256_file
 from plugins.overrides import parse_overrides
@@ -129,6 +129,39 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
     assert sum(cosine[-4:]) < 0.7 * sum(cosine[:4])
     cached = trainer.teacher._view(0)[:]
     assert (cached == cached).all(), 'every face of a view must be cached after one epoch of it'
+
+
+CBAM = {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25}}
+
+
+def test_low_quality_distillation(recipe, tmp_path):
+    """Paper 003: the teacher sees clean faces, the student degraded ones; labels and attention of all units are taught."""
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    distilled = recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], num_epoch=2, label_hard=0.0,
+                       distill={'label': 1.0, 'attention': 5.0, 'at': 0.1, 'embedding': 1.0}, degrade={'factors': (8,)})
+    trainer = Trainer(distilled)
+    trainer.fit()
+    lines = [line for line in log(distilled) if 'margin' in line]
+    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in ('label', 'attention', 'at', 'embedding'))
+    # a student that is its teacher, on clean faces in evaluation mode, has nothing to learn
+    trainer.raw.load_state_dict(trainer.teacher.network.state_dict())
+    trainer.raw.eval()
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    same = trainer.raw(batch.clean, batch.labels, trainer.teacher(batch, 0))
+    worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
+    for key in ('label', 'attention', 'at', 'embedding'):
+        assert same[key] < 1e-4 < worse[key], key
+
+
+def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    deeper = {**CBAM, 'network_args': {'units': (1, 2, 1, 1), 'width': 0.25}}
+    with pytest.raises(ValueError, match='the student has 5 blocks, the teacher 4'):
+        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0})).fit()
+    with pytest.raises(RecipeError, match='fdfacenet exposes no attention maps'):
+        Trainer(recipe(output=str(tmp_path / 'b'), teachers=[teacher.output], distill={'attention': 1.0}))
 
 
 def test_teacher_of_another_input_size_is_refused(recipe, tmp_path):

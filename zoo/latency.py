@@ -16,14 +16,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from plugins.extras import require
 from plugins.files import write_atomic
 
-__all__ = ['FEATURES', 'LatencyModel', 'OutOfRange', 'Point', 'features_of', 'fit', 'flops_rate', 'load_latency',
-           'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast']
+if TYPE_CHECKING:
+    from zoo.complexity import Profile
+
+__all__ = ['FEATURES', 'PAPER_PROFILES', 'TIMES', 'LatencyModel', 'OutOfRange', 'Point', 'bench_points', 'features_of', 'fit',
+           'flops_rate', 'load_latency', 'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast', 'widest']
 
 DATA = Path(__file__).parent / 'data'
 FEATURES = {
@@ -36,6 +40,10 @@ FEATURES = {
     'pointwise': 'MACs of 1x1 convolutions and fully connected layers, millions',
     'depthwise': 'MACs of depthwise and grouped convolutions, millions',
 }
+
+
+TIMES = {'raspberry_pi_4b_ms': 'Raspberry Pi 4B, NCNN', 'rk3288_ms': 'RK3288, NCNN',
+         'jetson_tx2_ms': 'Jetson TX2, PyTorch on the GPU'}
 
 
 # --- paper 001, section 2 ----------------------------------------------------------------------------------------------------
@@ -100,14 +108,14 @@ class LatencyModel:
         """Predicted milliseconds.
 
         Args:
-            slack: how far outside the measured range of a feature is still accepted, as a fraction of the bound.
+            slack: how far outside the measured range of a feature is still accepted, as a fraction of its upper end.
 
         Raises:
             OutOfRange: a feature lies outside; the message names it.
         """
         for name in self.coefficients:
             low, high = self.ranges[name]
-            if not low * (1 - slack) <= features[name] <= high * (1 + slack):
+            if not low - slack * high <= features[name] <= high * (1 + slack):
                 raise OutOfRange(f'{name} = {features[name]:.4g} lies outside the measured {low:.4g} to {high:.4g} of '
                                  f'{self.device}: measure such a network on the device and fit again')
         return self.constant + sum(value * features[name] for name, value in self.coefficients.items())
@@ -134,7 +142,7 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
         raise ValueError(f'unknown feature {unknown[0]!r}; known: {", ".join(FEATURES)}')
     if len(points) < len(features) + constant + 1:
         raise ValueError(f'{len(points)} points for {len(features) + constant} coefficients: measure more networks')
-    lacking = [point.name for point in points if any(point.features.get(name) is None for name in features)]
+    lacking = [point.name for point in points if any(name not in point.features for name in features)]
     if lacking:
         raise ValueError(f'{lacking[0]} has no value for one of {", ".join(features)}')
     matrix = np.array([[point.features[name] for name in features] + [1.0] * constant for point in points])
@@ -148,6 +156,27 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
         len(points), float(1 - np.square(times - found).sum() / np.square(times - times.mean()).sum()),
         float(np.abs(found / times - 1).mean()), float(np.abs(left_out / times - 1).mean()),
         {name: (float(matrix[:, i].min()), float(matrix[:, i].max())) for i, name in enumerate(features)})
+
+
+@dataclass(frozen=True)
+class PaperProfile:
+    """How a shipped model is fitted to the paper's times: the choice with the smallest leave-one-out error."""
+
+    column: str
+    features: tuple[str, ...]
+    relative: bool
+    most_macs: float = math.inf
+
+    @property
+    def device(self) -> str:
+        return f'{TIMES[self.column]} (times printed in paper 001)'
+
+
+PAPER_PROFILES = {
+    'raspberry-pi-4b-paper': PaperProfile('raspberry_pi_4b_ms', ('conv3x3', 'strided', 'pointwise', 'depthwise'), False, 2000),
+    'rk3288-paper': PaperProfile('rk3288_ms', ('macs', 'feature_map'), True),
+    'jetson-tx2-paper': PaperProfile('jetson_tx2_ms', ('layers',), False),
+}
 
 
 def _solve(matrix: np.ndarray, times: np.ndarray, relative: bool) -> np.ndarray:
@@ -165,12 +194,14 @@ def load_latency(name: str | os.PathLike) -> LatencyModel:
     if not path.is_file():
         known = ', '.join(sorted(p.stem for p in (DATA / 'latency').glob('*.json')))
         raise FileNotFoundError(f'{path.name}: no such latency model; shipped: {known}')
-    data = json.loads(path.read_text())
-    data['ranges'] = {key: tuple(value) for key, value in data['ranges'].items()}
-    return LatencyModel(**data)
+    try:
+        data = json.loads(path.read_text())
+        return LatencyModel(**data | {'ranges': {key: (low, high) for key, (low, high) in data['ranges'].items()}})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a latency model of 'facezoo latency fit' ({type(error).__name__}: {error})") from None
 
 
-def features_of(profile) -> dict[str, float]:
+def features_of(profile: Profile) -> dict[str, float]:
     """All :data:`FEATURES` of a :class:`zoo.complexity.Profile`."""
     millions = dict.fromkeys(('conv3x3', 'strided', 'pointwise', 'depthwise'), 0.0)
     layers = 0
@@ -190,19 +221,69 @@ def _convolution_type(kind: str) -> str:
     return 'strided' if '/' in kind else 'conv3x3'
 
 
-def paper_points(device: str, where=lambda row: True) -> list[Point]:
-    """The times that paper 001 prints (Tables 3, 4, 6, 9, 10, 11) with the features of each network.
+def paper_points(column: str, features: Sequence[str] = ('macs', 'feature_map'), most_macs: float = math.inf) -> list[Point]:
+    """The networks that paper 001 timed (Tables 3, 4, 6, 9, 10, 11), MACs and feature-map output as printed, the rest counted.
 
     Args:
-        device: ``pi4_ms``, ``rk3288_ms`` or ``tx2_ms``, a column of ``zoo/data/paper_latency.csv``.
-        where: keeps a row (a mapping of strings).
+        column: one of :data:`TIMES`.
+        features: networks for which one of these is unknown are left out.
+        most_macs: leave out networks with more million MACs.
     """
     with open(DATA / 'paper_latency.csv', newline='') as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith('#')))
-    return [Point(row['model'], {name: _number(row.get(name)) for name in FEATURES}, float(row[device]))
-            for row in rows if row[device] and where(row)]
+    return [Point(row['model'], {name: float(row[name]) for name in FEATURES if row[name]}, float(row[column]))
+            for row in rows if row[column] and float(row['macs']) <= most_macs and all(row[name] for name in features)]
 
 
-def _number(text: str | None) -> float | None:
-    value = float(text) if text else math.nan
-    return None if math.isnan(value) else value
+def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[list[Point], str]:
+    """Points at batch 1 from the JSON of ``facezoo bench``, and the machine in words.
+
+    Raises:
+        ValueError: not such a file, several runtimes or thread counts at once, or a label that is no backbone.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        rows = [row for row in data['results'] if row['batch'] == 1 and row['runtime'] == (runtime or row['runtime'])]
+        kinds = {(row['runtime'], row['threads']) for row in rows}
+        facts = data['machine']
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the JSON of 'facezoo bench' ({type(error).__name__}: {error})") from None
+    if len(kinds) != 1:
+        raise ValueError(f'{path} has {sorted(kinds) or "no rows"} at batch 1: fit one runtime and thread count at a time '
+                         '(--runtime; measure thread counts into files of their own)')
+    used, threads = kinds.pop()
+    points = [Point(row['label'], features_of(_profile(row['label'])), row['p50']) for row in rows]
+    return points, f'{facts.get("board") or facts["processor"]}, {used}, {threads} threads ({facts["date"]})'
+
+
+def widest(name: str, model: LatencyModel, budget: float, step: float = 0.05, **options) -> tuple[float, float, Profile]:
+    """The largest width of a family, in steps, whose predicted time is within a budget.
+
+    Returns:
+        Width, milliseconds and the profile at that width.
+
+    Raises:
+        ValueError: no width that the latency model may predict fits.
+    """
+    found, refused = None, None
+    for number in range(round(0.25 / step), round(2 / step) + 1):
+        width = number * step
+        profile = _profile(name, width=width, **options)
+        try:
+            milliseconds = model.predict(features_of(profile))
+        except OutOfRange as error:
+            refused = error
+            continue
+        if milliseconds <= budget:
+            found = (width, milliseconds, profile)
+    if found is None:
+        raise ValueError(f'no width of {name} from 0.25 to 2 is predicted within {budget:g} ms on {model.device}'
+                         + (f' ({refused})' if refused else ''))
+    return found
+
+
+def _profile(name: str, **options) -> Profile:
+    import zoo
+    torch = require('torch', 'torch')
+    with torch.device('meta'):
+        return zoo.profile(zoo.create(name, **options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from plugins.data.verification import write_bin
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, decode_image
 
-__all__ = ['Face', 'draw_pairs', 'gather', 'pack_records', 'pack_verification', 'split_identities']
+__all__ = ['Face', 'draw_pairs', 'gather', 'keep_identities', 'pack_records', 'pack_verification', 'split_identities']
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,7 @@ def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[li
     Raises:
         FaceError: there are not that many such persons.
     """
-    counts: dict[str, int] = {}
-    for face in faces:
-        if face.person is not None:
-            counts[face.person] = counts.get(face.person, 0) + 1
+    counts = Counter(face.person for face in faces if face.person is not None)
     eligible = sorted(person for person, count in counts.items() if count > 1)
     if holdout >= len(counts):
         raise FaceError(f'cannot hold out {holdout} of {len(counts)} identities')
@@ -81,6 +79,19 @@ def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[li
     # an image of unknown person might show a held-out one: it is dropped when it lay in that person's folder
     train = [face for face in faces if _folder(face) not in held]
     return train, [face for face in faces if face.person in held]
+
+
+def keep_identities(faces: list[Face], count: int) -> list[Face]:
+    """The faces of the ``count`` persons with the most images (equal ones by name): a small set for quick comparisons.
+
+    Raises:
+        FaceError: there are not that many persons.
+    """
+    counts = Counter(face.person for face in faces if face.person is not None)
+    if count > len(counts):
+        raise FaceError(f'cannot keep {count} identities: there are {len(counts)}')
+    kept = {person for person, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:count]}
+    return [face for face in faces if face.person in kept]
 
 
 def _folder(face: Face) -> str | None:

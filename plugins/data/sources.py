@@ -43,7 +43,7 @@ class TreeFaces:
         self.root = Path(root)
         self.archive, prefix = _split_archive(self.root)
         if self.archive:
-            self._zip, self._pid = zipfile.ZipFile(self.archive), os.getpid()
+            self._open_zip()
             members = (PurePosixPath(name) for name in self._zip.namelist())
             names = [m.relative_to(prefix) for m in members if m.is_relative_to(prefix)]
         else:
@@ -57,6 +57,12 @@ class TreeFaces:
         number = {name: i for i, name in enumerate(self.classes)} | {'.': -1}
         self.labels = np.array([number[f] for f in folders])
         self.num_classes = len(self.classes)
+
+    def _open_zip(self) -> None:
+        try:
+            self._zip, self._pid = zipfile.ZipFile(self.archive), os.getpid()
+        except zipfile.BadZipFile as error:
+            raise FaceError(f'{self.archive}: {error}; copy or download it again') from None
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != '_zip'} | {'_pid': None}
@@ -72,7 +78,7 @@ class TreeFaces:
         if not self.archive:
             return (self.root / name).read_bytes()
         if self._pid != os.getpid():  # a zip handle's file position must not be shared with a forked loader worker
-            self._zip, self._pid = zipfile.ZipFile(self.archive), os.getpid()
+            self._open_zip()
         return self._zip.read(str(self._prefix / name))
 
     def name(self, index: int) -> str:

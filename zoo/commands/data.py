@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb.add_argument('--min-quality', type=float, metavar='Q', help="images rated lower in the source's quality.csv count "
                                                                      'as of unknown identity')
     verb.add_argument('--holdout', type=int, default=0, metavar='N', help='keep N identities out and make val.bin of them')
+    verb.add_argument('--identities', type=int, metavar='N', help='train on the N identities with the most images only')
     verb.add_argument('--pairs', type=int, default=6000, help='pairs in val.bin')
     verb.add_argument('--seed', type=int, default=0)
     verb = verbs.add_parser('pairs', help='folder or zip with pairs.txt to .bin')
@@ -61,6 +62,8 @@ def _pack(args: argparse.Namespace) -> None:
         faces, held = pack.split_identities(faces, args.holdout, args.seed)
         pack.pack_verification(args.out / 'val.bin', pack.draw_pairs(held, args.pairs, seed=args.seed))
         pack.pack_records(args.out / 'holdout', held)
+    if args.identities:
+        faces = pack.keep_identities(faces, args.identities)
     with progress_bar(len(faces), 'images', 'pack') as bar:
         images, identities = pack.pack_records(args.out, faces, bar.update)
     print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {args.pairs} pairs of {args.holdout} other '

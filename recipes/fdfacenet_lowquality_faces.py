@@ -1,0 +1,15 @@
+"""FDFaceNet for distant and blurred faces: the bundled weights taught on with degraded faces (tag ``lowquality``).
+
+The teachers see each face as it is, the student sees it x1, x2, x4 or x8 smaller and blurred (paper 003's degradation).
+"""
+
+from recipes.fdfacenet_kd_faces import config as clean
+
+config = dict(
+    clean,
+    init='fdfacenet.safetensors',
+    num_epoch=4,
+    warmup_epoch=0.25,
+    lr=0.0005,
+    degrade=dict(factors=(1, 2, 4, 8)),
+)

@@ -1,0 +1,95 @@
+"""Predict a model's time on a device, and fit such predictions to measured times.
+
+  facezoo latency list                                       devices with a shipped model, and its errors
+  facezoo latency predict fdfacenet mobilefacenet --device raspberry-pi-4b-paper
+  facezoo latency design fdfacenet --device pi5.json --budget 20   the widest that fits 20 ms
+  facezoo latency fit bench.json --out pi5.json              from `facezoo bench ... --json bench.json` run on the device
+
+A model is a non-negative sum over features of the network, fitted on at least two networks more than it has coefficients.
+Nothing is predicted outside the range that was measured. Errors: R2, mean absolute percentage error (MAPE), and the same
+leaving each network out in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from zoo.commands.options import add_backbone_options, backbone_options
+from zoo.commands.tables import format_table
+from zoo.latency import DATA, FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, load_latency, widest
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
+    actions.add_parser('list', help='shipped models')
+    predict = actions.add_parser('predict', help='milliseconds of backbones')
+    predict.add_argument('names', nargs='+', metavar='NAME')
+    predict.add_argument('--json', action='store_true', help='as JSON')
+    design = actions.add_parser('design', help='the widest backbone within a time')
+    design.add_argument('name')
+    design.add_argument('--budget', type=float, required=True, metavar='MS')
+    for action in (predict, design):
+        action.add_argument('--device', default='raspberry-pi-4b-paper', help="a shipped model or a JSON file of 'fit'")
+        add_backbone_options(action)
+    fitting = actions.add_parser('fit', help='a model from measured times')
+    fitting.add_argument('results', help="JSON of 'facezoo bench'")
+    fitting.add_argument('--out', required=True, metavar='FILE.json')
+    fitting.add_argument('--runtime', help='which of the measured runtimes; needed where there are several')
+    fitting.add_argument('--features', default='macs,feature_map', help=f'of {", ".join(FEATURES)}')
+    fitting.add_argument('--relative', action='store_true', help='small networks count as much as large ones')
+
+
+def run(args: argparse.Namespace) -> int | None:
+    return {'list': _list, 'predict': _predict, 'design': _design, 'fit': _fit}[args.action](args)
+
+
+def _list(_: argparse.Namespace) -> None:
+    models = {path.stem: load_latency(path.stem) for path in sorted((DATA / 'latency').glob('*.json'))}
+    print(format_table(['name', 'device', 'features', 'networks', 'R2', 'MAPE', 'leave one out'],
+                       [[name, m.device, ', '.join(m.coefficients), m.points, *_errors(m)] for name, m in models.items()]))
+
+
+def _errors(model: LatencyModel) -> list[str]:
+    return [f'{model.r2:.3f}', f'{model.mape:.1%}', f'{model.loo:.1%}']
+
+
+def _predict(args: argparse.Namespace) -> int:
+    import zoo
+    model, options, rows, refused = load_latency(args.device), backbone_options(args), [], {}
+    for name in args.names:
+        try:
+            rows.append([name, model.predict(features_of(zoo.profile(zoo.create(name, **options))))])
+        except OutOfRange as error:
+            refused[name] = str(error)
+    if args.json:
+        print(json.dumps({'device': model.device, 'r2': model.r2, 'mape': model.mape, 'leave_one_out': model.loo,
+                          'milliseconds': dict(rows), 'refused': refused}, indent=2))
+        return int(bool(refused))
+    if rows:
+        print(format_table(['model', 'ms'], rows), end='\n\n')
+    for name, reason in refused.items():
+        print(f'{name}: not predicted: {reason}')
+    _print_model(model)
+    return int(bool(refused))
+
+
+def _print_model(model: LatencyModel) -> None:
+    terms = [f'{value:.4g} {name}' for name, value in model.coefficients.items()]
+    print(f'{model.device}: T = {" + ".join([*terms, f"{model.constant:.4g}"])} ms from {model.points} networks; '
+          'R2 {}, MAPE {}, leaving one out {}'.format(*_errors(model)))
+
+
+def _design(args: argparse.Namespace) -> None:
+    model = load_latency(args.device)
+    width, milliseconds, profile = widest(args.name, model, args.budget, **backbone_options(args))
+    print(f'{args.name} --width {width:.2f}: {milliseconds:.1f} ms of {args.budget:g} ms, '
+          f'{profile.params / 1e6:.2f} M parameters, {profile.macs / 1e6:.0f} M MACs')
+    _print_model(model)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    points, device = bench_points(args.results, args.runtime)
+    model = fit(points, args.features.split(','), device, relative=args.relative)
+    model.save(args.out)
+    _print_model(model)
