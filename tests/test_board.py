@@ -222,6 +222,15 @@ def test_damaged_bundle(tx2, cudart, damage, message):
     assert done.returncode == 1 and message.split()[0] in done.stderr and 'Traceback' not in done.stderr
 
 
+def test_tar_that_was_cut_off(tx2_tar, tmp_path):
+    (tmp_path / 'cut.tar').write_bytes(tx2_tar.read_bytes()[:tx2_tar.stat().st_size // 2])
+    assert subprocess.run(['tar', 'xf', 'cut.tar'], cwd=tmp_path, capture_output=True).returncode
+    with pytest.raises(BundleError, match=r'is missing|is not the file that was exported'):
+        Bundle(str(tmp_path / 'small-jetson-tx2'))
+    done = subprocess.run([sys.executable, 'verify.py'], cwd=tmp_path / 'small-jetson-tx2', capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+
+
 def test_errors_are_one_line(tx2, cudart, tmp_path):
     cases = [
         (('verify.py', 'bf16'), {}, "has no 'bf16', only fp16, int8"),
