@@ -66,20 +66,21 @@ def draw_report(report: Mapping, path: str | os.PathLike) -> None:
     losses, times = figure.subplots(1, 2, sharey=True)
     names, colours = [_label(row) for row in rows], ['tab:blue' if row['passed'] else 'tab:red' for row in rows]
     _bars(losses, names, [None if row['accuracy'] is None else 100 * (baseline - row['accuracy']) for row in rows], colours)
-    losses.set(xlabel=f'points of accuracy lost on {report["gate_set"]}', title='refused in red')
+    losses.set(xlabel=f'points of accuracy lost on {report["gate_set"]}')
     losses.invert_yaxis()
     _bars(times, names, [row['latency_ms'] for row in rows], colours)
     times.set(xlabel='milliseconds here, batch 1, one thread (median)')
-    figure.suptitle(report['model'])
+    figure.suptitle(f'{report["model"]} (refused in red)')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format='png', dpi=150)
 
 
 def _bars(axes, names: Sequence[str], values: Sequence[float | None], colours: Sequence[str]) -> None:
     axes.barh(names, [value or 0.0 for value in values], color=colours)
-    for place, value in enumerate(values):
+    for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
         axes.annotate('not measured' if value is None else f'{value:.2f}', (value or 0.0, place), xytext=(3, 0),
-                      textcoords='offset points', va='center', fontsize=8)
+                      textcoords='offset points', va='center', fontsize=8, color=colour)
+    axes.margins(x=0.15)  # room for the figures
     axes.grid(axis='x', alpha=0.3)
 
 
