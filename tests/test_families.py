@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -145,46 +146,15 @@ def test_unpublished_width_is_refused():
         zoo.create('shufflefacenet', width=0.75)
 
 
-FAMILY = """
-from __future__ import annotations
-
-from torch import nn
-
-from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_channels
-from plugins.layers import GDC, ConvBNAct
-from plugins.registry import register_backbone
-
-
-class TinyFace(Backbone):
-    def __init__(self, width=1.0, num_features=512, input_size=112, dropout=0.0, fp16=False):
-        super().__init__(num_features, input_size, fp16)
-        first, last = scale_channels(8, width), scale_channels(16, width)
-        self.features = nn.Sequential(ConvBNAct(3, first, stride=2), ConvBNAct(first, last, stride=2),
-                                      GDC(last, conv_out(self.input_size, (2, 2))))
-        self.head = embedding_head(last, num_features, dropout, bias=False)
-        self.init_weights()
-
-
-@register_backbone
-def tinyface(**kwargs):
-    return TinyFace(**kwargs)
-"""
-CARD = """
-summary: a worked example
-paper: none
-fidelity: exact
-params: 23232
-macs: 1601280
-"""
-
-
 def test_a_backbone_is_one_file_and_one_card(tmp_path):
-    """In a copy of the sources: two files are written, nothing is edited, and the batteries find the new network."""
+    """The example of docs/contributing.md, in a copy of the sources: two files are written, nothing is edited, and
+    the batteries find the new network."""
+    family, card = re.findall(r'```(?:python|yaml)\n(.*?)```', (ROOT / 'docs' / 'contributing.md').read_text(), re.DOTALL)
     for room in ('plugins', 'zoo', 'tests'):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns('__pycache__', 'weights'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
-    (tmp_path / 'plugins' / 'backbones' / 'tinyface.py').write_text(FAMILY)
-    (tmp_path / 'zoo' / 'cards' / 'tinyface.yaml').write_text(CARD)
+    (tmp_path / 'plugins' / 'backbones' / 'tinyface.py').write_text(family)
+    (tmp_path / 'zoo' / 'cards' / 'tinyface.yaml').write_text(card)
     listed = subprocess.run([sys.executable, '-m', 'zoo.cli', 'list'], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert 'tinyface' in listed.stdout
     run = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_backbones.py', 'tests/test_export_backbones.py', '-q',

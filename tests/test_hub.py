@@ -7,6 +7,7 @@ import functools
 import http.server
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_pickle_is_not_executed(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
-    ('nfacenet_nogdc', {}, r'needs \(512, 8192\)'), ('fdfacenet', {'width': 0.5}, r'needs \('),
+    ('nfacenet_nogdc', {}, r"weights of 'fdfacenet', asked for 'nfacenet_nogdc'"), ('fdfacenet', {'width': 0.5}, r'needs \('),
     ('fdfacenet', {'num_features': 128}, r'needs \('),
     ('mobilefacenet', {}, r'mobilefacenet|MobileFaceNet')])
 def test_other_architectures_are_refused(bundled, name, options, message):
@@ -104,8 +105,7 @@ def test_forms_of_state_dicts(bundled, tmp_path):
     save_file(state, tmp_path / 'anonymous.safetensors')
     with pytest.raises(WeightsError, match='network=NAME'):
         zoo.load(tmp_path / 'anonymous.safetensors')
-    state['extra'] = torch.zeros(1)
-    torch.save(state, tmp_path / 'extra.pt')
+    torch.save({'extra': torch.zeros(1), **state}, tmp_path / 'extra.pt')
     with pytest.raises(WeightsError, match=r"'extra' has no place"):
         zoo.load('fdfacenet', weights=tmp_path / 'extra.pt')
 
@@ -143,6 +143,20 @@ def test_download(server, tmp_path, monkeypatch):
     assert resolve(weights).read_bytes() == b'weights', 'the second time comes from the cache'
     with pytest.raises(HubError, match='cannot download'):
         resolve(entry(bundled_path(), file='other.bin', url=f'{url}/missing.bin'))
+
+
+def test_many_at_once_get_one_whole_file(server, tmp_path, monkeypatch):
+    """Workers that start together on an empty cache."""
+    folder, url = server
+    monkeypatch.setenv('FACEZOO_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('FACEZOO_OFFLINE', '0')
+    content = bytes(range(256)) * 20_000
+    (folder / 'w.bin').write_bytes(content)
+    weights = entry(folder / 'w.bin', url=f'{url}/w.bin')
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda _: resolve(weights), range(8)))
+    assert len(set(paths)) == 1 and paths[0].read_bytes() == content
+    assert [p.name for p in (tmp_path / 'cache' / 'weights').iterdir()] == ['w.bin'], 'nothing half-written is left'
 
 
 def bundled_path():
