@@ -34,7 +34,7 @@ setup(
     python_requires='>=3.10',
     packages=[p for room in ROOMS for p in [room, *(f'{room}.{sub}' for sub in find_packages(room))]],
     package_data={'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json', 'papers/*.yaml', 'data/*.csv',
-                          'data/latency/*.json']},
+                          'data/latency/*.json', 'export/*/*.yaml', 'export/templates/*']},
     install_requires=['numpy>=1.24', 'opencv-python-headless>=4.11', 'pillow>=10', 'pyyaml>=6', 'tqdm'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['facezoo=zoo.cli:main']},

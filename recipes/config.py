@@ -57,6 +57,8 @@ class TrainConfig:
         precision: ``32`` or ``bf16``; channels_last: memory format; compile: ``torch.compile`` the backbone.
         clip: gradient norm limit (arcface_torch: 5).
         init: weights file to start from.
+        quantise: round as 8-bit inference will (quantisation-aware fine-tuning, from ``init``); the verification measures the
+            rounded network. ``compile`` is then left out.
         device: ``cpu``, ``cuda`` or ``auto``.
         output: folder of this run; resume: go on with the run in it.
         verbose: verify every so many steps (0: after every epoch); frequent: log every so many steps.
@@ -102,6 +104,7 @@ class TrainConfig:
     compile: bool = False
     clip: float = 5.0
     init: str | None = None
+    quantise: bool = False
     device: str = 'auto'
     resume: bool = False
     verbose: int = 0

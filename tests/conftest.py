@@ -83,3 +83,27 @@ def face_bin(faces, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('bin') / 'six.bin'
     write_bin(path, images, same)
     return path
+
+
+def settled(name: str, faces: np.ndarray, **kwargs):
+    """An untrained backbone whose BatchNorm has the statistics of ``faces``: different faces get different embeddings, and
+    every activation has the range it would have in use. In evaluation mode, with its preprocessing."""
+    import torch
+
+    import zoo
+    from plugins.preprocess import Preprocess
+    torch.manual_seed(0)
+    model = zoo.create(name, **kwargs)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over all batches
+    with torch.no_grad():
+        model.train()(torch.from_numpy(Preprocess()(faces)))
+    model.preprocess = Preprocess()
+    return model.eval()
+
+
+@pytest.fixture(scope='session')
+def small_net(faces):
+    """A small FDFaceNet that tells faces apart."""
+    return settled('fdfacenet', faces, width=0.25, num_features=64)

@@ -27,6 +27,8 @@ COMMANDS = {
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
     'experiments': ('recipes.experiments', 'run a study of many trainings and report it'),
     'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
+    'check': ('zoo.commands.check', 'will a model work on a device? asked of its graph, before anything is built'),
+    'deploy-report': ('zoo.commands.deploy_report', 'every way to deploy a model: size, accuracy, latency, gates; one page'),
     'latency': ('zoo.commands.latency', 'predict times on a device; fit such predictions to measured ones'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }

@@ -6,15 +6,14 @@ hash, licence, provenance and measurements.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from plugins.preprocess import Preprocess
+from zoo.datafile import build_dataclass, read_yaml
 
 __all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models']
 
@@ -112,38 +111,15 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         CardError: a field is missing, unknown or of the wrong kind; the message names file and field.
     """
-    import yaml
-    try:
-        data = yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise CardError(f'{path}: not YAML: {error}') from None
-    if not isinstance(data, dict):
-        raise CardError(f'{path}: must be a mapping')
-    weights = {tag: _build(Weights, entry, f'{path}: weights.{tag}') for tag, entry in data.pop('weights', {}).items()}
-    preprocess = _build(Preprocess, {'input_size': data.get('input_size', 112), **data.pop('preprocess', {})},
-                        f'{path}: preprocess')
-    made = _build(ModelCard, {'name': path.stem, 'preprocess': preprocess, 'weights': weights, **data}, str(path))
+    data = read_yaml(path, CardError)
+    weights = {tag: build_dataclass(Weights, entry, f'{path}: weights.{tag}', CardError)
+               for tag, entry in data.pop('weights', {}).items()}
+    preprocess = build_dataclass(Preprocess, {'input_size': data.get('input_size', 112), **data.pop('preprocess', {})},
+                                 f'{path}: preprocess', CardError)
+    made = build_dataclass(ModelCard, {'name': path.stem, 'preprocess': preprocess, 'weights': weights, **data}, str(path),
+                           CardError)
     if made.fidelity not in ('exact', 'near', 'stand-in'):
         raise CardError(f'{path}: fidelity: {made.fidelity!r} is none of exact, near, stand-in')
     if made.fidelity != 'exact' and not made.deviations:
         raise CardError(f'{path}: deviations: a card that is not exact must list them')
     return made
-
-
-def _build(kind: type, data: dict, where: str):
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in data:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            raise CardError(f'{where}: unknown field {key!r}' + (f', did you mean {close[0]!r}?' if close else ''))
-    required = [n for n, f in fields.items()
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data]
-    if required:
-        raise CardError(f'{where}: missing {", ".join(required)}')
-    return kind(**{key: _freeze(value) for key, value in data.items()})
-
-
-def _freeze(value):
-    if isinstance(value, dict):
-        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
-    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

@@ -31,18 +31,19 @@ class FDFaceNet(Backbone):
         strides: of the eight units, :data:`FAST` or :data:`STAGED`.
         gdc: end in a GDC (as the paper's final model) instead of flattening the last map.
         depthwise: DSConv-P units after the first.
+        act: activation of all units; ``relu`` and ``leaky_relu`` fuse with 8-bit convolutions, the paper's ``prelu`` does not.
         width: multiplies every channel count (``int(channels * width)``).
     """
 
-    def __init__(self, strides: tuple[int, ...] = FAST, gdc: bool = True, depthwise: bool = False, width: float = 1.0,
-                 num_features: int = 512, input_size: int | tuple[int, int] = 112, dropout: float = 0.0,
+    def __init__(self, strides: tuple[int, ...] = FAST, gdc: bool = True, depthwise: bool = False, act: str = 'prelu',
+                 width: float = 1.0, num_features: int = 512, input_size: int | tuple[int, int] = 112, dropout: float = 0.0,
                  fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
         channels = [scale_channels(c, width) for c in CHANNELS]
-        layers = conv_units(channels, strides, depthwise)
+        layers = conv_units(channels, strides, depthwise, act)
         size = conv_out(self.input_size, strides)
         if gdc:
-            layers.append(GDC(channels[-1], size, act='prelu'))
+            layers.append(GDC(channels[-1], size, act=act))
             size = (1, 1)
         self.features = nn.Sequential(*layers)
         self.head = embedding_head(channels[-1] * size[0] * size[1], num_features, dropout)

@@ -175,7 +175,8 @@ class Trainer:
         """Measure on every validation set, keep the weights if they are the best so far."""
         results = {}
         if self.fabric.is_global_zero:
-            embedder = TorchEmbedder(self.final, self.preprocess, self.config.network, bf16=self.config.precision == 'bf16')
+            embedder = TorchEmbedder(self.raw.as_deployed(self.final), self.preprocess, self.config.network,
+                                     bf16=self.config.precision == 'bf16')
             results = {data.name: verify(embedder, data).to_dict() for data in self.val_sets}
             for name, result in results.items():
                 self.log.write(step, **{f'{name}/{key}': value for key, value in result.items()})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from plugins.losses.distillation import DISTILLATIONS, Seen, label_loss
 from plugins.losses.margin import HEADS, CentreLoss
 from plugins.preprocess import Preprocess
+from plugins.quantization import FakeQuantised, Ranges
 from plugins.registry import create_backbone
 from recipes.config import RecipeError, TrainConfig
 
@@ -37,8 +38,16 @@ class Student(nn.Module):
             raise RecipeError(f'distill={config.distill}: {config.network} exposes no attention maps; use cbam_resnext100')
         if config.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
+        if config.quantise and self.maps:
+            raise RecipeError(f'quantise=true and distill={config.distill}: attention maps are not made in 8 bits')
+        self.ranges = Ranges(self.backbone) if config.quantise else None
+        run = self.as_deployed(self.backbone)
         # not a registered sub-module: the same parameters would be in the state dict twice
-        object.__setattr__(self, '_run', torch.compile(self.backbone) if config.compile and not self.maps else self.backbone)
+        object.__setattr__(self, '_run', torch.compile(run) if config.compile and not (self.maps or self.ranges) else run)
+
+    def as_deployed(self, backbone: nn.Module) -> nn.Module:
+        """What is to be measured: the backbone, or with ``quantise`` its 8-bit simulation."""
+        return FakeQuantised(backbone, self.ranges) if self.ranges else backbone
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 RGB ``(N, S, S, 3)`` to the backbone's input."""

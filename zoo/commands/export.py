@@ -2,10 +2,13 @@
 
   facezoo export fdfacenet --to onnx --out fdfacenet.onnx --gate-set lfw.bin
   facezoo export fdfacenet --to ncnn --out fdfacenet_ncnn
+  facezoo export fdfacenet --to ncnn --precision int8 --calib faces.zip --gate-set lfw.bin --out fdfacenet_int8
+  facezoo export fdfacenet --target raspberrypi-5 --out fdfacenet_pi5           NCNN with that board's options
+  facezoo export fdfacenet --target jetson-tx2 --precision fp16,int8 --calib faces.zip --gate-set lfw.bin --out tx2.tar
   facezoo export fdfacenet --to pack --out ~/.insightface
 
-Gates: cosine to PyTorch at least 0.99999 on every face at batch 1, 2 and 32; with --gate-set, accuracy within 0.02 points.
-An artefact that fails is not left at OUT, and the exit status is 1.
+Gates: cosine to PyTorch on every face at batch 1, 2 and 32 (fp32 0.99999, fp16 0.9999, bf16 0.999, int8 0.9); with --gate-set,
+accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). An artefact that fails is not left at OUT, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -16,8 +19,12 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', help='a model of the zoo, or a weights file')
-    parser.add_argument('--to', required=True, choices=('onnx', 'ncnn', 'pack'), help='what to make')
-    parser.add_argument('--out', required=True, help="file (onnx), folder (ncnn), or FaceAnalysis's root (pack)")
+    parser.add_argument('--to', choices=('onnx', 'ncnn', 'tensorrt', 'pack'),
+                        help="what to make; by default what the target's library takes")
+    parser.add_argument('--target', help='device (`facezoo check --list`): its options, its limits, its TensorRT')
+    parser.add_argument('--out', required=True, help="file (onnx, tensorrt: a .tar), folder (ncnn), FaceAnalysis's root (pack)")
+    parser.add_argument('--precision', help='fp32, fp16, bf16 or int8; for tensorrt several with commas')
+    parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces; needed for int8')
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
     parser.add_argument('--network', help='backbone, for a weights file that does not say it')
     parser.add_argument('--gate-set', metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
@@ -27,23 +34,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
+    from zoo.export.target import target
+    if not (args.to or args.target):
+        raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
+    to = args.to or target(args.target).runtime.kind
     model = zoo.load(args.name, weights=args.weights, network=args.network)
-    name = Path(args.name).stem if Path(args.name).suffix else args.name.partition('.')[0]
-    sidecar = export(model, name, args.to, args.out, args.gate_set, licence=_licence(args), detector=args.detector)
-    parity = sidecar['parity']
-    print(f'{args.to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
-    print(f'parity: minimum cosine {parity["min_cosine"]:.7f}, largest difference {parity["max_abs"]:.1e} '
-          f'over {parity["faces"]} faces at batch {parity["batches"]}')
-    if 'verification' in sidecar:
-        found, torch = sidecar['verification']['artefact'], sidecar['verification']['torch']
-        print(f'{sidecar["verification"]["set"]}: accuracy {100 * found["accuracy"]:.2f} % (torch '
-              f'{100 * torch["accuracy"]:.2f} %), TAR@FAR1e-3 '
-              f'{100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
+    sidecar = export(model, Path(args.name).stem, to, args.out, args.gate_set, licence=licence_of(args), detector=args.detector,
+                     precision=args.precision, device=args.target, calib=args.calib)
+    print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
+    for finding in sidecar.get('findings', ()):
+        print('{level}: {where}: {problem}; {remedy}'.format(**finding))
+    for precision, report in sidecar.get('precisions', {sidecar.get('precision'): sidecar}).items():
+        _print(precision, report)
+
+
+def _print(precision: str, report: dict) -> None:
+    parity, both = report['parity'], report.get('verification')
+    print(f'{precision}: minimum cosine {parity["min_cosine"]:.7f}, largest difference {parity["max_abs"]:.1e} '
+          f'over {parity["faces"]} faces at batch {list(parity["batches"])}')
+    if both:
+        found, torch = both['artefact'], both['torch']
+        print(f'{precision}: {both["set"]} accuracy {100 * found["accuracy"]:.2f} % (PyTorch {100 * torch["accuracy"]:.2f} %), '
+              f'TAR@FAR1e-3 {100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
     else:
         print('no --gate-set: accuracy was not measured')
+    if 'quantisation' in report:
+        plan = report['quantisation']
+        print(f'{precision}: ranges by {plan["method"]}, {100 * plan["int8_macs"]:.0f} % of the arithmetic in 8 bits, in '
+              f'floating point: {", ".join(plan["keep"]) or "none"}')
 
 
-def _licence(args: argparse.Namespace) -> str:
+def licence_of(args: argparse.Namespace) -> str:
+    """Of the weights that ``args.name`` and ``args.weights`` name; empty when no card says it."""
     from zoo.model_card import CARDS, card
     name, _, tag = args.name.partition('.')
     if args.weights or not (CARDS / f'{name}.yaml').exists():

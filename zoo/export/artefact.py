@@ -13,125 +13,137 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from plugins.data.sources import FaceSource, open_faces, read_faces
 from plugins.files import sha256_file, write_atomic
-from zoo.evaluate.verification import VerificationResult, VerificationSet, load_verification_set, verify
-from zoo.export.ncnn import export_ncnn
+from zoo.export.gates import Gates, Judge, sample_faces
+from zoo.export.job import Job
+from zoo.export.ncnn import write_ncnn, write_ncnn_int8
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
-from zoo.export.parity import GateError, Parity, check_parity
-from zoo.runtime import Embedder, open_embedder
+from zoo.export.parity import Parity
+from zoo.export.search import Int8Plan
+from zoo.export.target import target
+from zoo.export.tensorrt import write_bundle
+from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
-__all__ = ['FORMATS', 'Format', 'Gates', 'export']
-
-_PARITY_FACES = 64
-
-
-@dataclass(frozen=True)
-class Gates:
-    """What an artefact must reach: cosine to torch on every face, and LFW-style accuracy difference (a fraction)."""
-
-    min_cosine: float = 0.99999
-    max_accuracy_drop: float = 0.0002
+__all__ = ['FORMATS', 'Format', 'Gates', 'Parity', 'export', 'export_job', 'sample_faces']
 
 
 @dataclass(frozen=True)
 class Format:
-    """An artefact format: ``build(model, name, target)`` writes it, ``artefact(name, target)`` is the file to open."""
+    """An artefact format.
 
-    build: Callable[[nn.Module, str, Path], None]
+    Attributes:
+        precisions: that it can be written in, the default first.
+        build: ``build(job, precision, stage)`` writes it; returns what its sidecar says of it, and how it was quantised.
+        artefact: ``artefact(name, stage)`` is the file to open.
+    """
+
+    precisions: tuple[str, ...]
+    build: Callable[[Job, str, Path], tuple[dict, Int8Plan | None]]
     artefact: Callable[[str, Path], Path]
-    facts: dict
 
 
-def _build_onnx(model: nn.Module, name: str, target: Path) -> None:
-    export_onnx(model, target)
+def _build_onnx(job: Job, precision: str, stage: Path) -> tuple[dict, None]:
+    export_onnx(job.model, stage)
+    return {'opset': OPSET, 'ir_version': IR_VERSION}, None
 
 
-def _build_ncnn(model: nn.Module, name: str, target: Path) -> None:
-    export_ncnn(model, target, name)
+def _build_ncnn(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
+    device = job.target or target('x86')
+    plan = None
+    if precision == 'int8':
+        plan = write_ncnn_int8(job.quantiser, stage, job.name)
+    else:
+        write_ncnn(job.graph, precision, stage, job.name)
+    facts = {'options': {**device.runtime.variants[precision], **(device.options if job.target else {})}}
+    return facts | ({'quantisation': plan.to_dict()} if plan else {}), plan
 
 
 FORMATS = {
-    'onnx': Format(_build_onnx, lambda name, target: target, {'opset': OPSET, 'ir_version': IR_VERSION}),
-    'ncnn': Format(_build_ncnn, lambda name, target: target / f'{name}.param', {'precision': 'fp32'}),
+    'onnx': Format(('fp32',), _build_onnx, lambda name, stage: stage),
+    'ncnn': Format(('fp32', 'fp16', 'bf16', 'int8'), _build_ncnn, lambda name, stage: stage / f'{name}.param'),
 }
 
 
 def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_set: str | os.PathLike | None = None,
-           gates: Gates | None = None, licence: str = '', detector: Path | None = None) -> dict:
+           gates: Gates | None = None, licence: str = '', detector: Path | None = None, precision: str | None = None,
+           device: str | None = None, calib: str | os.PathLike | None = None) -> dict:
     """Export a backbone and check the result.
 
     Args:
         model: with ``preprocess``, as :func:`zoo.load` returns it.
-        to: ``onnx`` (``out`` is the file), ``ncnn`` (``out`` is a folder) or ``pack`` (``out`` is FaceAnalysis's root).
+        to: ``onnx`` (``out`` is the file), ``ncnn`` (``out`` is a folder), ``tensorrt`` (``out`` is the bundle's tar) or
+            ``pack`` (``out`` is FaceAnalysis's root).
         gate_set: verification set to measure torch and the artefact on; its faces also serve the parity check. Without it
             parity is checked on the sample faces that the ``insightface`` package ships, and no accuracy is claimed.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; of a bundle several, with commas.
+        device: name of a target, see :func:`zoo.export.target.list_targets`.
+        calib: aligned faces to calibrate 8 bits on.
 
     Returns:
         The sidecar that was written beside the artefact: parity, accuracies, preprocessing, versions, hashes.
 
     Raises:
         GateError: a gate failed; nothing was left at ``out``.
+        CalibrationError, TargetError: what was asked for needs faces, or another device.
         PackError: InsightFace could not use the model.
     """
-    if to == 'pack':
-        return _export_pack(model, name, Path(out), gate_set, gates, licence, detector)
-    form, out = FORMATS[to], Path(out)
-    data = load_verification_set(gate_set) if gate_set else None
+    job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
+              calib, gates)
+    return _export_pack(job, Path(out), licence, detector) if to == 'pack' else export_job(job, to, out, precision, licence)
+
+
+def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, licence: str = '') -> dict:
+    """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
+    if to == 'tensorrt':
+        with _staging(Path(out)) as stage:
+            return _finish(write_bundle(job, precision, stage, licence), stage, [stage], licence)
+    return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0], licence)
+
+
+def _export_file(job: Job, to: str, out: Path, precision: str, licence: str) -> dict:
+    form = FORMATS[to]
+    if precision not in form.precisions:
+        raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
+    verdict = job.target.verdict(precision) if job.target else ''
     with _staging(out) as stage:
-        form.build(model, name, stage)
-        artefact = form.artefact(name, stage)
-        sidecar = {'model': name, 'format': to, **form.facts, 'num_features': model.num_features,
-                   'preprocess': model.preprocess.to_dict(), 'input': f'{model.input_size[0]}x{model.input_size[1]}'}
+        facts, plan = form.build(job, precision, stage)
+        artefact = form.artefact(job.name, stage)
+        sidecar = {'format': to, 'precision': precision, 'target': job.target.name if job.target else None, 'verdict': verdict,
+                   **job.facts, **facts}
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads its preprocessing from here
-        reference, candidate = TorchEmbedder(model, model.preprocess, name), open_embedder(artefact)
-        sidecar |= _measure(reference, candidate, data, gates or Gates())
-        files = sorted({artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir()))
-        sidecar |= {'sha256': {_final_name(file, stage, out): sha256_file(file) for file in files},
-                    'bytes': sum(file.stat().st_size for file in files), 'licence': licence, 'versions': _versions(),
-                    'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
-        write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
+        sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
+        return _finish(sidecar, artefact, sorted({artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())),
+                       licence)
+
+
+def _finish(sidecar: dict, artefact: Path, files: list[Path], licence: str) -> dict:
+    """Complete the sidecar with hashes, sizes and versions, and write it beside the artefact."""
+    sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
+                'licence': licence, 'versions': _versions(),
+                'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
+    write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 
 
-def _measure(reference: Embedder, candidate: Embedder, data: VerificationSet | None, gates: Gates) -> dict:
-    faces = _faces_of(data.faces, reference.preprocess.input_size) if data else sample_faces()
-    report: dict = {'parity': check_parity(reference, candidate, faces).require(gates.min_cosine).to_dict(),
-                    'gates': vars(gates)}
-    if data:
-        torch_result, result = verify(reference, data, progress=True), verify(candidate, data, progress=True)
-        report['verification'] = {'set': data.name, 'flip': True, 'torch': torch_result.to_dict(), 'artefact': result.to_dict()}
-        _require_accuracy(torch_result, result, gates)
-    return report
-
-
-def _require_accuracy(reference: VerificationResult, found: VerificationResult, gates: Gates) -> None:
-    drop = reference.accuracy - found.accuracy
-    if abs(drop) > gates.max_accuracy_drop + 1e-12:
-        raise GateError(f'accuracy gate: {100 * found.accuracy:.2f} % against {100 * reference.accuracy:.2f} % of torch; '
-                        f'allowed are {100 * gates.max_accuracy_drop:.2f} points')
-
-
-def _export_pack(model, name, root, gate_set, gates, licence, detector) -> dict:
-    check_pack(root, name, model.preprocess, detector)
+def _export_pack(job: Job, root: Path, licence: str, detector: Path | None) -> dict:
+    check_pack(root, job.name, job.model.preprocess, detector)
     with tempfile.TemporaryDirectory() as work:
-        onnx_path = Path(work) / f'{name}.onnx'
-        sidecar = export(model, name, 'onnx', onnx_path, gate_set, gates, licence)
-        folder = write_pack(root, name, onnx_path, model.preprocess, model.num_features,
+        onnx_path = Path(work) / f'{job.name}.onnx'
+        sidecar = _export_file(job, 'onnx', onnx_path, 'fp32', licence)
+        folder = write_pack(root, job.name, onnx_path, job.model.preprocess, job.model.num_features,
                             licence or 'No licence stated: research use only.', detector)
-    _check_pack(folder / f'{name}.onnx', model)
+    _check_pack(folder / f'{job.name}.onnx')
     sidecar |= {'format': 'pack', 'detector': bool(detector)}
-    write_atomic(folder / f'{name}.json', json.dumps(sidecar, indent=2) + '\n')
+    write_atomic(folder / f'{job.name}.json', json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 
 
-def _check_pack(path: Path, model: nn.Module) -> None:
+def _check_pack(path: Path) -> None:
     """Load the recogniser with the installed InsightFace, if there is one, as its users will."""
     try:
         from insightface.model_zoo import get_model
@@ -140,19 +152,6 @@ def _check_pack(path: Path, model: nn.Module) -> None:
     loaded = get_model(str(path), providers=['CPUExecutionProvider'])
     if type(loaded).__name__ != 'ArcFaceONNX' or (loaded.input_mean, loaded.input_std) != (127.5, 127.5):
         raise PackError(f'{path}: InsightFace takes it for {type(loaded).__name__}; please report the model')
-
-
-def sample_faces() -> np.ndarray:
-    """Aligned faces of the group photo that the insightface package ships, uint8 RGB ``(N, 112, 112, 3)``, with mirrors."""
-    from zoo.pipeline.sample import sample_crops
-    crops = sample_crops()
-    return np.concatenate([crops, crops[:, :, ::-1]])
-
-
-def _faces_of(source: FaceSource | str, size: int) -> np.ndarray:
-    source = open_faces(source) if isinstance(source, str) else source
-    rows = np.linspace(0, len(source) - 1, min(_PARITY_FACES, len(source))).astype(int)
-    return read_faces(source, rows, size)
 
 
 @contextlib.contextmanager
@@ -176,16 +175,9 @@ def _staging(out: Path):
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _final_name(file: Path, stage: Path, out: Path) -> str:
-    return out.name if file == stage else file.name
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy'):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-__all__ += ['Parity', 'sample_faces']

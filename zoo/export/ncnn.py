@@ -1,40 +1,72 @@
-"""NCNN export through pnnx (the converter that NCNN's authors maintain)."""
+"""NCNN export: converted by pnnx (which NCNN's authors maintain), then stored in float32, float16 or int8."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from plugins.extras import require
-from plugins.files import atomic_path
-from zoo.export.onnx import export_onnx
+from plugins.files import write_atomic
+from zoo.export.graph import Graph
+from zoo.export.ncnn_int8 import make_table, quantise_ncnn, write_table
+from zoo.export.ncnn_model import NcnnModel
+from zoo.export.onnx import to_onnx
+from zoo.export.search import Int8Plan, Quantiser
 
-__all__ = ['export_ncnn']
+__all__ = ['convert_to_ncnn', 'export_ncnn', 'write_ncnn', 'write_ncnn_int8']
 
 
-def export_ncnn(model: nn.Module, folder: str | os.PathLike, name: str) -> None:
-    """Write ``folder/name.param`` and ``folder/name.bin`` with float32 weights.
+def convert_to_ncnn(graph: Graph) -> NcnnModel:
+    """The float32 NCNN model of an ONNX graph.
 
     Raises:
         RuntimeError: pnnx failed (its log is in the message), or wrote what NCNN cannot load.
     """
     pnnx = require('pnnx', 'ncnn')
     require('ncnn', 'ncnn')
-    height, width = model.input_size
+    shape = ','.join(map(str, [1, *graph.shapes[graph.input][1:]]))
     with tempfile.TemporaryDirectory() as work:
-        onnx_path = Path(work) / 'model.onnx'
-        export_onnx(model, onnx_path)
-        run = subprocess.run([pnnx.EXEC_PATH, onnx_path.name, f'inputshape=[1,3,{height},{width}]', 'fp16=0'],
-                             cwd=work, capture_output=True, text=True)
-        param, weights = Path(work) / 'model.ncnn.param', Path(work) / 'model.ncnn.bin'
+        (Path(work) / 'model.onnx').write_bytes(graph.model.SerializeToString())
+        run = subprocess.run([pnnx.EXEC_PATH, 'model.onnx', f'inputshape=[{shape}]', 'fp16=0'], cwd=work,
+                             capture_output=True, text=True)
+        param = Path(work) / 'model.ncnn.param'
         if run.returncode or not param.exists():
             raise RuntimeError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
-        for source, suffix in ((param, '.param'), (weights, '.bin')):
-            with atomic_path(Path(folder) / f'{name}{suffix}') as temporary:
-                temporary.write_bytes(source.read_bytes())
-    from zoo.runtime.ncnn import ncnn_net
-    ncnn_net(Path(folder) / f'{name}.param')  # pnnx writes layers unknown to NCNN without an error
+        from zoo.runtime.ncnn import ncnn_net
+        ncnn_net(param)  # pnnx writes layers unknown to NCNN without an error
+        return NcnnModel.load(param)
+
+
+def export_ncnn(model: nn.Module, folder: str | os.PathLike, name: str) -> None:
+    """Write a backbone as ``folder/name.param`` and ``.bin`` in float32."""
+    write_ncnn(Graph(to_onnx(model)), 'fp32', folder, name)
+
+
+# how the float32 model is stored; bf16 is a way to compute, its weights rest in float16
+_STORED: dict[str, Callable[[NcnnModel], NcnnModel]] = {
+    'fp32': lambda model: model, 'fp16': NcnnModel.to_half, 'bf16': NcnnModel.to_half}
+
+
+def write_ncnn(graph: Graph, precision: str, folder: str | os.PathLike, name: str) -> None:
+    """Write ``folder/name.param`` and ``.bin`` in ``fp32``, ``fp16`` or ``bf16``.
+
+    Args:
+        graph: of the model, as :func:`zoo.export.onnx.export_onnx` writes it.
+    """
+    _STORED[precision](convert_to_ncnn(graph)).save(Path(folder) / f'{name}.param')
+
+
+def write_ncnn_int8(quantiser: Quantiser, folder: str | os.PathLike, name: str) -> Int8Plan:
+    """Write ``folder/name.param`` and ``.bin`` in 8 bits, with ``name.table`` and ``name.calibration.json``; returns how."""
+    folder, plan = Path(folder), quantiser.plan('ncnn')
+    model = convert_to_ncnn(quantiser.graph)
+    table = make_table(model, quantiser.graph, plan.calibration, plan.keep)
+    quantise_ncnn(model, table).save(folder / f'{name}.param')
+    write_atomic(folder / f'{name}.table', write_table(table))
+    plan.calibration.save(folder / f'{name}.calibration.json')
+    return plan

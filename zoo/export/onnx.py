@@ -17,14 +17,19 @@ from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.export.fold import fold_batchnorm
 
-__all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx']
+__all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx', 'to_onnx']
 
 OPSET, IR_VERSION = 13, 7
 INPUT, OUTPUT = 'image', 'embedding'
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a backbone as ONNX: ``image`` float32 ``(N, 3, H, W)`` to ``embedding`` float32 ``(N, num_features)``.
+    """Write a backbone as ONNX; see :func:`to_onnx`."""
+    write_atomic(path, to_onnx(model).SerializeToString())
+
+
+def to_onnx(model: nn.Module):
+    """A backbone as ``onnx.ModelProto``: ``image`` float32 ``(N, 3, H, W)`` to ``embedding`` float32 ``(N, num_features)``.
 
     Raises:
         RuntimeError: the graph is not at the asked opset, or onnxsim could not confirm the simplified graph.
@@ -45,5 +50,14 @@ def export_onnx(model: nn.Module, path: str | os.PathLike) -> None:
         raise RuntimeError(f'the exporter wrote opsets {versions}, asked for {OPSET}')
     for index, node in enumerate(graph.graph.node):
         node.name = f'node{index}_{node.op_type}'
+    _reshape_slopes(graph)
     onnx.checker.check_model(graph)
-    write_atomic(path, graph.SerializeToString())
+    return graph
+
+
+def _reshape_slopes(model) -> None:
+    """PReLU slopes ``(C, 1, 1)`` as ``(1, C, 1, 1)``, the rank of what they act on: TensorRT then adds no Shuffle layer."""
+    slopes = {node.input[1] for node in model.graph.node if node.op_type == 'PRelu'}
+    for tensor in model.graph.initializer:
+        if tensor.name in slopes and len(tensor.dims) == 3:
+            tensor.dims.insert(0, 1)

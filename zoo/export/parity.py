@@ -15,7 +15,15 @@ BATCHES = (1, 2, 32)
 
 
 class GateError(RuntimeError):
-    """An artefact failed a gate and is not handed out."""
+    """An artefact failed a gate and is not handed out.
+
+    Attributes:
+        report: what was measured of it all the same (see :meth:`zoo.export.gates.Judge.judge`); empty when nothing could be.
+    """
+
+    def __init__(self, message: str, report: dict | None = None) -> None:
+        super().__init__(message)
+        self.report = report or {}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class NcnnEmbedder:
         param = _find_param(Path(path))
         self.name = str(path)
         self.sidecar, self.preprocess = read_sidecar(param)
-        self.net = ncnn_net(param, threads=threads, **{**self.sidecar.get('options', {}), **options})
+        options = {**self.sidecar.get('options', {}), **options}
+        self.net = ncnn_net(param, **{**options, 'threads': threads or options.get('threads', 0)})
         self._input, self._output = self.net.input_names()[0], self.net.output_names()[-1]
         size = self.preprocess.input_size
         self.num_features = self(np.zeros((1, size, size, 3), np.uint8)).shape[1]
@@ -39,8 +40,11 @@ class NcnnEmbedder:
 
 
 def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_arithmetic: bool = False,
-             bf16_storage: bool = False, int8: bool = True, packing: bool = True):
+             bf16_storage: bool = False, int8: bool = True, packing: bool = True, powersave: int = 0):
     """An ``ncnn.Net`` with explicit numeric options (NCNN's own defaults turn half precision on where the CPU has it).
+
+    Args:
+        powersave: 0 all cores, 1 the small ones, 2 the big ones of a big.LITTLE processor.
 
     Raises:
         FileNotFoundError: the ``.bin`` is missing.
@@ -50,6 +54,8 @@ def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_ari
     weights = param.with_suffix('.bin')
     if not weights.is_file():
         raise FileNotFoundError(f'{weights}: the weights that belong to {param.name} are missing')
+    if powersave:
+        ncnn.set_cpu_powersave(powersave)
     net = ncnn.Net()
     net.opt.num_threads = threads or os.cpu_count()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = fp16_storage

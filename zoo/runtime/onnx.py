@@ -16,10 +16,10 @@ __all__ = ['OnnxEmbedder', 'onnx_session']
 class OnnxEmbedder:
     """An ONNX recogniser with one image input and one embedding output."""
 
-    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',)
-                 ) -> None:
+    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',),
+                 exact: bool = False) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers)
+        self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
@@ -38,15 +38,21 @@ class OnnxEmbedder:
         return np.concatenate([self.session.run([self._output], {self._input: b})[0].reshape(len(b), -1) for b in batches])
 
 
-def onnx_session(path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',)):
+def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',),
+                 exact: bool = False):
     """An ``onnxruntime.InferenceSession`` whose threads do not spin while idle.
+
+    Args:
+        path: a file, or a serialised model.
+        exact: run the graph as it is written, rounding where it says so: no fusion of Q/DQ pairs into integer kernels.
 
     Raises:
         FileNotFoundError: no such file.
         RuntimeError: a provider was asked for that onnxruntime cannot give (it would silently fall back to the CPU).
     """
     ort = require('onnxruntime', 'onnx')
-    if not Path(path).is_file():
+    serialised = isinstance(path, bytes)
+    if not serialised and not Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such ONNX file')
     missing = set(providers) - set(ort.get_available_providers())
     if missing:
@@ -56,7 +62,9 @@ def onnx_session(path: str | os.PathLike, threads: int = 0, providers: tuple[str
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    if exact:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        return ort.InferenceSession(path if serialised else str(path), options, providers=list(providers))
     except Exception as error:
-        raise ValueError(f'{path}: onnxruntime cannot load it: {error}') from None
+        raise ValueError(f'{"model" if serialised else path}: onnxruntime cannot load it: {error}') from None

@@ -1,0 +1,289 @@
+"""The scripts that run on the board, with real CUDA calls into a stand-in library and a stand-in tensorrt on onnxruntime.
+
+Under the interpreter of the tests and, where there is one with numpy and onnxruntime, under Python 3.6 (JetPack 4's):
+``FACEZOO_PYTHON36=path`` names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.export.artefact import Gates, export
+from zoo.jetson.bundle import Bundle, BundleError
+from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
+from zoo.jetson.recogniser import Recogniser
+
+ROOT = Path(__file__).parents[1]
+BOARD = Path(__file__).parent / 'board'
+SOURCES = sorted((ROOT / 'zoo' / 'jetson').glob('*.py'))
+PYTHON36 = os.environ.get('FACEZOO_PYTHON36')
+INTERPRETERS = [pytest.param(sys.executable, id='python'),
+                pytest.param(PYTHON36, id='python3.6', marks=pytest.mark.skipif(
+                    not PYTHON36, reason='needs FACEZOO_PYTHON36: a Python 3.6 with numpy and onnxruntime'))]
+
+
+@pytest.fixture(scope='session')
+def cudart(tmp_path_factory) -> Path:
+    """A folder with a libcudart.so whose device memory is host memory."""
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if not compiler:
+        pytest.skip('needs a C compiler for the stand-in of libcudart')
+    folder = tmp_path_factory.mktemp('cuda')
+    subprocess.run([compiler, '-shared', '-fPIC', '-o', folder / 'libcudart.so', BOARD / 'cudart.c'], check=True)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tx2_tar(small_net, face_folder, face_bin, tmp_path_factory) -> Path:
+    """A bundle for the Jetson TX2 in FP16 and INT8."""
+    out = tmp_path_factory.mktemp('tar') / 'tx2.tar'
+    # an untrained net's accuracy on 40 pairs turns on single pairs; these tests are about the bundle, not about that gate
+    export(small_net, 'small', 'tensorrt', out, face_bin, Gates(0.5, 1.0), precision='fp16,int8', device='jetson-tx2',
+           calib=face_folder, licence='test only')
+    return out
+
+
+@pytest.fixture
+def tx2(tx2_tar, tmp_path) -> Path:
+    """The unpacked bundle."""
+    with tarfile.open(tx2_tar) as tar:
+        tar.extractall(tmp_path, filter='data')
+    return tmp_path / 'small-jetson-tx2'
+
+
+def run_on_board(python: str, bundle: Path, cudart: Path, *command: str, version: str = '8.2.1.8', **env: str
+                 ) -> subprocess.CompletedProcess:
+    """A script of the bundle, as on a board."""
+    environment = {**os.environ, 'PYTHONPATH': str(BOARD), 'LD_LIBRARY_PATH': str(cudart), 'FAKE_TENSORRT': version,
+                   'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1', **env}
+    return subprocess.run([python, *command], cwd=bundle, env=environment, capture_output=True, text=True, timeout=300)
+
+
+class TestCache:
+    def test_format_of_a_real_cache(self):
+        """The first lines of a cache that TensorRT 8.2 wrote (NVIDIA/TensorRT#2958): the input was in +-0.5."""
+        scales = read_cache('TRT-8201-EntropyCalibration2\ninput: 3b810a13\n(Unnamed Layer* 3) [Constant]_output: 3a4b050c\n')
+        assert scales['input'] * 127 == pytest.approx(0.5001, abs=1e-4)
+        assert scales['(Unnamed Layer* 3) [Constant]_output'] * 127 == pytest.approx(0.0984, abs=1e-4)
+
+    def test_read_as_trtexec_reads(self):
+        """sampleEngines.cpp: find_last_of(':'), stoi(substr(colon + 2, 8), 16), reinterpreted as float."""
+        text = write_cache({'a:b': 0.5, '/x/Conv_output_0': 1e-9}, '10.3.0')
+        header, *lines = text.splitlines()
+        assert header == 'TRT-100300-EntropyCalibration2'
+        for line, expected in zip(lines, (0.5, 1e-9), strict=True):
+            colon = line.rfind(':')
+            bits = int(line[colon + 2:colon + 10], 16)
+            assert np.array(bits, np.uint32).view(np.float32) == np.float32(expected)
+        assert read_cache(text) == pytest.approx({'a:b': 0.5, '/x/Conv_output_0': 1e-9})
+
+    def test_versions(self):
+        assert [version_token(v) for v in ('8.2.1.8', '8.5.2', '10.9.0', '11.4.1')] == ['8201', '8502', '100900', '110401']
+
+    @pytest.mark.parametrize(('text', 'message'), [
+        ('', 'begins with'), ('something', 'begins with'), ('TRT-8201-EntropyCalibration2\n', 'cut off'),
+        ('TRT-8201-MinMaxCalibration\nx: 3b810a13', 'MinMaxCalibration'),
+        ('TRT-8201-EntropyCalibration2\nx: 3b810a', 'line 2'), ('TRT-8201-EntropyCalibration2\nx: 00000000', 'line 2'),
+        ('TRT-8201-EntropyCalibration2\nx: 7fc00000', 'line 2'), ('TRT-8201-EntropyCalibration2\nx: zzzzzzzz', 'line 2'),
+    ])
+    def test_damaged(self, text, message):
+        with pytest.raises(CacheError, match=message):
+            read_cache(text)
+
+    def test_of_another_version(self):
+        with pytest.raises(CacheVersionError, match=r'made for TensorRT 8201, this is 8205.*--cache-only'):
+            read_cache('TRT-8201-EntropyCalibration2\nx: 3b810a13\n', version='8.2.5')
+
+    def test_bad_scales_are_not_written(self):
+        with pytest.raises(CacheError, match='tensor x: scale 0'):
+            write_cache({'x': 0.0}, '8.2.1')
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda p: p.name)
+def test_sources_are_python_36(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 6))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    assert not imported & {'__future__', 'dataclasses', 'torch', 'zoo', 'plugins', 'importlib.metadata'}
+    if PYTHON36:
+        subprocess.run([PYTHON36, '-m', 'py_compile', str(path)], check=True, env={'PYTHONDONTWRITEBYTECODE': '1'})
+
+
+def test_bundle_contents(tx2_tar, tx2, small_net):
+    with tarfile.open(tx2_tar) as tar:
+        names = {Path(m.name).relative_to('small-jetson-tx2').as_posix(): m for m in tar.getmembers()}
+    assert {'README.md', 'build.sh', 'build_engine.py', 'bundle.json', 'calibration.json', 'int8.calib', 'model.onnx', 'run.py',
+            'samples.npz', 'verify.py', 'facezoo_jetson/recogniser.py'} <= set(names)
+    assert names['build.sh'].mode == 0o755
+    facts = json.loads((tx2 / 'bundle.json').read_text())
+    assert facts['default'] == 'fp16' and facts['variants']['int8']['verdict'].startswith('no INT8 units')
+    scales = read_cache((tx2 / 'int8.calib').read_text(), version='8.2.1')
+    calibration = json.loads((tx2 / 'calibration.json').read_text())
+    assert set(scales) == set(calibration['amax']) and calibration['images'] == 42 and len(calibration['images_sha256']) == 64
+    readme = (tx2 / 'README.md').read_text()
+    assert 'no INT8 units (sm_62)' in readme and 'sudo jetson_clocks' in readme and '$' not in readme.replace('```sh', '')
+    sidecar = json.loads(tx2_tar.with_suffix('.json').read_text())
+    assert set(sidecar['precisions']) == {'fp16', 'int8'} and sidecar['precisions']['int8']['quantisation']['snr_db']
+
+
+def test_preprocessing_is_the_house_s(small_net, faces, tx2):
+    facts = json.loads((tx2 / 'bundle.json').read_text())['preprocess']
+    for preprocess in (facts, {**facts, 'colour': 'BGR', 'mean': 127.0, 'std': 128.0}):
+        from plugins.preprocess import Preprocess
+        np.testing.assert_array_equal(Recogniser(None, preprocess).prepare(faces[:3]), Preprocess(**preprocess)(faces[:3]))
+
+
+@pytest.mark.parametrize('python', INTERPRETERS)
+@pytest.mark.parametrize('version', ['8.2.1.8', '8.5.2', '10.3.0'])
+def test_build_verify_run(python, version, tx2, cudart):
+    done = run_on_board(python, tx2, cudart, 'verify.py', 'fp16,int8', '--seconds', '0.05', '--out', 'r.json', version=version)
+    assert done.returncode == 0, done.stderr
+    assert 'int8: no INT8 units' in done.stderr
+    report = json.loads((tx2 / 'r.json').read_text())
+    assert report['board']['compute_capability'] == '6.2' and report['board']['tensorrt'] == version
+    for engine in report['engines'].values():
+        assert engine['passed'] and engine['mean_cosine'] > 0.999 and engine['accuracy'] == engine['expected_accuracy']
+        assert set(engine['latency_ms']) == {f'batch {b}, {c} copies' for b in (1, 8) for c in ('with', 'without')}
+    header = json.loads((tx2 / 'engines' / 'int8.plan').read_bytes().partition(b'\n')[0])
+    assert header['missing'] == ([] if version < '8.5' and version[0] != '1' else header['missing'])
+    done = run_on_board(python, tx2, cudart, 'run.py', 'samples.npz', '--out', 'e.npz', version=version)
+    assert done.returncode == 0 and 'building' not in done.stderr
+    with np.load(tx2 / 'e.npz') as found, np.load(tx2 / 'samples.npz') as samples:
+        np.testing.assert_allclose(found['embeddings'], samples['embeddings'], rtol=1e-3, atol=1e-3)
+
+
+def test_stale_engine_is_rebuilt(tx2, cudart):
+    assert run_on_board(sys.executable, tx2, cudart, 'build_engine.py').returncode == 0
+    plan, again = tx2 / 'engines' / 'fp16.plan', ('run.py', 'samples.npz', '--out', 'e.npz')
+    assert 'building' not in run_on_board(sys.executable, tx2, cudart, *again).stderr
+    done = run_on_board(sys.executable, tx2, cudart, *again, version='8.2.5.1')
+    assert 'tensorrt was 8.2.1.8, is 8.2.5.1; building it' in done.stderr and done.returncode == 0
+    plan.write_bytes(plan.read_bytes()[:-9])
+    done = run_on_board(sys.executable, tx2, cudart, *again, version='8.2.5.1')
+    assert 'the file was changed or cut off; building it' in done.stderr and done.returncode == 0
+
+
+def test_engine_of_another_version_under_a_right_name_is_refused(tx2, cudart):
+    """Should key and content ever disagree, TensorRT's own refusal is reported, not an embedding."""
+    run_on_board(sys.executable, tx2, cudart, 'build_engine.py')
+    plan = tx2 / 'engines' / 'fp16.plan'
+    plan.write_bytes(plan.read_bytes().replace(b'8.2.1.8', b'8.2.9.9'))
+    facts = json.loads((tx2 / 'engines' / 'fp16.plan.json').read_text())
+    from zoo.jetson.bundle import sha256_file
+    (tx2 / 'engines' / 'fp16.plan.json').write_text(json.dumps({**facts, 'sha256': sha256_file(plan)}))
+    done = run_on_board(sys.executable, tx2, cudart, 'run.py', 'samples.npz', '--out', 'e.npz')
+    assert done.returncode == 1 and 'refuses the engine' in done.stderr and not (tx2 / 'e.npz').exists()
+
+
+def test_cache_is_completed_for_the_board(tx2, cudart):
+    done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8', '--cache-only', version='8.2.5')
+    assert done.returncode == 0 and 'made for TensorRT 8201, this is 8205' in done.stderr
+    completed = read_cache(Path(done.stdout.strip()).read_text(), version='8.2.5')
+    extra = set(completed) - set(read_cache((tx2 / 'int8.calib').read_text()))
+    assert any('[Constant]_output' in name for name in extra) and any('[Fully Connected]_output' in name for name in extra)
+    done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'fp16', '--cache-only')
+    assert done.returncode == 1 and 'needs no calibration cache' in done.stderr
+
+
+def test_missing_scales_are_reported(tx2, cudart):
+    """A cache that lacks a tensor is not silently a slower engine."""
+    text = (tx2 / 'int8.calib').read_text().splitlines()
+    (tx2 / 'int8.calib').write_text('\n'.join(text[:2] + text[3:]) + '\n')
+    facts = json.loads((tx2 / 'bundle.json').read_text())
+    from zoo.jetson.bundle import sha256_file
+    facts['sha256']['int8.calib'] = sha256_file(tx2 / 'int8.calib')
+    (tx2 / 'bundle.json').write_text(json.dumps(facts))
+    done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8')
+    assert 'no scale is known for /features' in done.stderr and '1 tensors have no scale' in done.stderr
+
+
+@pytest.mark.parametrize(('damage', 'message'), [
+    (lambda b: (b / 'model.onnx').write_bytes((b / 'model.onnx').read_bytes()[:5000]), 'model.onnx is not the file'),
+    (lambda b: (b / 'samples.npz').unlink(), 'samples.npz is missing'),
+    (lambda b: (b / 'bundle.json').unlink(), 'no bundle.json'),
+    (lambda b: (b / 'bundle.json').write_text('{'), 'cannot be read'),
+    (lambda b: (b / 'bundle.json').write_text('{"format": 2}'), 'format 2'),
+])
+def test_damaged_bundle(tx2, cudart, damage, message):
+    damage(tx2)
+    with pytest.raises(BundleError, match=message):
+        Bundle(str(tx2))
+    done = run_on_board(sys.executable, tx2, cudart, 'verify.py')
+    assert done.returncode == 1 and message.split()[0] in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_tar_that_was_cut_off(tx2_tar, tmp_path):
+    (tmp_path / 'cut.tar').write_bytes(tx2_tar.read_bytes()[:tx2_tar.stat().st_size // 2])
+    assert subprocess.run(['tar', 'xf', 'cut.tar'], cwd=tmp_path, capture_output=True).returncode
+    with pytest.raises(BundleError, match=r'is missing|is not the file that was exported'):
+        Bundle(str(tmp_path / 'small-jetson-tx2'))
+    done = subprocess.run([sys.executable, 'verify.py'], cwd=tmp_path / 'small-jetson-tx2', capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+
+
+def test_errors_are_one_line(tx2, cudart, tmp_path):
+    cases = [
+        (('verify.py', 'bf16'), {}, "has no 'bf16', only fp16, int8"),
+        (('verify.py',), {'version': '8.0.1.6'}, 'older than the 8.2.1'),
+        (('build_engine.py',), {'FAKE_TENSORRT_NO_GPU': '1'}, 'CUDA initialization failure with error: 35'),
+        (('verify.py',), {'PYTHONPATH': str(tmp_path)}, 'tensorrt cannot be imported'),
+        (('run.py', 'nothing.npz'), {}, 'nothing.npz: no such file'),
+        (('build_engine.py', 'int8'), {'version': '11.4.1'}, 'has no builder flag'),
+    ]
+    for command, env, message in cases:
+        done = run_on_board(sys.executable, tx2, cudart, *command, **env)
+        assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr, (command, done.stderr)
+
+
+def test_no_cuda_library(tx2, tmp_path):
+    from zoo.jetson.cuda import CudaError, CudartCuda
+    with pytest.raises(CudaError, match='no CUDA runtime library found'):
+        CudartCuda(str(tmp_path / 'libcudart.so'))
+
+
+def test_unsupported_operator_is_named(tx2, cudart):
+    import onnx
+    model = onnx.load(tx2 / 'model.onnx')
+    model.graph.node[1].CopyFrom(onnx.helper.make_node('HardSigmoid', [model.graph.node[1].input[0]],
+                                                       [model.graph.node[1].output[0]], 'node1'))
+    onnx.save(model, tx2 / 'model.onnx')
+    facts = json.loads((tx2 / 'bundle.json').read_text())
+    from zoo.jetson.bundle import sha256_file
+    facts['sha256']['model.onnx'] = sha256_file(tx2 / 'model.onnx')
+    (tx2 / 'bundle.json').write_text(json.dumps(facts))
+    done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py')
+    assert done.returncode == 1 and 'No importer registered for op: HardSigmoid' in done.stderr
+
+
+def test_build_script(tx2, cudart, tmp_path):
+    """``build.sh`` with a trtexec that writes down its arguments: valid options of that version, no missing cache."""
+    trtexec = tmp_path / 'trtexec'
+    trtexec.write_text('#!/bin/sh\necho "$@" >> "$TRTEXEC_LOG"\nfor a; do case $a in --saveEngine=*) echo plan > "${a#*=}";; '
+                       'esac; done\n')
+    trtexec.chmod(0o755)
+    known = set(json.loads((BOARD / 'trtexec_options.json').read_text())['8.2.1'])
+    for precision in ('fp16', 'int8'):
+        log = tmp_path / precision
+        done = run_on_board('sh', tx2, cudart, 'build.sh', precision, TRTEXEC=str(trtexec), TRTEXEC_LOG=str(log),
+                            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+        assert done.returncode == 0, done.stderr
+        build, *measured = log.read_text().splitlines()
+        options = {word.partition('=')[0] for line in (build, *measured) for word in line.split()}
+        assert options <= known, options - known
+        assert '--workspace=1024' in build and '--maxShapes=image:8x3x112x112' in build and len(measured) == 4
+        assert ('--calib=' in build) == (precision == 'int8')
+        assert not run_on_board(sys.executable, tx2, cudart, 'build_engine.py', precision, '--adopt').stderr
+    (tx2 / 'int8.calib').unlink()
+    done = run_on_board('sh', tx2, cudart, 'build.sh', 'int8', TRTEXEC=str(trtexec), TRTEXEC_LOG=str(tmp_path / 'never'),
+                        PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+    assert done.returncode and not (tmp_path / 'never').exists(), 'trtexec would calibrate on noise'

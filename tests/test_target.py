@@ -1,0 +1,140 @@
+"""Targets are data that must hold together; the lint finds what a device cannot do before anything is built."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from zoo.cli import main
+from zoo.export.graph import Graph
+from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
+from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
+from zoo.latency import load_latency
+
+TX2, ORIN = 'jetson-tx2', 'jetson-orin'
+
+
+def network(op: str = 'Relu', opset: int = 13, ir: int = 7, batch: int | str = 'N', channels: int = 64, extra: tuple = ()
+            ) -> onnx.ModelProto:
+    """Convolution, ``op``, flatten: a graph with one input and one output. ``extra``: initialisers that ``op`` reads too."""
+    weight = numpy_helper.from_array(np.ones((channels, 3, 3, 3), np.float32), 'weight')
+    nodes = [helper.make_node('Conv', ['image', 'weight'], ['features'], 'conv', pads=[1, 1, 1, 1]),
+             helper.make_node(op, ['features', *(tensor.name for tensor in extra)], ['active'], 'act'),
+             helper.make_node('Flatten', ['active'], ['embedding'], 'flat')]
+    graph = helper.make_graph(nodes, 'net', [helper.make_tensor_value_info('image', TensorProto.FLOAT, [batch, 3, 8, 8])],
+                              [helper.make_tensor_value_info('embedding', TensorProto.FLOAT, [batch, channels * 64])],
+                              [weight, *extra])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', opset)], ir_version=ir)
+
+
+def findings(model: onnx.ModelProto, device: str = TX2, absmax=None) -> list[str]:
+    return [str(finding) for finding in lint(Graph(model), target(device), absmax)]
+
+
+@pytest.mark.parametrize('name', list_targets())
+def test_target_holds_together(name):
+    device = target(name)
+    assert device.summary and device.system and device.batch >= 1 and device.default in {*device.native, *device.verdicts}
+    assert device.runtime.kind in ('tensorrt', 'ncnn') and set(device.runtime.int8_operators) <= set(device.runtime.operators)
+    if device.latency:
+        assert load_latency(device.latency).points > 5
+    if device.runtime.kind == 'tensorrt':
+        assert device.tensorrt and {'build_only', 'workspace', 'measure', 'copies'} <= set(device.runtime.trtexec)
+        for variant in device.runtime.variants.values():
+            assert variant['form'] in ('plain', 'half', 'half_typed', 'cache', 'qdq') and variant['graph'].endswith('.onnx')
+
+
+def test_boards_without_int8_units_say_so():
+    for name in (TX2, 'jetson-nano'):
+        assert 'int8' not in target(name).native and 'no INT8 units' in target(name).verdict('int8')
+    assert target(ORIN).verdict('int8') == ''
+    with pytest.raises(TargetError, match="has no precision 'fp8'; it can run fp32, fp16"):
+        target(TX2).verdict('fp8')
+
+
+def test_unknown_target():
+    with pytest.raises(TargetError, match="unknown target 'jetson-tx'; did you mean jetson-tx2"):
+        target('jetson-tx')
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'runtimes': 'ncnn'}, "unknown field 'runtimes', did you mean 'runtime'"),
+    ({'runtime': 'tensorrt-7'}, r'runtime: no file tensorrt-7\.yaml'),
+    ({'default': 'fp8'}, "default: 'fp8' is neither native"),
+    ({'native': ['fp16', 'fp4']}, "has no variant 'fp4'"),
+    ({'summary': None}, 'missing summary'),
+])
+def test_malformed_target(tmp_path, change, message):
+    data = yaml.safe_load((FOLDER / 'targets' / 'jetson-tx2.yaml').read_text()) | change
+    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+    with pytest.raises(TargetError, match=message):
+        read_target(tmp_path / 'mine.yaml')
+
+
+def test_target_that_is_not_a_mapping(tmp_path):
+    (tmp_path / 'mine.yaml').write_text('- a\n- b\n')
+    with pytest.raises(TargetError, match='must be a mapping'):
+        read_target(tmp_path / 'mine.yaml')
+
+
+def test_a_plain_network_passes():
+    assert [f for f in findings(network()) if f.startswith(('error', 'warning'))] == []
+
+
+@pytest.mark.parametrize(('model', 'message'), [
+    (lambda: network('HardSwish', opset=14), 'HardSwish act: tensorrt-8.2 has no importer for it; use HardSigmoid and Mul'),
+    (lambda: network(opset=17), 'opset: 17, tensorrt-8.2 documents up to 13; export at opset 13'),
+    (lambda: network('Mish', opset=18), 'Mish act: tensorrt-8.2 has no importer for it; replace it'),
+])
+def test_what_tensorrt_82_cannot_build(model, message):
+    found = findings(model())
+    assert any(line.startswith('error: ') and message in line for line in found), found
+    with pytest.raises(LintError, match='error: '):
+        require_buildable(lint(Graph(model()), target(TX2)))
+
+
+def test_hardswish_is_fine_where_the_importer_has_it():
+    assert not [line for line in findings(network('HardSwish', opset=14), ORIN) if 'importer' in line]
+
+
+def test_gravest_first():
+    levels = [line.partition(':')[0] for line in findings(network('HardSwish', opset=17, ir=9, batch=1))]
+    assert levels == sorted(levels, key=['error', 'warning', 'note'].index) and set(levels) == {'error', 'warning', 'note'}
+
+
+def test_warnings():
+    slopes = numpy_helper.from_array(np.full((64, 1, 1), 0.25, np.float32), 'slopes')
+    assert any('TensorRT adds a Shuffle' in line for line in findings(network('PRelu', extra=(slopes,))))
+    assert any('batch is fixed to 1' in line for line in findings(network(batch=1)))
+    assert any('brings ONNX of IR 7' in line for line in findings(network(ir=9)))
+    assert any('40 channels are no multiple of 32' in line for line in findings(network(channels=40), ORIN))
+    assert not any('multiple of 32' in line for line in findings(network(channels=40), TX2)), 'a TX2 has no tensor cores'
+
+
+def test_half_range():
+    assert any('FP16 range: not looked at' in line for line in findings(network()))
+    absmax = {'image': 1.0, 'features': 30_000.0, 'active': 2.0, 'embedding': 2.0}
+    found = findings(network(), TX2, absmax)
+    assert any('Conv conv: reaches 30000 on real faces, FP16 ends at 65504' in line for line in found)
+    assert overflowing_nodes(Graph(network()), absmax) == ['conv']
+
+
+def test_check_command(tmp_path, capsys):
+    onnx.save(network('HardSwish', opset=14), tmp_path / 'm.onnx')
+    assert main(['check', str(tmp_path / 'm.onnx'), '--target', TX2]) == 1
+    assert 'has no importer' in capsys.readouterr().out
+    assert main(['check', str(tmp_path / 'm.onnx'), '--target', ORIN, '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['target'] == ORIN
+    assert main(['check', '--list']) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in list_targets())
+    assert main(['check', str(tmp_path / 'm.onnx')]) == 1
+    assert 'name a model and a --target' in capsys.readouterr().err
+    (tmp_path / 'cut.onnx').write_bytes((tmp_path / 'm.onnx').read_bytes()[:200])
+    assert main(['check', str(tmp_path / 'cut.onnx'), '--target', TX2]) == 1
+    assert 'cut.onnx: not a whole ONNX recogniser' in capsys.readouterr().err

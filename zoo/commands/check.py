@@ -1,0 +1,65 @@
+"""Look at a model's graph with a device's eyes, before anything is built.
+
+  facezoo check fdfacenet --target jetson-tx2
+  facezoo check model.onnx --target jetson-orin --calib faces.zip     also the FP16 range, on real faces
+  facezoo check --list                                                all targets
+
+Exit status 1 when the graph cannot be built for the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from zoo.commands.tables import format_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', nargs='?', help='a model of the zoo, a weights file, or an .onnx file')
+    parser.add_argument('--target', help='device; see --list')
+    parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces to measure ranges on')
+    parser.add_argument('--list', action='store_true', help='list the targets')
+    parser.add_argument('--json', action='store_true', help='as JSON')
+
+
+def run(args: argparse.Namespace) -> int:
+    from zoo.export.target import list_targets, target
+    if args.list:
+        devices = [target(name) for name in list_targets()]
+        print(format_table(['target', 'library', 'precisions', 'device'],
+                           [[d.name, d.runtime.name, ', '.join(d.native), d.summary] for d in devices]))
+        return 0
+    if not args.name or not args.target:
+        raise ValueError('name a model and a --target (`facezoo check --list` shows all)')
+    from zoo.export.lint import lint
+    device, (graph, preprocess) = target(args.target), _open(args.name)
+    findings = lint(graph, device, _ranges(graph, preprocess, args.calib) if args.calib else None)
+    if args.json:
+        print(json.dumps({'target': device.name, 'findings': [f.to_dict() for f in findings]}, indent=2))
+    else:
+        for finding in findings:
+            print(finding)
+        print(f'{args.name} for {device.summary} ({device.runtime.name}): {len(graph.nodes)} nodes, '
+              f'{sum(f.level == "error" for f in findings)} errors, {sum(f.level == "warning" for f in findings)} warnings')
+    return int(any(finding.level == 'error' for finding in findings))
+
+
+def _open(name: str):
+    """The graph and the preprocessing of a zoo model, a weights file or an ONNX file."""
+    from zoo.export.graph import Graph
+    if Path(name).suffix == '.onnx':
+        from zoo.runtime.embedder import read_sidecar
+        return Graph.load(name), read_sidecar(name)[1]
+    from zoo.export.onnx import to_onnx
+    from zoo.loading import build_any
+    model = build_any(name)
+    return Graph(to_onnx(model)), model.preprocess
+
+
+def _ranges(graph, preprocess, faces: str) -> dict[str, float]:
+    """Largest absolute value of each tensor on some of the faces."""
+    from zoo.export.calibrate import calibration_faces, measure_histograms
+    histograms = measure_histograms(graph, calibration_faces(faces, 64, preprocess.input_size), preprocess)
+    return {name: histogram.absmax for name, histogram in histograms.items()}

@@ -1,0 +1,54 @@
+"""Every way to deploy a model in one table and one picture: size, parity, accuracy, latency, gate passed or why not.
+
+  facezoo deploy-report fdfacenet --gate-set lfw.bin --calib faces.zip --out report
+  facezoo deploy-report fdfacenet --gate-set lfw.bin --calib faces.zip --targets jetson-tx2,raspberrypi-4 --out report
+  facezoo deploy-report fdfacenet --gate-set lfw.bin --measured tx2.json --out report     with what verify.py measured
+
+Writes OUT/NAME.json, NAME.md and NAME.png, and leaves the artefacts that passed in OUT. Without --calib nothing is made in
+8 bits. An artefact that is refused is a row of the report, not an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from plugins.extras import require
+from plugins.files import write_atomic
+from zoo.commands.export import licence_of
+
+TARGETS = 'jetson-tx2,jetson-orin,raspberrypi-4'
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', help='a model of the zoo, or a weights file')
+    parser.add_argument('--gate-set', required=True, metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
+    parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces, for 8 bits')
+    parser.add_argument('--targets', default=TARGETS, metavar='DEVICE,...', help=f'`facezoo check --list`; default {TARGETS}')
+    parser.add_argument('--measured', nargs='+', default=[], metavar='JSON', help="what a bundle's verify.py --out wrote")
+    parser.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the report and the artefacts')
+    parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
+    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--rounds', type=int, default=10, help='turns of each artefact when it is timed')
+
+
+def run(args: argparse.Namespace) -> None:
+    import zoo
+    from zoo.export.gates import Judge
+    from zoo.export.job import Job
+    from zoo.export.report import make_report
+    from zoo.export.report_text import draw_report, report_markdown
+    from zoo.export.target import target
+    from zoo.runtime.torch import TorchEmbedder
+    require('matplotlib', 'plot')  # said before the long work
+    targets = [target(name) for name in args.targets.split(',')]
+    model = zoo.load(args.name, weights=args.weights, network=args.network)
+    name = Path(args.name).stem
+    job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), args.gate_set), calib=args.calib)
+    report = make_report(job, targets, args.out, args.measured, args.rounds, licence_of(args))
+    write_atomic(args.out / f'{name}.json', json.dumps(report, indent=1) + '\n')
+    draw_report(report, args.out / f'{name}.png')
+    page = report_markdown(report, f'{name}.png')
+    write_atomic(args.out / f'{name}.md', page)
+    print(page)

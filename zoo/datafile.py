@@ -1,0 +1,50 @@
+"""Data files (cards, targets) read into frozen dataclasses: a wrong field is named with its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from types import MappingProxyType
+
+__all__ = ['build_dataclass', 'read_yaml']
+
+
+def read_yaml(path: Path, error: type[ValueError]) -> dict:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        error: it is not YAML, or not a mapping.
+    """
+    import yaml
+    try:
+        data = yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    except yaml.YAMLError as problem:
+        raise error(f'{path}: not YAML: {problem}') from None
+    if not isinstance(data, dict):
+        raise error(f'{path}: must be a mapping')
+    return data
+
+
+def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError]):
+    """``kind(**data)`` with mappings and lists made immutable.
+
+    Raises:
+        error: a field is unknown (a close one is suggested) or missing; ``where`` begins the message.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            raise error(f'{where}: unknown field {key!r}' + (f', did you mean {close[0]!r}?' if close else ''))
+    required = [n for n, f in fields.items()
+                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data]
+    if required:
+        raise error(f'{where}: missing {", ".join(required)}')
+    return kind(**{key: _freeze(value) for key, value in data.items()})
+
+
+def _freeze(value):
+    if isinstance(value, dict):
+        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,104 @@
+"""The two texts of a TensorRT bundle that a person reads: ``build.sh`` and ``README.md``, from templates and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from zoo.export.gates import Judge
+from zoo.export.target import Target
+
+__all__ = ['build_script', 'bundle_readme']
+
+TEMPLATES = Path(__file__).parent / 'templates'
+
+
+def build_script(facts: dict, target: Target) -> str:
+    """``build.sh``: trtexec with the options that the target's TensorRT version has.
+
+    Args:
+        facts: ``bundle.json``.
+    """
+    trtexec = target.runtime.trtexec
+    return _fill('build.sh', {
+        **_common(facts, target),
+        'cases': '\n'.join(_case(name, variant, trtexec) for name, variant in facts['variants'].items()),
+        'workspace': trtexec['workspace'].format(mb=target.workspace_mb), 'build_only': trtexec['build_only'],
+        'measure': ' '.join(trtexec['measure']), 'with_copies': ' '.join(trtexec['copies']['with']),
+        'without_copies': ' '.join(trtexec['copies']['without'])})
+
+
+def _case(name: str, variant: dict, trtexec) -> str:
+    """The arm of the shell's ``case`` that sets trtexec's arguments for a precision."""
+    lines = [f'  {name})']
+    if variant['verdict']:
+        lines.append(f'    echo "{name}: {variant["verdict"]}"')
+    kept = variant['layer_precisions']
+    if kept and not trtexec.get('keep'):
+        lines.append(f'    # {len(kept)} nodes must not be in 8 bits, which this trtexec cannot be told')
+        return '\n'.join([*lines, f'    exec python3 build_engine.py {name} ;;'])
+    options = [f'--onnx={variant["graph"]}', *(f'--{flag.lower()}' for flag in variant['flags'])]
+    if variant.get('cache'):
+        # an unfinished cache would leave layers out, a missing one would be replaced by noise without a word
+        lines += [f'    cache=$(python3 build_engine.py {name} --cache-only)', '    [ -s "$cache" ] || exit 1']
+        options.append('--calib="$cache"')
+    if kept:
+        layers = ','.join(f'{node}:{kind}' for node, kind in kept.items())
+        options += [f'"{option.format(layers=layers)}"' for option in trtexec['keep']]
+    return '\n'.join([*lines, f'    set -- {" ".join(options)} ;;'])
+
+
+def bundle_readme(facts: dict, target: Target, reports: dict, judge: Judge, licence: str) -> str:
+    """``README.md`` of a bundle.
+
+    Args:
+        facts: ``bundle.json``; reports: the gates' report by precision.
+    """
+    rows = ['| precision | accuracy | TAR@FAR 1e-3 | least cosine to PyTorch |', '|---|---|---|---|',
+            f'| PyTorch FP32 | {_percent(judge.baseline.accuracy)} | {_percent(judge.baseline.tar["1e-3"])} | 1 |']
+    for name, report in reports.items():
+        found = report['verification']['artefact']
+        rows.append(f'| {name} | {_percent(found["accuracy"])} | {_percent(found["tar@1e-3"])} | '
+                    f'{report["parity"]["min_cosine"]:.5f} |')
+    preprocess, environment = facts['preprocess'], [f'export {key}={value}' for key, value in target.environment.items()]
+    return _fill('README.md', {
+        **_common(facts, target), 'facezoo': facts['facezoo'], 'system': target.system,
+        'python': target.python or '3.6 or newer', 'cuda': f', CUDA {target.cuda}' if target.cuda else '',
+        'power': '\n'.join(target.power.get('fastest', ('# full speed',))),
+        'environment': ''.join(f'{line}\n' for line in environment), 'gate_set': judge.data.name,
+        'pairs': judge.baseline.pairs, 'table': '\n'.join(rows), 'verdicts': _verdicts(facts['variants']),
+        'threshold': f'{facts["threshold"]:.3f}', 'files': '\n'.join(_file_rows(facts)), 'features': facts['num_features'],
+        'colour': preprocess['colour'], 'mean': preprocess['mean'], 'std': preprocess['std'],
+        'notes': '\n'.join(f'- {note}' for note in target.notes) or '- none',
+        'licence': licence or 'not stated: research use only'})
+
+
+def _verdicts(variants: dict) -> str:
+    return ''.join(f'\n**{name}: {variant["verdict"]}.**\n' for name, variant in variants.items() if variant['verdict'])
+
+
+def _file_rows(facts: dict) -> list[str]:
+    known = {
+        'model.onnx': 'the network, opset 13, dynamic batch', 'model_int8.onnx': 'the same with Q/DQ pairs: 8 bits, explicitly',
+        'model_fp16.onnx': 'the same in FP16 types', 'int8.calib': 'INT8 scales of every tensor; `build_engine.py` adds those '
+        'of tensors that TensorRT makes itself', 'calibration.json': 'how the scales were found, and on which faces (hash)',
+        'samples.npz': 'faces of the gate set, pairs, and the embeddings PyTorch gives them', 'build.sh': 'builds with trtexec',
+        'build_engine.py': "builds with TensorRT's Python binding", 'verify.py': 'checks and measures an engine',
+        'run.py': 'embeds and compares faces', 'facezoo_jetson/': 'what the scripts use; import it in your own program',
+        'bundle.json': 'everything above as data, with sha256 of the graph, the calibration and the samples'}
+    return [f'| `{name}` | {text} |' for name, text in known.items()
+            if name in facts['sha256'] or name not in ('model_int8.onnx', 'model_fp16.onnx', 'int8.calib', 'calibration.json')]
+
+
+def _common(facts: dict, target: Target) -> dict:
+    return {'model': facts['model'], 'device': target.summary, 'tensorrt': facts['tensorrt'], 'default': facts['default'],
+            'choices': ' | '.join(facts['variants']), 'input': facts['input'], 'output': facts['output'],
+            'side': facts['preprocess']['input_size'], 'batch': facts['batch']}
+
+
+def _percent(fraction: float) -> str:
+    return f'{100 * fraction:.2f} %'
+
+
+def _fill(name: str, values: dict) -> str:
+    return Template((TEMPLATES / name).read_text()).substitute({key: str(value) for key, value in values.items()})

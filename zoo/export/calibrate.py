@@ -1,0 +1,216 @@
+"""Activation ranges on real faces: what every INT8 form of a model is made from, measured without a GPU.
+
+Every tensor of the ONNX graph gets a histogram of absolute values; a method turns the histogram into the largest value
+that 8 bits are to represent (``amax``). One calibration feeds TensorRT's cache, NCNN's table and the Q/DQ graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from plugins.data.sources import open_faces, read_faces
+from plugins.files import write_atomic
+from plugins.preprocess import FaceError, Preprocess
+from zoo.export.graph import Activations, Graph
+from zoo.progress import progress_bar
+
+__all__ = ['METHODS', 'Calibration', 'CalibrationError', 'Histogram', 'calibrate', 'calibration_faces', 'measure_histograms']
+
+BINS, LEVELS = 2048, 128
+MIN_IMAGES = 32
+DEAD = 1e-6  # a tensor or channel that never exceeds this says nothing; 1 / amax would overflow (ncnn#3022)
+
+
+class CalibrationError(ValueError):
+    """There are no faces to calibrate on, or they do not exercise the network."""
+
+
+class Histogram:
+    """Histogram of absolute values whose range doubles when a larger value comes, so that one pass suffices."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(BINS, np.int64)
+        self.width = 0.0  # of a bin
+        self.absmax = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count float values of any shape.
+
+        Raises:
+            CalibrationError: one of them is not finite.
+        """
+        values = np.abs(values).ravel()
+        largest = float(values.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise CalibrationError('an activation is not finite; the weights are damaged')
+        self.absmax = max(self.absmax, largest)
+        if largest == 0.0 and not self.width:
+            return
+        if not self.width:
+            self.width = largest / BINS * (1 + 1e-6)
+        while largest >= self.width * BINS:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+            self.width *= 2
+        self.counts += np.bincount((values * np.float32(1 / self.width)).astype(np.int32).clip(max=BINS - 1), minlength=BINS)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Centre of each bin, float64 ``(2048,)``."""
+        return (np.arange(BINS) + 0.5) * self.width
+
+
+def _minmax(histogram: Histogram) -> float:
+    return histogram.absmax
+
+
+def _percentile(histogram: Histogram, percent: float = 99.99) -> float:
+    cumulated = np.cumsum(histogram.counts)
+    return (np.searchsorted(cumulated, percent / 100 * cumulated[-1]) + 1) * histogram.width
+
+
+def _mse(histogram: Histogram) -> float:
+    """The clipping that gives the least squared error, among 1/128 steps of the largest value."""
+    candidates = histogram.absmax * np.arange(16, LEVELS + 1) / LEVELS
+    x, counts = histogram.centres, histogram.counts
+    step = candidates[:, None] / 127
+    error = (np.rint(np.minimum(x, candidates[:, None]) / step) * step - x) ** 2 @ counts
+    return float(candidates[error.argmin()])
+
+
+def _entropy(histogram: Histogram) -> float:
+    """Least Kullback-Leibler divergence between the clipped and the 128-level distribution (Migacz, GTC 2017; TensorRT's
+    entropy calibration). Bin 0 is levelled with bin 1: the zeros behind a ReLU cost nothing to represent."""
+    counts = histogram.counts.astype(np.float64)
+    counts[0] = min(counts[0], counts[1])
+    last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else BINS
+    divergences = {}
+    for end in range(LEVELS, max(last, LEVELS) + 1):
+        clipped = counts[:end].copy()
+        used = clipped > 0
+        level = np.minimum(np.arange(end) * LEVELS // end, LEVELS - 1)
+        mass, members = np.bincount(level, clipped, LEVELS), np.bincount(level, used, LEVELS)
+        coarse = (mass / np.maximum(members, 1))[level] * used
+        clipped[-1] += counts[end:].sum()
+        divergences[end] = _divergence(clipped, coarse)
+    return (min(divergences, key=divergences.get) + 0.5) * histogram.width
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """KL(p || q) over the bins where both have mass; infinite where q lost all mass of p."""
+    p, q = p / p.sum(), q / max(q.sum(), 1e-30)
+    occupied = p > 0
+    q = np.maximum(q[occupied], 1e-12)
+    return float((p[occupied] * np.log(p[occupied] / q)).sum())
+
+
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    'entropy': _entropy, 'percentile': _percentile, 'mse': _mse, 'minmax': _minmax}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranges of a model's tensors and how they were found.
+
+    Attributes:
+        method: key of :data:`METHODS`.
+        amax: largest absolute value to represent, by tensor; at least 1e-6 (see ``dead``).
+        absmax: largest absolute value seen, by tensor.
+        dead: tensors that were zero on every face; their range was clamped.
+        images: number of faces; images_sha256: digest over the faces' pixels, in order.
+        preprocess: what the faces went through.
+    """
+
+    method: str
+    amax: dict[str, float]
+    absmax: dict[str, float]
+    images: int
+    images_sha256: str
+    preprocess: dict
+    dead: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), 'tensors': len(self.amax)}
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything that shapes the integers; part of an engine's key."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: str | os.PathLike) -> None:
+        write_atomic(path, json.dumps(self.to_dict(), indent=1) + '\n')
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Calibration:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CalibrationError: not such a file, or a range in it is not a positive number.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            count = data.pop('tensors')
+            made = cls(**{**data, 'dead': tuple(data.get('dead', ()))})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CalibrationError(f'{path}: not a calibration ({error}); calibrate again') from None
+        if count != len(made.amax) or not all(np.isfinite(a) and a > 0 for a in made.amax.values()):
+            raise CalibrationError(f'{path}: {len(made.amax)} ranges, {count} announced, all must be positive; calibrate again')
+        return made
+
+
+def calibrate(model: str | os.PathLike, faces: np.ndarray, preprocess: Preprocess, method: str = 'entropy') -> Calibration:
+    """Ranges of every tensor of an ONNX recogniser.
+
+    Args:
+        faces: uint8 RGB ``(N, S, S, 3)``, N at least 32; 500 to 1000 are what TensorRT's users take.
+
+    Raises:
+        CalibrationError: too few faces, unknown method, or an activation that is not finite.
+    """
+    histograms = measure_histograms(Graph.load(model), faces, preprocess)
+    return fit_ranges(histograms, faces, preprocess, method)
+
+
+def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: Preprocess, method: str) -> Calibration:
+    """Apply a method to measured histograms; see :func:`calibrate`."""
+    if method not in METHODS:
+        raise CalibrationError(f'method {method!r}: must be one of {", ".join(METHODS)}')
+    dead = tuple(name for name, h in histograms.items() if h.absmax < DEAD)
+    amax = {name: DEAD if name in dead else max(DEAD, min(float(METHODS[method](h)), h.absmax))
+            for name, h in histograms.items()}
+    return Calibration(method, amax, {name: h.absmax for name, h in histograms.items()}, len(faces),
+                       hashlib.sha256(np.ascontiguousarray(faces)).hexdigest(), preprocess.to_dict(), dead)
+
+
+def measure_histograms(graph: Graph, faces: np.ndarray, preprocess: Preprocess, batch_size: int = 8) -> dict[str, Histogram]:
+    """Histogram of every activation of a graph, by tensor name; see :func:`calibrate`."""
+    if len(faces) < MIN_IMAGES:
+        raise CalibrationError(f'{len(faces)} faces to calibrate on; at least {MIN_IMAGES} are needed, 500 are better')
+    activations = Activations(graph)
+    histograms = {name: Histogram() for name in activations.names}
+    batches = np.array_split(np.arange(len(faces)), -(-len(faces) // batch_size))
+    with progress_bar(len(faces), 'faces', 'calibration') as bar:
+        for rows in batches:
+            for name, values in activations(preprocess(faces[rows])):
+                histograms[name].add(values)
+            bar.update(len(rows))
+    return histograms
+
+
+def calibration_faces(path: str | os.PathLike, count: int, size: int) -> np.ndarray:
+    """``count`` faces spread evenly over a source (all of a smaller one), uint8 RGB ``(N, size, size, 3)``.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        FaceError: no faces in it, or faces of another size.
+    """
+    source = open_faces(path)
+    if not len(source):
+        raise FaceError(f'{path}: no faces to calibrate on')
+    return read_faces(source, np.linspace(0, len(source) - 1, min(count, len(source))).astype(int), size)

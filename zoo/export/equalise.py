@@ -1,0 +1,91 @@
+"""Cross-layer equalisation: channels of one tensor get one range, so that one INT8 scale fits them all.
+
+``f(s x) = s f(x)`` for ReLU, LeakyReLU and PReLU, so a channel may be divided by ``s`` where it is made and multiplied by
+``s`` where it is read without changing what the network computes (Nagel et al. 2019, "Data-Free Quantization Through Weight
+Equalization and Bias Correction", section 4.1). Deviations: ranges are measured on faces instead of taken from weights, and
+weights need no balancing when they are rounded per output channel, so depthwise readers are equalised completely.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plugins.extras import require
+from plugins.preprocess import Preprocess
+from zoo.export.calibrate import DEAD
+from zoo.export.graph import Activations, Graph, WeightLayer
+
+__all__ = ['equalise']
+
+_HOMOGENEOUS = frozenset({'Relu', 'LeakyRelu', 'PRelu'})
+_LARGEST = 1e3  # a channel is not enlarged more than this
+
+
+def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess, balance: float = 0.5, batch_size: int = 8) -> Graph:
+    """An equal graph whose activations are easier to quantise.
+
+    Args:
+        faces: uint8 RGB ``(N, S, S, 3)`` to measure channel ranges on.
+        balance: how much of the difference between channels a dense reader's weights take over (0 none, 1 all). A depthwise
+            reader always takes over all of it.
+    """
+    pairs = [(maker, reader) for reader in graph.layers if (maker := _maker(graph, reader))]
+    ranges = _channel_ranges(graph, {layer.input for _, layer in pairs}, faces, preprocess, batch_size)
+    values = {name: value.copy() for name, value in graph.initializers.items()}
+    nodes = {node.name: node for node in graph.nodes}
+    for maker, reader in pairs:
+        scale = _scales(ranges[reader.input], values[reader.weight_name], reader, balance)
+        values[maker.weight_name] /= _along(scale, 0, maker.weight.ndim)
+        if len(nodes[maker.name].input) > 2:
+            values[nodes[maker.name].input[2]] /= scale
+        values[reader.weight_name] *= _along(scale, 0 if reader.groups > 1 else 1, reader.weight.ndim)
+    model = type(graph.model).FromString(graph.model.SerializeToString())
+    numpy_helper = require('onnx.numpy_helper', 'onnx')
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    return Graph(model)
+
+
+def _maker(graph: Graph, reader: WeightLayer) -> WeightLayer | None:
+    """The convolution that alone makes what ``reader`` alone reads, with only homogeneous activations between."""
+    makers = {layer.output: layer for layer in graph.layers if layer.op == 'Conv'}
+    producers = {name: node for node in graph.nodes for name in node.output}
+    tensor = reader.input
+    while len(graph.consumers[tensor]) == 1:
+        if tensor in makers:
+            maker = makers[tensor]
+            return maker if _scalable(graph, maker, reader) else None
+        node = producers.get(tensor)
+        if node is None or node.op_type not in _HOMOGENEOUS:
+            return None
+        tensor = node.input[0]
+    return None
+
+
+def _scalable(graph: Graph, maker: WeightLayer, reader: WeightLayer) -> bool:
+    channels = len(reader.weight) if reader.groups > 1 else reader.weight.shape[1]
+    nodes = [node for node in graph.nodes if node.name in (maker.name, reader.name)]
+    alone = all(len(graph.consumers[name]) == 1 for node in nodes for name in node.input[1:])
+    return reader.op == 'Conv' and reader.groups in (1, len(maker.weight)) and len(maker.weight) == channels and alone
+
+
+def _channel_ranges(graph: Graph, names: set[str], faces, preprocess: Preprocess, batch_size: int) -> dict[str, np.ndarray]:
+    ranges: dict[str, np.ndarray] = {}
+    activations = Activations(graph, tuple(sorted(names)))
+    for start in range(0, len(faces), batch_size):
+        for name, value in activations(preprocess(faces[start:start + batch_size])):
+            ranges[name] = np.maximum(ranges.get(name, 0), np.abs(value).max((0, 2, 3)))
+    return ranges
+
+
+def _scales(ranges: np.ndarray, weight: np.ndarray, reader: WeightLayer, balance: float) -> np.ndarray:
+    """What each channel is divided by, float32 ``(C,)``, the largest 1."""
+    ranges = np.maximum(ranges, DEAD)
+    if reader.groups == 1:
+        columns = np.maximum(np.abs(weight).max((0, 2, 3)), DEAD)
+        ranges = ranges ** balance / columns ** (1 - balance)
+    return (ranges / ranges.max()).clip(1 / _LARGEST).astype(np.float32)
+
+
+def _along(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -1,0 +1,104 @@
+"""The gates between an artefact and its user: does it compute what the PyTorch model computes, and recognise as well?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from plugins.data.sources import FaceSource, read_faces
+from zoo.evaluate.verification import VerificationResult, load_verification_set, verify
+from zoo.export.parity import GateError, check_parity
+from zoo.runtime import Embedder
+
+__all__ = ['GATES', 'Gates', 'Judge']
+
+_PARITY_FACES = 64
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What an artefact must reach.
+
+    Attributes:
+        min_cosine: to torch, on every face.
+        max_accuracy_drop: 10-fold accuracy that may be lost against torch, a fraction.
+    """
+
+    min_cosine: float = 0.99999
+    max_accuracy_drop: float = 0.0002
+
+
+# bf16 has 8 bits of mantissa: between fp16, which must cost nothing, and int8, which may cost 0.2 points
+GATES = {
+    'fp32': Gates(),
+    'fp16': Gates(0.9999, 0.0002),
+    'bf16': Gates(0.999, 0.001),
+    'int8': Gates(0.9, 0.002),
+}
+GATES['int8_implicit'] = GATES['int8']
+
+
+class Judge:
+    """Measures artefacts of one model against the model itself, which is measured once.
+
+    Args:
+        reference: the PyTorch model.
+        gate_set: verification set to measure accuracy on; its faces also serve the parity check. Without it parity is
+            checked on the sample faces that the ``insightface`` package ships, and no accuracy is claimed.
+    """
+
+    def __init__(self, reference: Embedder, gate_set: str | os.PathLike | None) -> None:
+        self.reference = reference
+        self.data = load_verification_set(gate_set) if gate_set else None
+
+    @cached_property
+    def faces(self) -> np.ndarray:
+        """Faces of the parity check, uint8 RGB ``(N, S, S, 3)``."""
+        return _spread(self.data.faces, self.reference.preprocess.input_size) if self.data else sample_faces()
+
+    @cached_property
+    def baseline(self) -> VerificationResult:
+        """The reference's own result on the gate set."""
+        return verify(self.reference, self.data, progress=True)
+
+    def judge(self, candidate: Embedder, gates: Gates) -> dict:
+        """Parity and accuracy of an artefact, as they go into its sidecar.
+
+        Raises:
+            GateError: it failed a gate; what was measured is in its ``report``.
+        """
+        parity = check_parity(self.reference, candidate, self.faces)
+        report: dict = {'parity': parity.to_dict(), 'gates': asdict(gates)}
+        result = None
+        if self.data:
+            result = verify(candidate, self.data, progress=True)
+            report['verification'] = {'set': self.data.name, 'flip': True, 'torch': self.baseline.to_dict(),
+                                      'artefact': result.to_dict()}
+        try:
+            parity.require(gates.min_cosine)
+            if result:
+                self._require_accuracy(result, gates)
+        except GateError as error:
+            raise GateError(str(error), report) from None
+        return report
+
+    def _require_accuracy(self, found: VerificationResult, gates: Gates) -> None:
+        drop = self.baseline.accuracy - found.accuracy
+        if drop > gates.max_accuracy_drop + 1e-12:
+            raise GateError(f'accuracy gate: {100 * found.accuracy:.2f} % on {self.data.name} against '
+                            f'{100 * self.baseline.accuracy:.2f} % of torch; {100 * gates.max_accuracy_drop:.2f} points may be '
+                            'lost')
+
+
+def sample_faces() -> np.ndarray:
+    """Aligned faces of the group photo that the insightface package ships, uint8 RGB ``(N, 112, 112, 3)``, with mirrors."""
+    from zoo.pipeline.sample import sample_crops
+    crops = sample_crops()
+    return np.concatenate([crops, crops[:, :, ::-1]])
+
+
+def _spread(source: FaceSource, size: int) -> np.ndarray:
+    return read_faces(source, np.linspace(0, len(source) - 1, min(_PARITY_FACES, len(source))).astype(int), size)

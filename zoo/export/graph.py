@@ -1,0 +1,159 @@
+"""A read-only view of an exported recogniser's ONNX graph: which layers carry weights, which tensors flow between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from plugins.extras import require
+from zoo.runtime.onnx import onnx_session
+
+__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer']
+
+
+class GraphError(ValueError):
+    """An ONNX file is damaged, or is not the graph of one recogniser."""
+
+
+@dataclass(frozen=True)
+class WeightLayer:
+    """A convolution or fully connected layer: what integer arithmetic is worth having for.
+
+    Attributes:
+        name: of the node; op: ``Conv`` or ``Gemm``.
+        input, output: tensor names.
+        weight: float32, output channels first: ``(O, I/g, kH, kW)`` or ``(O, I)``.
+        weight_name: its initialiser, of whose stored shape ``axis`` is the output channel.
+        strides, dilations: of a convolution, ``(1, 1)`` otherwise.
+        groups: of a convolution, 1 otherwise.
+    """
+
+    name: str
+    op: str
+    input: str
+    output: str
+    weight: np.ndarray
+    weight_name: str
+    axis: int = 0
+    strides: tuple[int, ...] = (1, 1)
+    dilations: tuple[int, ...] = (1, 1)
+    groups: int = 1
+
+
+class Graph:
+    """An ONNX model with one image input and one embedding output.
+
+    Attributes:
+        model: the ``onnx.ModelProto``; copy it before changing it.
+        input, output: names of the one input and the one output.
+        initializers: weights by name.
+    """
+
+    def __init__(self, model) -> None:
+        numpy_helper = require('onnx.numpy_helper', 'onnx')
+        self.model = model
+        self.initializers = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        inputs = [i.name for i in model.graph.input if i.name not in self.initializers]
+        outputs = [o.name for o in model.graph.output]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise GraphError(f'a recogniser has one input and one output, this graph has {inputs} and {outputs}')
+        self.input, self.output = inputs[0], outputs[0]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Graph:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            GraphError: not ONNX, cut off, or more than one input or output.
+        """
+        onnx = require('onnx', 'onnx')
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no such ONNX file')
+        try:
+            model = onnx.load(str(path))
+            onnx.checker.check_model(model)
+            return cls(model)
+        except Exception as error:  # protobuf, checker and onnx's loader each have their own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise GraphError(f'{path}: not a whole ONNX recogniser ({reason}); export it again') from None
+
+    @property
+    def nodes(self):
+        return self.model.graph.node
+
+    @cached_property
+    def consumers(self) -> dict[str, list]:
+        """Nodes that read a tensor, by its name."""
+        found: dict[str, list] = {}
+        for node in self.nodes:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple]:
+        """Shapes of all tensors by name; a dimension that is not fixed is None."""
+        onnx = require('onnx', 'onnx')
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        shapes = {v.name: tuple(d.dim_value if d.HasField('dim_value') else None for d in v.type.tensor_type.shape.dim)
+                  for v in [*graph.input, *graph.value_info, *graph.output]}
+        return shapes | {name: value.shape for name, value in self.initializers.items()}
+
+    @cached_property
+    def activations(self) -> tuple[str, ...]:
+        """The input and every float tensor that a node makes from it, in the order they are made."""
+        alive = [self.input]
+        for node in self.nodes:
+            if set(node.input) & set(alive) and node.op_type not in ('Shape', 'Size'):
+                alive += node.output
+        return tuple(alive)
+
+    @cached_property
+    def layers(self) -> tuple[WeightLayer, ...]:
+        """All layers with weights, in order."""
+        return tuple(self._layer(node) for node in self.nodes
+                     if node.op_type in ('Conv', 'Gemm') and node.input[1] in self.initializers)
+
+    def _layer(self, node) -> WeightLayer:
+        attributes = attributes_of(node)
+        weight, axis = self.initializers[node.input[1]], 0
+        if node.op_type == 'Gemm' and not attributes.get('transB'):
+            weight, axis = weight.T, 1
+        options = {}
+        if node.op_type == 'Conv':
+            ones = (1,) * (weight.ndim - 2)
+            options = {'strides': tuple(attributes.get('strides', ones)), 'groups': attributes.get('group', 1),
+                       'dilations': tuple(attributes.get('dilations', ones))}
+        return WeightLayer(node.name, node.op_type, node.input[0], node.output[0], weight, node.input[1], axis, **options)
+
+
+def attributes_of(node) -> dict:
+    """A node's attributes as plain Python values."""
+    helper = require('onnx.helper', 'onnx')
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+class Activations:
+    """Runs a graph and hands out every intermediate tensor; ``names`` lists them, the input first."""
+
+    def __init__(self, graph: Graph, names: tuple[str, ...] | None = None) -> None:
+        self.names = graph.activations if names is None else names
+        self._input = graph.input
+        onnx = require('onnx', 'onnx')
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in self.names if n != graph.input)
+        self._session = onnx_session(model.SerializeToString(), exact=True)
+
+    def __call__(self, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and float32 value of every tensor for ``x``, float32 ``(N, 3, S, S)``."""
+        made = iter(self._session.run(None, {self._input: x}))
+        for name in self.names:
+            yield name, x if name == self._input else next(made)

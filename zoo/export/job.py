@@ -1,0 +1,91 @@
+"""What is being exported, with the measurements that several artefacts of one model share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
+
+from zoo.export.calibrate import CalibrationError, calibration_faces
+from zoo.export.gates import GATES, Gates, Judge
+from zoo.export.graph import Graph
+from zoo.export.onnx import to_onnx
+from zoo.export.parity import GateError
+from zoo.export.search import Int8Plan, Quantiser
+from zoo.export.target import Target
+from zoo.runtime import Embedder
+
+__all__ = ['Job']
+
+CALIBRATION_FACES = 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on its way to a device.
+
+    Attributes:
+        model: with ``preprocess``, as :func:`zoo.load` returns it.
+        judge: measures an artefact against the model.
+        target: the device, or None for any.
+        calib: faces to calibrate on; needed for 8 bits.
+        gates: instead of the precision's own.
+    """
+
+    model: nn.Module
+    name: str
+    judge: Judge
+    target: Target | None = None
+    calib: str | os.PathLike | None = None
+    gates: Gates | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The float32 ONNX graph that all other forms are made from."""
+        return Graph(to_onnx(self.model))
+
+    @cached_property
+    def quantiser(self) -> Quantiser:
+        """Calibrated on ``calib``.
+
+        Raises:
+            CalibrationError: no faces were named, or accuracy could not be gated.
+        """
+        if not self.calib:
+            raise CalibrationError('8 bits need faces to calibrate on: --calib FACES (a folder, zip, .rec or .bin of aligned '
+                                   'faces; not the set that accuracy is measured on)')
+        if self.judge.data is None:
+            raise CalibrationError('8 bits cost some models their accuracy: name a verification set with --gate-set SET to '
+                                   'measure it on')
+        faces = calibration_faces(self.calib, CALIBRATION_FACES, self.model.preprocess.input_size)
+        return Quantiser(self.graph, faces, self.model.preprocess)
+
+    def on(self, device: Target | None) -> Job:
+        """The same model for another device; what was measured already is kept."""
+        other = replace(self, target=device)
+        vars(other).update({name: vars(self)[name] for name in ('graph', 'quantiser') if name in vars(self)})
+        return other
+
+    @property
+    def facts(self) -> dict:
+        """What every sidecar says of the model."""
+        height, width = self.model.input_size
+        return {'model': self.name, 'num_features': self.model.num_features, 'preprocess': self.model.preprocess.to_dict(),
+                'input': f'{height}x{width}'}
+
+    def pass_gates(self, candidate: Embedder, precision: str, plan: Int8Plan | None = None) -> dict:
+        """Parity and accuracy of an artefact.
+
+        Raises:
+            GateError: it failed; for 8 bits the message names the layer that lost most.
+        """
+        try:
+            return self.judge.judge(candidate, self.gates or GATES[precision])
+        except GateError as error:
+            if plan is None:
+                raise
+            raise GateError(f'{error}. The layer that lost most is {plan.culprit}. Fine-tune with quantise=true (facezoo '
+                            'train), train a ReLU variant, or export fp16',
+                            {**error.report, 'quantisation': plan.to_dict()}) from None

@@ -1,0 +1,144 @@
+"""NCNN in 8 bits without NCNN's C++ tools: the calibration table, and the quantised model made from it.
+
+The table has ncnn2table's text form (``<layer>_param_0`` and one scale an output channel; ``<layer>`` and the scale of its
+input; a scale is levels / largest value), so NCNN's own ncnn2int8 reads it too. The model equals what ncnn2int8 writes:
+int8 weights, scales, requantisation between neighbouring convolutions, float16 weights elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from zoo.export.calibrate import DEAD, Calibration, CalibrationError
+from zoo.export.graph import Graph
+from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
+from zoo.export.quantize import ncnn_weight_levels
+
+__all__ = ['Table', 'int8_layers', 'make_table', 'match_layers', 'quantise_ncnn', 'read_table', 'write_table']
+
+# layer name -> (scales of the weights, float32 one a channel or group; scale of the input)
+Table = dict[str, tuple[np.ndarray, float]]
+
+
+def match_layers(model: NcnnModel, graph: Graph) -> dict[str, str]:
+    """Name of each NCNN weight layer to the name of the ONNX layer it came from, told by its weights.
+
+    Raises:
+        NcnnFormatError: the converter changed a weight, so that a layer has no origin.
+    """
+    known: dict[bytes, list[str]] = {}
+    for layer in graph.layers:
+        known.setdefault(np.ascontiguousarray(layer.weight, np.float32).tobytes(), []).append(layer.name)
+    matched = {}
+    for layer in model.weight_layers:
+        origins = known.get(np.ascontiguousarray(layer.arrays['weight'], np.float32).tobytes())
+        if not origins:
+            raise NcnnFormatError(f'{layer.name}: its weights are not those of any layer of the ONNX graph, so its range is '
+                                  'unknown; keep it in floating point, or report the model')
+        matched[layer.name] = origins.pop(0) if len(origins) > 1 else origins[0]
+    return matched
+
+
+def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: Collection[str] = ()) -> Table:
+    """Scales of every layer but those in ``keep`` (names of the ONNX graph)."""
+    origins, layers = match_layers(model, graph), {layer.name: layer for layer in graph.layers}
+    table = {}
+    for layer in model.weight_layers:
+        origin = layers[origins[layer.name]]
+        if origin.name in keep:
+            continue
+        rows = layer.groups if layer.kind == 'ConvolutionDepthWise' else layer.channels
+        amax = np.maximum(np.abs(layer.arrays['weight'].reshape(rows, -1)).max(1), DEAD)
+        if origin.input not in calibration.amax:
+            raise CalibrationError(f'the calibration has no range of {origin.input}: it belongs to another model; '
+                                   'calibrate again')
+        table[layer.name] = (ncnn_weight_levels(origin) / amax).astype(np.float32), 127 / calibration.amax[origin.input]
+    return table
+
+
+def write_table(table: Table) -> str:
+    """The table as text."""
+    weights = [f'{name}_param_0 ' + ' '.join(f'{s:f}' for s in scales) for name, (scales, _) in table.items()]
+    return '\n'.join(weights + [f'{name} {scale:f}' for name, (_, scale) in table.items()]) + '\n'
+
+
+def read_table(text: str, where: str = 'table') -> Table:
+    """Parse a table; a line that begins with ``#`` leaves its layer in floating point, as NCNN's guide has it.
+
+    Raises:
+        NcnnFormatError: a scale is not a positive number, or a layer has only one of its two lines.
+    """
+    weights, inputs = {}, {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, *values = line.split() or ['#']
+        if name.startswith('#'):
+            continue
+        try:
+            scales = np.array(values, np.float32)
+        except ValueError:
+            scales = np.zeros(0, np.float32)
+        if not len(scales) or not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise NcnnFormatError(f'{where}: line {number}: the scales of {name} are not positive numbers')
+        if name.endswith('_param_0'):
+            weights[name.removesuffix('_param_0')] = scales
+        else:
+            inputs[name] = float(scales[0])
+    if set(weights) != set(inputs):
+        odd = sorted(set(weights) ^ set(inputs))
+        raise NcnnFormatError(f'{where}: {odd[0]} has scales of its weights or of its input, but not of both')
+    return {name: (weights[name], inputs[name]) for name in weights}
+
+
+def quantise_ncnn(model: NcnnModel, table: Table) -> NcnnModel:
+    """Make the layers of ``table`` int8 and store the other weights as float16 (in place).
+
+    Raises:
+        NcnnFormatError: the table names a layer that is not there, or has another number of channels.
+    """
+    layers = {layer.name: layer for layer in model.weight_layers}
+    for name, (scales, input_scale) in table.items():
+        if name not in layers:
+            raise NcnnFormatError(f'the table names {name}, which is no convolution or fully connected layer of the model')
+        _quantise_layer(layers[name], scales, input_scale)
+    for name in table:
+        _fuse_requantise(model, layers[name], table)
+    return model.to_half()
+
+
+def _quantise_layer(layer: NcnnLayer, scales: np.ndarray, input_scale: float) -> None:
+    depthwise = layer.kind == 'ConvolutionDepthWise'
+    rows = layer.groups if depthwise else layer.channels
+    if len(scales) != rows:
+        raise NcnnFormatError(f'{layer.name}: the table has {len(scales)} scales of weights, the layer {rows}')
+    scaled = layer.arrays['weight'].astype(np.float32).reshape(rows, -1) * scales[:, None]
+    rounded = np.trunc(scaled + np.copysign(0.5, scaled))  # NCNN's C++ rounds halves away from zero
+    layer.arrays['weight'] = rounded.clip(-127, 127).astype(np.int8).ravel()
+    layer.arrays['weight_scales'] = scales.astype(np.float32)
+    layer.arrays['input_scale'] = np.float32([input_scale])
+    layer.params[8] = '1' if depthwise else '2'
+
+
+def _fuse_requantise(model: NcnnModel, layer: NcnnLayer, table: Table) -> None:
+    """Let a convolution hand int8 to the convolutions that alone read it (directly or through a Split)."""
+    if layer.kind == 'InnerProduct':
+        return
+    readers = model.consumers(layer.outputs[0])
+    if len(readers) == 1 and readers[0].kind == 'Split':
+        readers = [r for blob in readers[0].outputs for r in model.consumers(blob)]
+    if readers and all(r.name in table and r.kind.startswith('Convolution') for r in readers):
+        layer.params[8] = str(layer.number(8) + 100)
+        layer.arrays['output_scale'] = np.float32([table[readers[0].name][1]])
+
+
+def int8_layers(model: NcnnModel) -> dict[str, bool]:
+    """Each weight layer's name and whether NCNN will run it in 8 bits (its ``int8_scale_term`` and its weights say so)."""
+    return {layer.name: layer.number(8) > 0 and layer.arrays['weight'].dtype == np.int8 for layer in model.weight_layers}
+
+
+def macs_in_int8(graph: Graph, keep: Collection[str]) -> float:
+    """Fraction of the multiply-accumulates that are done in 8 bits when the layers in ``keep`` are not."""
+    macs = {layer.name: layer.weight.size * math.prod(s or 1 for s in graph.shapes[layer.output][2:]) for layer in graph.layers}
+    return 1 - sum(macs[name] for name in keep) / sum(macs.values())

@@ -1,0 +1,268 @@
+"""INT8 and FP16 on the CPU, by each runtime's own rules, and the Q/DQ graph that TensorRT 8.5 and later take as it is.
+
+What a runtime rounds is a :class:`Scheme`. A node that computes in 8 bits reads rounded tensors and has rounded weights;
+layers named in ``keep`` stay in floating point, with the activation behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from plugins.extras import require
+from plugins.quantization import weight_levels
+from zoo.export.calibrate import DEAD, Calibration, CalibrationError
+from zoo.export.graph import Activations, Graph, WeightLayer
+
+__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels', 'simulate_int8',
+           'typed_half_graph', 'weight_amax']
+
+_SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'Cast', 'Reshape', 'Flatten', 'Squeeze',
+                        'Slice', 'Transpose', 'Identity'})
+
+
+def ncnn_weight_levels(layer: WeightLayer) -> int:
+    """Steps of a layer's weights in NCNN; see :func:`plugins.quantization.weight_levels`."""
+    return weight_levels(layer.weight.shape[2:], layer.strides, layer.dilations, layer.groups)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a runtime rounds when it computes in 8 bits.
+
+    Attributes:
+        everywhere: every tensor (TensorRT given a cache may run any layer in 8 bits; the worst case is assumed), not only
+            what convolutions and fully connected layers read.
+        weight_levels: positive integers that a layer's weights are spread over.
+    """
+
+    everywhere: bool
+    weight_levels: Callable[[WeightLayer], int]
+
+
+SCHEMES = {
+    'tensorrt': Scheme(everywhere=True, weight_levels=lambda layer: 127),
+    'qdq': Scheme(everywhere=False, weight_levels=lambda layer: 127),
+    'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels),
+}
+
+
+def weight_amax(weight: np.ndarray) -> np.ndarray:
+    """Largest absolute weight of each output channel, float32 ``(O,)``; a dead channel gets 1e-6 (ncnn#3022)."""
+    return np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), DEAD).astype(np.float32)
+
+
+def simulate_int8(graph: Graph, calibration: Calibration, scheme: Scheme, keep: Collection[str] = ()):
+    """A float graph that computes what the runtime computes in 8 bits (up to the order of additions).
+
+    Run it with ``exact=True``. Deviation: -128 may occur where TensorRT's and NCNN's integers end at -127.
+
+    Args:
+        keep: names of layers that stay in floating point.
+
+    Returns:
+        ``onnx.ModelProto``.
+    """
+    model = _copy(graph)
+    rounded = _int8_nodes(graph, scheme, keep)
+    for layer in graph.layers:
+        if layer.name in rounded:
+            levels = scheme.weight_levels(layer)
+            scale = (weight_amax(layer.weight) / levels).reshape(-1, *[1] * (layer.weight.ndim - 1))
+            value = np.clip(np.rint(layer.weight / scale), -levels, levels) * scale
+            _own_weight(model, layer, value.astype(np.float32))
+    for node in model.graph.node:
+        if node.name in rounded and node.op_type == 'PRelu' and node.input[1] in graph.initializers:
+            slope = graph.initializers[node.input[1]]
+            scale = max(float(np.abs(slope).max()), DEAD) / 127
+            _replace(model, node, 1, (np.rint(slope / scale) * scale).astype(np.float32))
+    _round_edges(model, graph, rounded, calibration)
+    return model
+
+
+def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = ()):
+    """The explicitly quantised graph: Q/DQ pairs before every INT8 layer, on its activation and on its weights.
+
+    As TensorRT wants it: symmetric, zero points present, weights per output channel as float initialisers with a Q/DQ pair,
+    one pair a consumer, bias in floating point (TensorRT developer guide, "Explicit quantization"; onnxruntime#14229).
+    Hardware without INT8 units refuses such a graph (TensorRT#3157).
+    """
+    model, scheme = _copy(graph), SCHEMES['qdq']
+    rounded = _int8_nodes(graph, scheme, keep)
+    _round_edges(model, graph, rounded, calibration)
+    nodes = []
+    for node in model.graph.node:
+        layer = next((x for x in graph.layers if x.name == node.name and node.name in rounded), None)
+        if layer is not None:
+            stem = f'{node.name}_weight'
+            _add_constant(model, f'{stem}_scale', weight_amax(layer.weight) / 127)
+            _add_constant(model, f'{stem}_zero', np.zeros(len(layer.weight), np.int8))
+            nodes += _pair(node.input[1], f'{stem}_scale', f'{stem}_zero', stem, axis=layer.axis)
+            node.input[1] = nodes[-1].output[0]
+        nodes.append(node)
+    _set_nodes(model, nodes)
+    require('onnx', 'onnx').checker.check_model(model)
+    return model
+
+
+def half_graph(graph: Graph, keep: Collection[str] = ()):
+    """A float graph whose weights and every tensor are rounded to FP16; sums stay in float32, as in tensor cores.
+
+    Args:
+        keep: nodes that stay in float32.
+    """
+    model, kept = _copy(graph), set(keep)
+    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
+    for tensor in model.graph.initializer:
+        if not {node.name for node in graph.consumers.get(tensor.name, [])} <= kept and tensor.data_type == proto.FLOAT:
+            value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+    def rounded(name: str, stem: str) -> list:
+        return [_cast(name, f'{stem}_half', proto.FLOAT16), _cast(f'{stem}_half', f'{stem}_float', proto.FLOAT)]
+
+    _insert(model, {(n.name, i) for n in graph.nodes for i, name in enumerate(n.input)
+                    if name in graph.activations and n.name not in kept}, rounded)
+    return model
+
+
+def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
+    """The graph in FP16 types, float32 at its input and output: what a strongly typed TensorRT (11) builds FP16 from.
+
+    Args:
+        keep: nodes that stay in float32, between two casts.
+    """
+    model, activations = _copy(graph), set(graph.activations)
+    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
+    nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
+    single = {name for name, users in graph.consumers.items() if {node.name for node in users} <= set(keep)}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == proto.FLOAT and tensor.name not in single:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for node in model.graph.node:
+        kept, before, after = node.name in keep, [], []
+        for values, casts, kind in ((node.input, before, proto.FLOAT), (node.output, after, proto.FLOAT16)):
+            for index, name in enumerate(values):
+                if name in activations:
+                    values[index] = f'{name}_half'
+                    if kept:
+                        values[index] = f'{node.name}_{name}_float'
+                        ends = (f'{name}_half', values[index]) if kind == proto.FLOAT else (values[index], f'{name}_half')
+                        casts.append(_cast(*ends, kind))
+        nodes += [*before, node, *after]
+    nodes.append(_cast(f'{graph.output}_half', graph.output, proto.FLOAT))
+    _set_nodes(model, nodes)
+    del model.graph.value_info[:]
+    require('onnx', 'onnx').checker.check_model(model)
+    return model
+
+
+def _cast(source: str, target: str, kind: int):
+    return require('onnx.helper', 'onnx').make_node('Cast', [source], [target], f'{target}_cast', to=kind)
+
+
+def layer_snr(graph: Graph, model, x: np.ndarray) -> dict[str, float]:
+    """Signal-to-noise ratio in dB of each weight layer's output in ``model`` against ``graph``, by layer name.
+
+    Args:
+        model: a simulation of ``graph``, as made here.
+        x: preprocessed faces, float32 ``(N, 3, S, S)``.
+    """
+    names = tuple(layer.output for layer in graph.layers)
+    exact, found = dict(Activations(graph, names)(x)), dict(Activations(Graph(model), names)(x))
+    ratios = {}
+    for layer in graph.layers:
+        signal = exact[layer.output].astype(np.float64)
+        noise = np.square(found[layer.output] - signal).sum()
+        ratios[layer.name] = float(10 * np.log10(np.square(signal).sum() / max(noise, 1e-30)))
+    return ratios
+
+
+def group_of(graph: Graph, layer: WeightLayer) -> set[str]:
+    """Names of a layer's node and of the element-wise nodes that only it feeds (its activation)."""
+    names, tensor = {layer.name}, layer.output
+    while len(users := graph.consumers.get(tensor, [])) == 1 and users[0].op_type not in ('Conv', 'Gemm', 'Add'):
+        names.add(users[0].name)
+        tensor = users[0].output[0]
+    return names
+
+
+def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]:
+    unknown = set(keep) - {layer.name for layer in graph.layers}
+    if unknown:
+        raise KeyError(f'no layers {sorted(unknown)} in the graph; its layers are {[x.name for x in graph.layers]}')
+    nodes = {layer.name for layer in graph.layers}
+    if scheme.everywhere:
+        nodes |= {node.name for node in graph.nodes if node.op_type not in _SHAPE_OPS}
+    for layer in graph.layers:
+        if layer.name in keep:
+            nodes -= group_of(graph, layer)
+    return nodes
+
+
+def _round_edges(model, graph: Graph, rounded: set[str], calibration: Calibration) -> None:
+    """Let the nodes in ``rounded`` read their activations through a Q/DQ pair."""
+    activations = set(graph.activations)
+    edges = {(node.name, i) for node in graph.nodes if node.name in rounded
+             for i, name in enumerate(node.input) if name in activations}
+    missing = {n.input[i] for n in graph.nodes for name, i in edges if n.name == name} - set(calibration.amax)
+    if missing:
+        raise CalibrationError(f'the calibration has no range of {sorted(missing)[:3]}: it belongs to another model or export; '
+                               'calibrate again')
+    made: set[str] = set()
+
+    def pair(name: str, stem: str) -> list:
+        scale, zero = f'{name}_scale', f'{name}_zero'
+        if name not in made:
+            _add_constant(model, scale, np.float32(calibration.amax[name] / 127))
+            _add_constant(model, zero, np.int8(0))
+            made.add(name)
+        return _pair(name, scale, zero, stem)
+
+    _insert(model, edges, pair)
+
+
+def _pair(name: str, scale: str, zero: str, stem: str, **options) -> list:
+    helper = require('onnx.helper', 'onnx')
+    return [helper.make_node('QuantizeLinear', [name, scale, zero], [f'{stem}_q'], f'{stem}_q', **options),
+            helper.make_node('DequantizeLinear', [f'{stem}_q', scale, zero], [f'{stem}_dq'], f'{stem}_dq', **options)]
+
+
+def _insert(model, edges: set[tuple[str, int]], make: Callable[[str, str], list]) -> None:
+    """Put ``make(tensor, stem)``'s nodes before the given inputs ``(node name, input index)``."""
+    nodes = []
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if (node.name, index) in edges:
+                added = make(name, f'{node.name}_input{index}')
+                nodes += added
+                node.input[index] = added[-1].output[0]
+        nodes.append(node)
+    _set_nodes(model, nodes)
+
+
+def _set_nodes(model, nodes: list) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _own_weight(model, layer: WeightLayer, weight: np.ndarray) -> None:
+    node = next(n for n in model.graph.node if n.name == layer.name)
+    _replace(model, node, 1, weight.T if layer.axis else weight)
+
+
+def _replace(model, node, index: int, value: np.ndarray) -> None:
+    name = f'{node.name}_rounded{index}'
+    _add_constant(model, name, value)
+    node.input[index] = name
+
+
+def _add_constant(model, name: str, value: np.ndarray) -> None:
+    model.graph.initializer.append(require('onnx.numpy_helper', 'onnx').from_array(np.asarray(value), name))
+
+
+def _copy(graph: Graph):
+    return type(graph.model).FromString(graph.model.SerializeToString())

@@ -1,0 +1,250 @@
+"""From ONNX to an engine on this board, with TensorRT's Python API from 8.2 to 11: what a version lacks is asked for by name.
+
+| | 8.2 | 8.4 | 8.5 | 10 | 11 |
+|---|---|---|---|---|---|
+| workspace | max_workspace_size | set_memory_pool_limit | | | |
+| EXPLICIT_BATCH | needed | needed | needed | ignored | gone |
+| precision flags, set_dynamic_range, layer.precision | yes | yes | yes | yes | gone: the graph's types count |
+"""
+
+import os
+import sys
+import threading
+import time
+
+from .bundle import BundleError, write_atomic
+from .cache import CacheVersionError, complete_scales, read_cache, write_cache
+
+__all__ = ['BuildError', 'build_engine', 'finalise_cache', 'import_tensorrt']
+
+
+class BuildError(RuntimeError):
+    """TensorRT is not there, cannot parse the graph, or cannot build it."""
+
+
+def import_tensorrt(wanted=None):
+    """The tensorrt module.
+
+    Args:
+        wanted: ``'8.2.1'``: the version the bundle was made for; an older minor version is refused.
+
+    Raises:
+        BuildError: not installed, or too old.
+    """
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise BuildError('the Python package tensorrt cannot be imported (%s); on a Jetson: sudo apt install '
+                         'python3-libnvinfer, and use the system python3' % error) from None
+    if wanted and _version(tensorrt.__version__) < _version(wanted)[:2]:
+        raise BuildError('TensorRT %s is older than the %s that this bundle was checked for; update JetPack (4.6.1 or later on '
+                         'TX2 and Nano), or export the bundle for another target' % (tensorrt.__version__, wanted))
+    return tensorrt
+
+
+def build_engine(bundle, precision, trt, board, show=sys.stderr):
+    """Build the engine of a precision and keep it in ``engines/``; says where it is, how long it took and what was odd.
+
+    Args:
+        trt: the tensorrt module.
+        board: what :func:`board.describe` found.
+        show: stream for the progress.
+
+    Raises:
+        BuildError: with TensorRT's own messages.
+    """
+    variant, began = bundle.variant(precision), time.time()
+    log = _make_log(trt, show)
+    if variant.get('verdict'):
+        show.write('%s: %s\n' % (precision, variant['verdict']))
+    builder = _make_builder(trt, log)
+    network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
+    config = builder.create_builder_config()
+    _limit_workspace(config, bundle.facts['workspace_mb'] << 20, trt)
+    if hasattr(trt, 'ProfilingVerbosity'):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for flag in variant['flags']:
+        if not hasattr(trt.BuilderFlag, flag):
+            raise BuildError('TensorRT %s has no builder flag %s (it is strongly typed); export the bundle for this version'
+                             % (trt.__version__, flag))
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    _add_profile(builder, config, bundle.facts)
+    if variant.get('cache'):
+        _set_ranges(bundle, variant, network, trt, show)
+    _set_precisions(variant.get('layer_precisions', {}), network, config, trt)
+    timing_path = bundle.path(os.path.join('engines', 'timing.cache'))
+    timing = _timing_cache(config, timing_path, show)
+    with _Heartbeat(log, show, 'building %s' % precision):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError('TensorRT could not build the %s engine: %s' % (precision, log.last or 'it gave no reason'))
+    if timing is not None:
+        write_atomic(timing_path, bytes(config.get_timing_cache().serialize()))
+    bundle.keep_engine(precision, bundle.key(precision, board), plan, time.time() - began)
+    show.write('%s: built in %.0f s, %.2f MB\n' % (precision, time.time() - began, os.path.getsize(
+        bundle.engine_path(precision)) / 1e6))
+    del parser
+    if log.missing_scales:
+        show.write('%s: %d tensors have no scale; their layers run in FP16 or FP32\n' % (precision, log.missing_scales))
+
+
+def finalise_cache(bundle, precision, trt, show=sys.stderr):
+    """Write ``engines/<cache>``: the bundle's scales and those of the tensors that this TensorRT makes, under its version.
+
+    Returns:
+        Path of the file, for ``trtexec --calib``.
+    """
+    variant = bundle.variant(precision)
+    if not variant.get('cache'):
+        raise BundleError('%s needs no calibration cache: its ranges are in %s' % (precision, variant['graph']))
+    log = _make_log(trt, show)
+    builder = _make_builder(trt, log)
+    network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
+    scales = _complete(bundle, variant, network, trt, show)
+    del parser
+    path = bundle.path(os.path.join('engines', variant['cache']))
+    write_atomic(path, write_cache(scales, trt.__version__).encode())
+    return path
+
+
+def _version(text):
+    return tuple(int(part) for part in text.split('.')[:3])
+
+
+def _make_builder(trt, log):
+    try:
+        return trt.Builder(log)
+    except TypeError:  # what the binding raises when the library returns nothing
+        raise BuildError('TensorRT cannot start: %s. Is the GPU visible here (docker: --runtime nvidia)?'
+                         % (log.last or 'no reason given')) from None
+
+
+def _parse(builder, path, trt, log):
+    """The parsed network, and the parser, which owns its weights."""
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, 'EXPLICIT_BATCH') else 0)
+    parser = trt.OnnxParser(network, log)
+    with open(path, 'rb') as file:
+        if parser.parse(file.read()):
+            return network, parser
+    problems = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    raise BuildError('TensorRT %s cannot parse %s: %s' % (trt.__version__, path, '; '.join(problems) or 'it gave no reason'))
+
+
+def _limit_workspace(config, size, trt):
+    if hasattr(config, 'set_memory_pool_limit'):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
+    else:
+        config.max_workspace_size = size
+
+
+def _add_profile(builder, config, facts):
+    side = facts['preprocess']['input_size']
+    profile = builder.create_optimization_profile()
+    profile.set_shape(facts['input'], (1, 3, side, side), (1, 3, side, side), (facts['batch'], 3, side, side))
+    config.add_optimization_profile(profile)
+
+
+def _complete(bundle, variant, network, trt, show):
+    with open(bundle.path(variant['cache'])) as file:
+        text = file.read()
+    try:
+        scales = read_cache(text, variant['cache'], trt.__version__)
+    except CacheVersionError as error:  # the scales hold for every version; only trtexec would skip the file
+        show.write('%s\n' % error)
+        scales = read_cache(text, variant['cache'])
+    scales, missing = complete_scales(network, scales, trt)
+    if missing:
+        show.write('no scale is known for %s\n' % ', '.join(missing[:5]))
+    return scales
+
+
+def _set_ranges(bundle, variant, network, trt, show):
+    """Give every tensor its range directly: no calibrator, and so no cache that TensorRT might skip for its version."""
+    scales = _complete(bundle, variant, network, trt, show)
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        tensors += [layer.get_output(j) for j in range(layer.num_outputs)]
+    for tensor in tensors:
+        if tensor.name in scales:
+            tensor.set_dynamic_range(-127 * scales[tensor.name], 127 * scales[tensor.name])
+
+
+def _set_precisions(precisions, network, config, trt):
+    """Keep named layers out of 8 bits (or out of FP16)."""
+    if not precisions:
+        return
+    types = {'fp16': trt.DataType.HALF, 'fp32': trt.DataType.FLOAT}
+    found = set()
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.name in precisions:
+            layer.precision = types[precisions[layer.name]]
+            for j in range(layer.num_outputs):
+                layer.set_output_type(j, types[precisions[layer.name]])
+            found.add(layer.name)
+    lost = sorted(set(precisions) - found)
+    if lost:
+        raise BuildError('the parser of TensorRT %s gave the layers %s other names, so they cannot be kept out of 8 bits'
+                         % (trt.__version__, ', '.join(lost[:5])))
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+
+
+def _timing_cache(config, path, show):
+    """Kernel timings of earlier builds on this board: the next build takes seconds."""
+    try:
+        with open(path, 'rb') as file:
+            known = file.read()
+    except OSError:
+        known = b''
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        show.write('timing cache %s is of another board or TensorRT; starting a new one\n' % path)
+        cache = config.create_timing_cache(b'')
+        if cache is not None:
+            config.set_timing_cache(cache, False)
+    return cache
+
+
+def _make_log(trt, show):
+    """A logger that shows warnings, counts missing scales, and remembers the layer that is being timed."""
+
+    class Log(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+            self.last, self.layer, self.missing_scales = '', '', 0
+
+        def log(self, severity, message):
+            if 'Missing scale and zero-point' in message:
+                self.missing_scales += 1
+            elif severity <= trt.ILogger.Severity.WARNING:
+                self.last = message
+                show.write('[TensorRT] %s\n' % message)
+            elif 'Timing Runner: ' in message:
+                self.layer = message.partition('Timing Runner: ')[2].split(' ')[0][:50]
+
+    return Log()
+
+
+class _Heartbeat:
+    """Says every few seconds that something is going on; TensorRT releases the interpreter lock while it builds."""
+
+    def __init__(self, log, show, what, seconds=5.0):
+        self._log, self._show, self._what, self._seconds = log, show, what, seconds
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
+
+    def _run(self):
+        began = time.time()
+        while not self._stop.wait(self._seconds):
+            self._show.write('%s: %4.0f s %s\n' % (self._what, time.time() - began, self._log.layer))
+            self._show.flush()
+
+    def __enter__(self):
+        self._thread.daemon = True
+        self._thread.start()
+        return self
+
+    def __exit__(self, *ignored):
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,71 @@
+"""Embed aligned faces and compare them.
+
+  python3 run.py a.jpg b.jpg              cosine similarity, and whether it is one person
+  python3 run.py faces.npz --out e.npz    embeddings of many (array `faces`, uint8 RGB (N, 112, 112, 3))
+
+Images need OpenCV (JetPack has it) and must be aligned crops.
+"""
+
+import os
+import sys
+
+import numpy as np
+
+from .bundle import BundleError
+from .recogniser import unit
+from .session import Session, make_parser, run_script
+
+__all__ = ['main', 'read_faces']
+
+
+def main(argv=None):
+    parser = make_parser(__doc__.split('\n')[0])
+    parser.add_argument('faces', nargs='+', help='aligned crops, or one .npz with an array `faces`')
+    parser.add_argument('--precision', default='', help='of the engine; the default of the bundle when not given')
+    parser.add_argument('--out', help='write the embeddings to this .npz')
+    return run_script(_run, parser.parse_args(argv))
+
+
+def _run(arguments):
+    session = Session(arguments.bundle)
+    faces = read_faces(arguments.faces, session.bundle.facts['preprocess']['input_size'])
+    embeddings = session.recogniser(session.precisions(arguments.precision)[0])(faces)
+    if arguments.out:
+        np.savez(arguments.out, embeddings=embeddings)
+        sys.stdout.write('%s: %d embeddings of length %d\n' % (arguments.out, *embeddings.shape))
+    elif len(faces) > 1:
+        similarity = unit(embeddings).dot(unit(embeddings).T)
+        threshold = session.bundle.facts['threshold']
+        for i in range(len(faces) - 1):
+            for j in range(i + 1, min(len(faces), i + 5)):
+                sys.stdout.write('%s  %s  %.3f  %s\n' % (
+                    _name(arguments.faces, i), _name(arguments.faces, j), similarity[i, j],
+                    'one person' if similarity[i, j] > threshold else 'different persons'))
+
+
+def _name(names, index):
+    return names[index] if len(names) > 1 else '#%d' % index
+
+
+def read_faces(paths, size):
+    """uint8 RGB ``(N, size, size, 3)`` from image files or from one ``.npz``.
+
+    Raises:
+        BundleError: a file is missing, not an image, or of another size.
+    """
+    if len(paths) == 1 and paths[0].endswith('.npz'):
+        if not os.path.isfile(paths[0]):
+            raise BundleError('%s: no such file' % paths[0])
+        with np.load(paths[0], allow_pickle=False) as arrays:
+            if 'faces' not in arrays:
+                raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
+            return arrays['faces']
+    import cv2
+    faces = []
+    for path in paths:
+        image = cv2.imread(path)
+        if image is None or image.shape[:2] != (size, size):
+            raise BundleError('%s: %s; an aligned face of %dx%d pixels is needed'
+                              % (path, 'not an image' if image is None else '%dx%d pixels' % image.shape[1::-1], size, size))
+        faces.append(image[..., ::-1])
+    return np.ascontiguousarray(np.stack(faces))

@@ -1,0 +1,103 @@
+"""Does the engine compute what was exported, how well, and how fast? Builds what is missing.
+
+  python3 verify.py                    the default precision
+  python3 verify.py fp16,int8          side by side
+  python3 verify.py fp16 --out tx2.json    for `facezoo deploy-report --measured tx2.json`
+
+Compares with the embeddings of the original model on the bundle's own faces; exit status 1 when an engine differs.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from .board import clocks, power_mode
+from .bundle import BundleError, write_atomic
+from .recogniser import unit
+from .session import Session, make_parser, run_script
+
+__all__ = ['main']
+
+PERCENTILES = (50, 90, 99)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__.split('\n')[0])
+    parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8 or several with commas')
+    parser.add_argument('--seconds', type=float, default=3.0, help='to measure each latency for')
+    parser.add_argument('--out', help='write the results to this JSON file')
+    return run_script(_run, parser.parse_args(argv))
+
+
+def _run(arguments):
+    session = Session(arguments.bundle)
+    facts = session.bundle.facts
+    samples = _samples(session.bundle)
+    report = {'model': facts['model'], 'target': facts['target'], 'board': session.board, 'power_mode': power_mode(),
+              'clocks_before': clocks(), 'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), 'engines': {}}
+    sys.stdout.write('%s on %s, TensorRT %s, power mode: %s\n' % (
+        facts['model'], session.board['device'], session.board['tensorrt'], report['power_mode'] or 'unknown'))
+    for precision in session.precisions(arguments.precision):
+        variant, recogniser = session.bundle.variant(precision), session.recogniser(precision)
+        result = _check(recogniser, samples, variant['accept'], facts['threshold'])
+        result['latency_ms'] = _latencies(recogniser.engine, arguments.seconds)
+        report['engines'][precision] = result
+        _print(precision, result, variant)
+    report['clocks_after'] = clocks()
+    if arguments.out:
+        write_atomic(arguments.out, (json.dumps(report, indent=1, sort_keys=True) + '\n').encode())
+    return 0 if all(result['passed'] for result in report['engines'].values()) else 1
+
+
+def _samples(bundle):
+    with np.load(bundle.path('samples.npz'), allow_pickle=False) as arrays:
+        samples = {name: arrays[name] for name in arrays.files}
+    expected = unit(samples['embeddings'])
+    similarity = expected.dot(expected.T)
+    if np.median(similarity[~np.eye(len(expected), dtype=bool)]) > 0.9:
+        raise BundleError('samples.npz: all faces have nearly one embedding, so a comparison would prove nothing')
+    return samples
+
+
+def _check(recogniser, samples, accept, threshold):
+    """Cosines to the expected embeddings, and right decisions on the bundle's pairs at its threshold."""
+    found, expected = unit(recogniser(samples['faces'])), unit(samples['embeddings'])
+    single = unit(recogniser(samples['faces'][:1]))
+    cosines = (found * expected).sum(1)
+    result = {'mean_cosine': float(cosines.mean()), 'min_cosine': float(cosines.min()), 'accept_mean_cosine': accept,
+              'batch_difference': float(np.abs(single - found[:1]).max()), 'faces': len(found)}
+    for name, embeddings in (('accuracy', found), ('expected_accuracy', expected)):
+        first, second = (embeddings[samples['pairs'][:, i]] for i in (0, 1))
+        accepted = (first * second).sum(1) > threshold
+        result[name] = float((accepted == samples['same']).mean())
+    result['pairs'] = len(samples['same'])
+    result['passed'] = bool(np.isfinite(cosines).all() and cosines.mean() >= accept)
+    return result
+
+
+def _latencies(engine, seconds):
+    found = {}
+    for batch in sorted({1, engine.batch}):
+        for copies in (True, False):
+            times = engine.measure(batch, copies, seconds)
+            row = {'p%d' % p: round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
+            row['runs'] = len(times)
+            found['batch %d, %s copies' % (batch, 'with' if copies else 'without')] = row
+    return found
+
+
+def _print(precision, result, variant):
+    write = sys.stdout.write
+    verdict = 'passed' if result['passed'] else 'FAILED: the engine does not compute the exported model'
+    write('\n%s: %s\n' % (precision, verdict))
+    if variant.get('verdict'):
+        write('  %s\n' % variant['verdict'])
+    write('  cosine to the original: mean %(mean_cosine).5f (at least %(accept_mean_cosine).5f), '
+          'least %(min_cosine).5f, %(faces)d faces\n' % result)
+    write('  decisions: %.2f %% right on %d pairs (original: %.2f %%)\n'
+          % (100 * result['accuracy'], result['pairs'], 100 * result['expected_accuracy']))
+    for name, row in sorted(result['latency_ms'].items()):
+        write('  %-24s p50 %8.3f  p90 %8.3f  p99 %8.3f ms (%d runs)\n'
+              % (name, row['p50'], row['p90'], row['p99'], row['runs']))
