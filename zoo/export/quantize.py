@@ -137,12 +137,16 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
     model, activations = _copy(graph), set(graph.activations)
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
-    single = {name for name, users in graph.consumers.items() if {node.name for node in users} <= set(keep)}
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == proto.FLOAT}
     for tensor in model.graph.initializer:
-        if tensor.data_type == proto.FLOAT and tensor.name not in single:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].astype(np.float16), tensor.name))
     for node in model.graph.node:
         kept, before, after = node.name in keep, [], []
+        for index, name in enumerate(node.input if kept else ()):
+            if name in weights:  # a copy of its own: other nodes may share the tensor
+                node.input[index] = f'{node.name}_{name}'
+                model.graph.initializer.append(numpy_helper.from_array(weights[name], node.input[index]))
         for values, casts, kind in ((node.input, before, proto.FLOAT), (node.output, after, proto.FLOAT16)):
             for index, name in enumerate(values):
                 if name in activations:
