@@ -1,6 +1,8 @@
 """The documentation: tables are those of the cards, the site builds without a warning."""
 
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoo.card_page import model_page
+from zoo.cli import build_parser
 from zoo.model_card import card, list_models
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,21 @@ def test_page_says_what_the_card_says(name):
     assert all(text in page for text in model.deviations)
     assert all(weights.sha256 in page and weights.licence in page for weights in model.weights.values())
     assert ('not measured here' in page) == bool(model.claims)
+
+
+LINES = [(page.name, line) for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+         for block in re.findall(r'```sh\n(.*?)```', page.read_text(), re.DOTALL)
+         for line in block.replace('\\\n', ' ').splitlines() if 'facezoo ' in line]
+
+
+@pytest.mark.parametrize(('page', 'line'), LINES)
+def test_every_command_that_is_shown_parses(page, line):
+    """Also those that the tests cannot run: no page names a command or an option that does not exist."""
+    for part in line.split('#')[0].split('&&'):
+        words = shlex.split(part)
+        if 'facezoo' in words:
+            words = words[words.index('facezoo') + 1:]
+            build_parser(words[0]).parse_args(words)
 
 
 def test_site_builds_without_a_warning(tmp_path):

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-__all__ = ['main']
+__all__ = ['build_parser', 'main']
 
 # command: (module with `configure(parser)` and `run(args) -> int | None`, one line of help)
 COMMANDS = {
@@ -38,13 +38,8 @@ USER_ERRORS = (ValueError, LookupError, FileNotFoundError, FileExistsError, Perm
                RuntimeError, OSError)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; only ``command`` gets its options, so that no other module is imported."""
     parser = argparse.ArgumentParser(
         'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.')
     parser.add_argument('--version', action='store_true', help='print the version and leave')
@@ -53,10 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.', add_help=True,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
-        if name in argv[:1]:
+        if name == command:
             implementation = importlib.import_module(module)
             sub.epilog = (implementation.__doc__ or '').partition('\n')[2].strip('\n')
             implementation.configure(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(next(iter(argv), None))
     args = parser.parse_args(argv)
     if args.version:
         import zoo
