@@ -121,12 +121,12 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
         teacher.train()(torch.from_numpy(Preprocess()(faces)))
     export_onnx(teacher.eval(), tmp_path / 'teacher.onnx')
     config = recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'teacher.onnx')],
-                    num_epoch=16, views=2, optimizer='adamw', lr=0.01)
+                    num_epoch=16, views=2, optimizer='adamw', lr=0.01, precision='bf16')
     trainer = Trainer(config)
     assert trainer.teacher.length == 48  # projected to the student's 32
     trainer.fit()
     cosine = [line['embedding'] for line in log(config) if 'embedding' in line]
-    assert sum(cosine[-4:]) < 0.7 * sum(cosine[:4])
+    assert sum(cosine[-4:]) < 0.8 * sum(cosine[:4])
     cached = trainer.teacher._view(0)[:]
     assert (cached == cached).all(), 'every face of a view must be cached after one epoch of it'
 

@@ -7,7 +7,7 @@ exchanged by name in :data:`DISTILLATIONS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +16,7 @@ __all__ = ['DISTILLATIONS', 'Seen', 'attention_loss', 'attention_transfer_loss',
            'relation_loss']
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a network makes of a batch.
 
     Attributes:

@@ -81,7 +81,7 @@ class NetworkTeacher:
         self.network.to(batch.clean.device)
         seen = see(self.network.backbone, self.network.prepare(batch.clean), self.maps)
         logits = self.network.head.logits(seen.embedding, batch.labels) if self.labels else None
-        return dataclasses.replace(seen, logits=logits)
+        return seen._replace(logits=logits)
 
 
 class EmbeddingTeacher:
