@@ -7,13 +7,15 @@ from pathlib import Path
 
 from plugins.backbones._base import Backbone
 from plugins.preprocess import Preprocess
-from plugins.registry import create_backbone
+from plugins.registry import create_backbone, create_detector
 from zoo.hub import resolve
 from zoo.model_card import CARDS, card
 from zoo.weights import WeightsError, describe, load_weights
 
 __all__ = ['load_model']
 
+# task: what builds its networks
+_CREATE = {'recognition': create_backbone, 'detection': create_detector}
 _SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 
 
@@ -35,8 +37,9 @@ def _from_card(name: str, kwargs: dict) -> Backbone:
         raise LookupError(f'{model_card.name} has no trained weights {tag!r} ({have}); build it untrained with '
                           f'zoo.create({model_card.name!r}), or give weights=FILE')
     entry = model_card.weights[tag]
-    options = {'num_features': entry.num_features, **entry.network_args, **kwargs}
-    return _finish(create_backbone(model_card.name, **options), resolve(entry), model_card.preprocess)
+    features = {} if entry.num_features is None else {'num_features': entry.num_features}
+    model = _CREATE[model_card.task](model_card.name, **{**features, **entry.network_args, **kwargs})
+    return _finish(model, resolve(entry), model_card.preprocess)
 
 
 def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
@@ -49,11 +52,12 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
     options = {**facts.get('network_args', {}), **kwargs}
     if 'num_features' in facts:
         options.setdefault('num_features', facts['num_features'])
-    preprocess = card(network).preprocess if (CARDS / f'{network}.yaml').exists() else Preprocess()
-    return _finish(create_backbone(network, **options), path, preprocess)
+    known = card(network) if (CARDS / f'{network}.yaml').exists() else None
+    create, preprocess = (_CREATE[known.task], known.preprocess) if known else (create_backbone, Preprocess())
+    return _finish(create(network, **options), path, preprocess)
 
 
 def _finish(model: Backbone, path: Path, preprocess: Preprocess) -> Backbone:
-    load_weights(model, path)
     model.preprocess = preprocess
+    load_weights(model, path)  # another project's layout may bring its own preprocessing
     return model.eval()
