@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
     from plugins.detectors._base import Detector
 
-__all__ = ['backbone_family', 'create_backbone', 'create_detector', 'list_backbones', 'list_detectors', 'register_backbone',
-           'register_detector', 'suggest']
+__all__ = ['OptionError', 'backbone_family', 'create_backbone', 'create_detector', 'list_backbones', 'list_detectors',
+           'register_backbone', 'register_detector', 'suggest']
 
 Network = TypeVar('Network')
+
+
+class OptionError(TypeError, ValueError):
+    """A network was called with an option that it does not have."""
 
 
 class Registry(Generic[Network]):
@@ -63,7 +67,7 @@ class Registry(Generic[Network]):
 
         Raises:
             KeyError: unknown name; the message suggests close ones.
-            TypeError: an option that this network does not have.
+            OptionError: an option that this network does not have.
         """
         self._import_families()
         if name not in self._entry_points:
@@ -73,7 +77,7 @@ class Registry(Generic[Network]):
         except TypeError as error:
             if 'argument' not in str(error):
                 raise
-            raise TypeError(f'{self.kind} {name!r} was called with {sorted(kwargs)}: {error}') from error
+            raise OptionError(f'{self.kind} {name!r} was called with {sorted(kwargs)}: {error}') from error
 
     def family(self, name: str) -> str:
         """Name of the module that defines ``name``."""

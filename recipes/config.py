@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from plugins.data.augment import Augment
+from plugins.data.degrade import Degrade
 from plugins.registry import suggest
 
 if TYPE_CHECKING:
     from recipes.detection import DetectorConfig
 
-__all__ = ['RecipeError', 'TrainConfig', 'check_mapping', 'check_values', 'list_recipes', 'load_recipe']
+__all__ = ['RecipeError', 'TrainConfig', 'check_names', 'check_options', 'check_values', 'list_recipes', 'load_recipe']
 
 # task of a recipe: the class of its configuration, as module:name
 _TASKS = {'recognition': 'recipes.config:TrainConfig', 'detection': 'recipes.detection:DetectorConfig'}
@@ -30,6 +31,9 @@ _INSIGHTFACE_ONLY = frozenset({
     'wandb_key', 'wandb_entity', 'wandb_project', 'wandb_log_all', 'wandb_resume', 'save_artifacts', 'suffix_run_name',
     'notes',
 })
+
+
+DISTILL = ('embedding', 'relation', 'label', 'attention', 'at')
 
 
 class RecipeError(ValueError):
@@ -48,8 +52,15 @@ class TrainConfig:
         num_epoch, warmup_epoch, batch_size, gradient_acc: batch size a process; optimiser step every ``gradient_acc``.
         optimizer, lr, momentum, weight_decay: ``sgd`` (Nesterov when ``nesterov``) or ``adamw``.
         schedule: ``poly`` (linear to 0, arcface_torch's), ``cosine``, or ``step`` (x ``gamma`` at epochs ``milestones``).
-        margin_list, scale, margin_weight: margin head; weight 0 leaves it out.
-        teachers: recognisers to distil from; ``embedding_weight`` and ``relation_weight`` weigh the two losses.
+        head: ``margin``, ``adaface`` or ``softmax``; margin_weight 0 leaves it out.
+        margin_list, margin_end, scale: margins ``(m1, m2, m3)``, linear to ``margin_end`` over the training when given.
+        centre_weight: of the centre loss beside the head.
+        teachers: recognisers of any runtime to distil embeddings from, or one folder of a finished training, whose network
+            and head then teach labels and attention as well.
+        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``at`` (plugins.losses.distillation).
+        label_temperature, label_hard: T and the weight of the hard term of ``label``. With a margin head on, that hard term is
+            the same loss again: set ``label_hard=0`` to count it once.
+        degrade: options of :class:`plugins.data.degrade.Degrade` for the student's faces; the teacher sees them clean.
         views: distinct augmentations of a face whose teacher embeddings are cached on disk; 0: always new, never cached.
         augment: probabilities of :class:`plugins.data.augment.Augment`.
         ema: decay of the exponential moving average of the weights that is evaluated and saved; 0: none.
@@ -86,9 +97,14 @@ class TrainConfig:
     margin_list: tuple[float, float, float] = (1.0, 0.5, 0.0)
     scale: float = 64.0
     margin_weight: float = 1.0
+    margin_end: tuple[float, float, float] | None = None
+    head: str = 'margin'
+    centre_weight: float = 0.0
     teachers: tuple[str, ...] = ()
-    embedding_weight: float = 1.0
-    relation_weight: float = 1.0
+    distill: dict = field(default_factory=dict)
+    label_temperature: float = 4.0
+    label_hard: float = 0.5
+    degrade: dict = field(default_factory=dict)
     views: int = 0
     augment: dict = field(default_factory=dict)
     ema: float = 0.0
@@ -107,9 +123,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_values(self, ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent'))
-        check_mapping('augment', self.augment, Augment)
         if not self.margin_weight and not self.teachers:
             raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
+        if bool(self.teachers) != bool(self.distill):
+            raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
+        if 'label' in self.distill and not self.margin_weight:
+            raise RecipeError('distill.label compares class probabilities: it needs a head (margin_weight above 0)')
+        check_names('distill', self.distill, DISTILL)
+        check_options('augment', self.augment, Augment)
+        check_options('degrade', self.degrade, Degrade)
 
 
 def check_values(config, positive: tuple[str, ...]) -> None:
@@ -118,10 +140,10 @@ def check_values(config, positive: tuple[str, ...]) -> None:
     Raises:
         RecipeError: the message names the key, its value and what is allowed.
     """
-    choices = {'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'), 'precision': ('32', 'bf16'),
-               'device': ('auto', 'cpu', 'cuda')}
+    choices = {'head': ('margin', 'adaface', 'softmax'), 'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'),
+               'precision': ('32', 'bf16'), 'device': ('auto', 'cpu', 'cuda')}
     for key, allowed in choices.items():
-        if getattr(config, key) not in allowed:
+        if hasattr(config, key) and getattr(config, key) not in allowed:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be one of {", ".join(allowed)}')
     for key in positive:
         if getattr(config, key) <= 0:
@@ -130,11 +152,20 @@ def check_values(config, positive: tuple[str, ...]) -> None:
         raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
 
 
-def check_mapping(key: str, value: dict, kind: type) -> None:
-    """Refuse a key of a mapping that is no field of the dataclass ``kind``."""
-    known = [f.name for f in dataclasses.fields(kind)]
-    for name in sorted(set(value) - set(known)):
-        raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
+def check_names(key: str, given: dict, known) -> None:
+    """Refuse a name in ``given`` that is not in ``known``."""
+    for name in given:
+        if name not in known:
+            raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
+
+
+def check_options(key: str, given: dict, kind: type) -> None:
+    """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses."""
+    check_names(key, given, [f.name for f in dataclasses.fields(kind)])
+    try:
+        kind(**given)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def list_recipes() -> list[str]:
@@ -200,6 +231,8 @@ def _cast(recipe: str, field_: dataclasses.Field, value):
     kinds = {'str': str, 'int': int, 'float': (int, float), 'bool': bool, 'dict': dict, 'str | None': (str, type(None)),
              'int | None': (int, type(None))}
     if field_.type.startswith('tuple'):
+        if value is None and field_.type.endswith('None'):
+            return None
         if not isinstance(value, list | tuple):
             raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be a list')
         return tuple(value)

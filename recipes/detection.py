@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from plugins.data.scenes import SceneAugment
-from recipes.config import RecipeError, check_mapping, check_values
+from recipes.config import RecipeError, check_options, check_values
 
 __all__ = ['DetectorConfig']
 
@@ -66,7 +66,7 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         check_values(self, ('num_epoch', 'batch_size', 'lr', 'frequent', 'view_size'))
-        check_mapping('augment', self.augment, SceneAugment)
+        check_options('augment', self.augment, SceneAugment)
         if not self.labels and not self.teacher:
             raise RecipeError('nothing to learn from: give labels=label.txt or teacher=WEIGHTS')
         if self.view_size % 32:

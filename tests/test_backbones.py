@@ -104,7 +104,7 @@ def test_unknown_name_suggests():
 
 
 def test_unknown_option_is_named():
-    with pytest.raises(TypeError, match='fdfacenet.*widht'):
+    with pytest.raises(TypeError, match=r'fdfacenet.*widht'):
         create_backbone('fdfacenet', widht=0.5)
 
 

@@ -14,7 +14,8 @@ PRINTED = [
     ('fdfacenet_nogdc', {}, 'feature_map_mb_fused', 4.9, 1),
     ('nfacenet', {}, 'macs_paper', 656, 1e6), ('nfacenet', {}, 'feature_map_mb_paper', 21.92, 1),
     ('nfacenet_nogdc', {}, 'params', 7.10, 1e6), ('nfacenet_nogdc', {}, 'macs_paper', 660, 1e6),
-    ('mobilefacenet', {'num_features': 128}, 'params', 1.0, 1e6), ('mobilefacenet', {'num_features': 128}, 'macs_paper', 230, 1e6),
+    ('mobilefacenet', {'num_features': 128}, 'params', 1.0, 1e6),
+    ('mobilefacenet', {'num_features': 128}, 'macs_paper', 230, 1e6),
     ('mobilefacenet', {'num_features': 128}, 'feature_map_mb_paper', 73.4, 1),
 ]
 

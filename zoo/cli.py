@@ -19,6 +19,8 @@ COMMANDS = {
     'train': ('recipes.train', 'train a recipe'),
     'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
     'export': ('zoo.commands.export', 'ONNX, NCNN or an InsightFace pack, checked before it is handed out'),
+    'experiments': ('recipes.experiments', 'run a study of many trainings and report it'),
+    'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 

@@ -12,7 +12,7 @@ from zoo.hub import resolve
 from zoo.model_card import CARDS, card
 from zoo.weights import WeightsError, describe, load_weights
 
-__all__ = ['load_model']
+__all__ = ['build_any', 'load_model']
 
 # task: what builds its networks
 _CREATE = {'recognition': create_backbone, 'detection': create_detector}
@@ -27,6 +27,15 @@ def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, netwo
     if weights is not None:
         return _from_file(Path(weights), str(name), kwargs)
     return _from_card(str(name), kwargs)
+
+
+def build_any(name: str) -> Backbone:
+    """A backbone by name or file, trained if there are weights, else untrained: for timing, where weights do not matter."""
+    if Path(name).suffix in _SUFFIXES or card(name).weights:
+        return load_model(name, None, None, {})
+    model = create_backbone(name).eval()
+    model.preprocess = card(name).preprocess
+    return model
 
 
 def _from_card(name: str, kwargs: dict) -> Backbone:

@@ -1,11 +1,37 @@
-"""Distillation losses between a student's and a teacher's embeddings of the same faces."""
+"""Distillation losses: what a student network sees or says, compared with what its teacher does on the same faces.
+
+All but two compare a :class:`Seen` of the student with one of the teacher; the signature is the same, so that rivals are
+exchanged by name in :data:`DISTILLATIONS`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['embedding_loss', 'relation_loss']
+__all__ = ['DISTILLATIONS', 'Seen', 'attention_loss', 'attention_transfer_loss', 'embedding_loss', 'label_loss',
+           'relation_loss']
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network makes of a batch.
+
+    Attributes:
+        embedding: ``(N, D)``.
+        logits: ``(N, C)`` of its classification head, None when it has none.
+        channel_maps, spatial_maps: CBAM's attention after the sigmoid, block by block: ``(N, C, 1, 1)`` and ``(N, 1, H, W)``.
+        features: the blocks' outputs ``(N, C, H, W)``.
+    """
+
+    embedding: Tensor
+    logits: Tensor | None = None
+    channel_maps: tuple[Tensor, ...] = ()
+    spatial_maps: tuple[Tensor, ...] = ()
+    features: tuple[Tensor, ...] = ()
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -23,3 +49,75 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     difference = student @ student.T - teacher @ teacher.T
     count = len(student)
     return difference.square().sum() / (count * (count - 1))
+
+
+def label_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 4.0, hard: float = 0.5) -> Tensor:
+    """Label distillation of logits ``(N, C)``, paper 003 eqs. 5-6 and figure 3: ``hard * CE + (1 - hard) * T^2 * KL``.
+
+    The paper prints neither T nor the weight; 4 and 0.5 are ours. Rows labelled -1 take part in the soft term only.
+    With ArcFace as the recognition loss the hard term is *the same thing again*: both on, it counts ``1 + hard`` times.
+    """
+    soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
+                    reduction='batchmean') * temperature ** 2
+    known = labels >= 0
+    cross_entropy = F.cross_entropy(student, labels.clamp(min=0), reduction='none')
+    return hard * (cross_entropy * known).sum() / known.sum().clamp(min=1) + (1 - hard) * soft
+
+
+def attention_loss(student: Seen, teacher: Seen) -> Tensor:
+    """Paper 003 eqs. 7-8: ``sum_i (rho_s + rho_c) / 2`` over all blocks, ``rho = 1 - cos`` of the flattened maps.
+
+    A-SKD (Shin et al. 2022) is the same sum with a weight of 5 a term, that is 10 on this loss as written here.
+    """
+    return sum((_map_distance(a, b) for a, b in _pairs(student, teacher, 'channel_maps', 'spatial_maps')),
+               student.embedding.new_zeros(())) / 2
+
+
+def attention_transfer_loss(student: Seen, teacher: Seen) -> Tensor:
+    """AT (Zagoruyko and Komodakis 2017): L2 distance of the normalised ``mean_c(x^2)`` maps, summed over the blocks."""
+    return sum(((_activation(a) - _activation(b)).norm(dim=1).mean() for a, b in _pairs(student, teacher, 'features')),
+               student.embedding.new_zeros(()))
+
+
+def _activation(features: Tensor) -> Tensor:
+    return F.normalize(features.square().mean(1).flatten(1))
+
+
+def _map_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(student.flatten(1), teacher.flatten(1))).mean()
+
+
+def _pairs(student: Seen, teacher: Seen, *kinds: str) -> list[tuple[Tensor, Tensor]]:
+    """The maps of student and teacher block by block.
+
+    Raises:
+        ValueError: one has none, or they differ in number or shape.
+    """
+    pairs = []
+    for kind in kinds:
+        mine, theirs = getattr(student, kind), getattr(teacher, kind)
+        if len(mine) != len(theirs) or not mine:
+            raise ValueError(f'{kind}: the student has {len(mine)} blocks, the teacher {len(theirs)}; attention distillation '
+                             'needs networks of equal depth that expose their attention (cbam_resnext100)')
+        for block, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            if a.shape[2:] != b.shape[2:] or (kind == 'channel_maps' and a.shape != b.shape):
+                raise ValueError(f'{kind}, block {block}: student {tuple(a.shape)}, teacher {tuple(b.shape)}')
+        pairs += zip(mine, theirs, strict=True)
+    return pairs
+
+
+def _of_embeddings(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Seen, Seen], Tensor]:
+    def compare(student: Seen, teacher: Seen) -> Tensor:
+        if student.embedding.shape != teacher.embedding.shape:
+            raise ValueError(f'embeddings of {student.embedding.shape[1]} and {teacher.embedding.shape[1]} numbers: '
+                             'give the student the embedding_size of its teacher')
+        return loss(student.embedding, teacher.embedding)
+    return compare
+
+
+DISTILLATIONS: dict[str, Callable[[Seen, Seen], Tensor]] = {
+    'embedding': _of_embeddings(embedding_loss),
+    'relation': _of_embeddings(relation_loss),
+    'attention': attention_loss,
+    'at': attention_transfer_loss,
+}

@@ -1,7 +1,8 @@
-"""Margin heads: the class centres, and the softmax loss with a margin on the angle to the own centre.
+"""Classification heads: the class centres, and the softmax loss with or without a margin on the angle to the own centre.
 
 Sources: ArcFace (Deng et al. 2019, eq. 3; LNRN eq. 1; paper 003 eq. 11), CosFace (Wang et al. 2018, eq. 4), their
-combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4). InsightFace's ``margin_list = (m1, m2, m3)`` has the same meaning.
+combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin_list = (m1, m2, m3)``), AdaFace (Kim et al.
+2022), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
 
 Deviation from ``arcface_torch``: there the margin is added inside ``no_grad``, so its gradient is that of the plain cosine;
 here the derivative of the margin is kept, as in the papers.
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ['MarginHead', 'add_margin']
+__all__ = ['HEADS', 'AdaFaceHead', 'CentreLoss', 'MarginHead', 'SoftmaxHead', 'add_margin', 'margin_at']
 
 _EPS = 1e-7  # keeps the derivative of arccos finite at 0 and pi
 
@@ -36,6 +37,12 @@ def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, floa
     return cosine.index_put((rows, labels[rows]), target)
 
 
+def margin_at(start: tuple[float, float, float], end: tuple[float, float, float] | None, progress: float
+              ) -> tuple[float, float, float]:
+    """Margins at ``progress`` in [0, 1]: linear from ``start`` to ``end`` (paper 002's dynamic margin is 0.5 to 0.3)."""
+    return start if end is None else tuple(a + (b - a) * progress for a, b in zip(start, end, strict=True))
+
+
 class MarginHead(nn.Module):
     """Class centres ``(num_classes, num_features)`` and the margin softmax loss.
 
@@ -51,11 +58,13 @@ class MarginHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))
         nn.init.normal_(self.weight, std=0.01)
 
+    def cosine(self, embeddings: Tensor) -> Tensor:
+        """Cosine to every class centre, float32 ``(N, C)``."""
+        return F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
+
     def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Scaled logits ``(N, C)`` in float32, margin included."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosine = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
-            return self.scale * add_margin(cosine, labels, self.margins)
+        """Scaled logits float32 ``(N, C)``, margin included."""
+        return self.scale * add_margin(self.cosine(embeddings), labels, self.margins)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over the rows whose label is not -1 (0 when there is none).
@@ -68,3 +77,60 @@ class MarginHead(nn.Module):
         known = labels >= 0
         loss = F.cross_entropy(self.logits(embeddings, labels), labels.clamp(min=0), reduction='none')
         return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+class AdaFaceHead(MarginHead):
+    """AdaFace: the margin follows the image's quality, estimated by the embedding's norm.
+
+    ``k = clip((|z| - mean) / std * h, -1, 1)``, logit of the own class ``cos(theta - m * k) - (m * k + m)`` with running mean
+    and standard deviation of the norm (momentum 0.99, as published), ``h = 0.333``; ``m`` is ``margins[1]`` (0.4 there).
+    """
+
+    concentration = 0.333
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer('norm_mean', torch.tensor(20.0))
+        self.register_buffer('norm_std', torch.tensor(100.0))
+
+    def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        norms = embeddings.detach().float().norm(dim=1).clamp(0.001, 100)
+        if self.training and len(norms) > 1:
+            self.norm_mean.lerp_(norms.mean(), 0.01)
+            self.norm_std.lerp_(norms.std(), 0.01)
+        quality = ((norms - self.norm_mean) / (self.norm_std + 1e-3) * self.concentration).clamp(-1, 1)
+        cosine, margin = self.cosine(embeddings), self.margins[1]
+        rows = torch.nonzero(labels >= 0).squeeze(1)
+        theta = torch.arccos(cosine[rows, labels[rows]].clamp(-1 + 1e-3, 1 - 1e-3))
+        target = torch.cos((theta - margin * quality[rows]).clamp(1e-3, torch.pi - 1e-3)) - margin * (quality[rows] + 1)
+        return self.scale * cosine.index_put((rows, labels[rows]), target)
+
+
+class SoftmaxHead(MarginHead):
+    """Plain softmax on un-normalised embeddings and weights with a bias, the comparison of paper 003 (eq. 9)."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
+
+    def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        return F.linear(embeddings.float(), self.weight, self.bias)
+
+
+HEADS: dict[str, type[MarginHead]] = {'margin': MarginHead, 'adaface': AdaFaceHead, 'softmax': SoftmaxHead}
+
+
+class CentreLoss(nn.Module):
+    """``mean(|z - c_y|^2) / 2`` to a learned centre of the own class (rows labelled -1 do not count).
+
+    Deviation from the paper: the centres are ordinary parameters of the optimiser instead of having their own update rule.
+    """
+
+    def __init__(self, num_classes: int, num_features: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(num_classes, num_features))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        known = labels >= 0
+        squared = (embeddings.float() - self.centres[labels.clamp(min=0)]).square().sum(1)
+        return 0.5 * (squared * known).sum() / known.sum().clamp(min=1)

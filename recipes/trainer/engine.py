@@ -12,26 +12,26 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from plugins.data.augment import Augment
-from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
+from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
+from plugins.data.degrade import Degrade
 from plugins.data.sources import open_faces
 from plugins.extras import require
-from plugins.files import atomic_path, write_atomic
-from plugins.losses.distillation import embedding_loss, relation_loss
-from plugins.losses.margin import MarginHead
+from plugins.files import write_atomic
+from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError, Preprocess
-from plugins.registry import create_backbone
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from recipes.trainer.log import TrainLog
 from recipes.trainer.schedule import learning_rate
-from recipes.trainer.teacher import Teacher
+from recipes.trainer.student import Student
+from recipes.trainer.teacher import open_teacher
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.runtime.torch import TorchEmbedder
+from zoo.weights import load_weights, save_weights
 
 __all__ = ['Diverged', 'Interrupted', 'Trainer']
 
@@ -44,34 +44,6 @@ class Diverged(RuntimeError):
 
 class Interrupted(KeyboardInterrupt):
     """The training was asked to stop and has saved where it was."""
-
-
-class Student(nn.Module):
-    """Backbone, margin head and losses in one module, so that data-parallel training synchronises all of it."""
-
-    def __init__(self, config: TrainConfig, preprocess: Preprocess, num_classes: int) -> None:
-        super().__init__()
-        self.config, self.preprocess = config, preprocess
-        self.backbone = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
-        self.head = (MarginHead(num_classes, config.embedding_size, config.margin_list, config.scale)
-                     if config.margin_weight else None)
-        if config.channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
-        # not a registered sub-module: the same parameters would be in the state dict twice
-        object.__setattr__(self, '_run', torch.compile(self.backbone) if config.compile else self.backbone)
-
-    def forward(self, images: Tensor, labels: Tensor, target: Tensor | None) -> dict[str, Tensor]:
-        """Losses of uint8 RGB ``(N, S, S, 3)`` faces, each times its weight."""
-        x = images.permute(0, 3, 1, 2).float().sub_(self.preprocess.mean).div_(self.preprocess.std)
-        embeddings = self._run(x)
-        losses = {}
-        with torch.autocast(images.device.type, enabled=False):  # losses in float32
-            if self.head is not None:
-                losses['margin'] = self.config.margin_weight * self.head(embeddings, labels)
-            if target is not None:
-                losses['embedding'] = self.config.embedding_weight * embedding_loss(embeddings, target)
-                losses['relation'] = self.config.relation_weight * relation_loss(embeddings, target)
-        return losses
 
 
 class Trainer:
@@ -87,15 +59,15 @@ class Trainer:
         self.preprocess = Preprocess()
         source = open_faces(config.rec)
         _check_data(config, len(source), source.num_classes)
-        self.dataset = FaceDataset(source, self.preprocess.input_size, Augment(**config.augment), config.seed)
+        self.dataset = FaceDataset(source, self.preprocess.input_size, Augment(**config.augment),
+                                   Degrade(**config.degrade) if config.degrade else None, config.views, config.seed)
         self.val_sets = [load_verification_set(_find_val(config, name)) for name in config.val_targets]
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw = Student(config, self.preprocess, source.num_classes)
         if config.init:
-            from zoo.weights import load_weights
             load_weights(self.raw.backbone, config.init)
         self.optimizer = _make_optimizer(config, self.raw)
-        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=_ema(config.ema), use_buffers=True)
                     if config.ema else None)
         self.images = 0  # seen so far, over all processes
         self.best = -1.0
@@ -104,8 +76,7 @@ class Trainer:
         elif (self.output / 'checkpoint.pt').exists():
             raise CheckpointError(f'{self.output} holds a training; go on with resume=true, or choose another output')
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
-        self.teacher = (Teacher(config.teachers, config.embedding_size, self.dataset, config.views)
-                        if config.teachers else None)
+        self.teacher = open_teacher(config, self.raw, self.dataset) if config.teachers else None
 
     @property
     def world_batch(self) -> int:
@@ -122,7 +93,7 @@ class Trainer:
             Diverged: NaN; the last checkpoint is good.
         """
         config = self.config
-        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, config.views,
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
                               self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         if self.fabric.is_global_zero:
@@ -130,7 +101,7 @@ class Trainer:
             write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
         self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
                             self.fabric.is_global_zero)
-        saved, results = time.monotonic(), {}
+        saved, results, verified = time.monotonic(), {}, -1
         began, began_images = saved, self.images
         with _stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):
@@ -144,37 +115,40 @@ class Trainer:
                     began, began_images = now, self.images
                     self.log.write(step, epoch=step / per_epoch, **losses, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
                 if step % (config.verbose or per_epoch) == 0:
-                    results = self._verify(step)
+                    results, verified = self._verify(step), step
                     began, began_images = time.monotonic(), self.images
-                if stop or time.monotonic() - saved > 60 * config.save_minutes:
+                stopping = self._any(bool(stop))
+                if stopping or time.monotonic() - saved > 60 * config.save_minutes:
                     self._save()
                     saved = time.monotonic()
-                if stop:
+                if stopping:
                     self.log.close()
                     raise Interrupted(f'stopped after {self.images} images; go on with resume=true')
-        if step % (config.verbose or per_epoch) or not results:
+        if verified != step:
             results = self._verify(step)
         self._save()
         self.log.close()
         return results
 
-    def _step(self, batch: tuple[Tensor, Tensor, Tensor], step: int, per_epoch: int) -> dict[str, float]:
+    def _step(self, batch: Batch, step: int, per_epoch: int) -> dict[str, float]:
         """One forward and backward pass, and an optimiser step when its turn comes."""
-        images, labels, indices = batch
-        target = self.teacher(images, indices, step // per_epoch) if self.teacher else None
-        images, labels, target = [t if t is None else t.to(self.fabric.device) for t in (images, labels, target)]
+        batch, epoch = Batch(*(tensor.to(self.fabric.device) for tensor in batch)), step / per_epoch
+        seen = self.teacher(batch, int(epoch)) if self.teacher else None
         for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(self.config, step / per_epoch)
+            group['lr'] = learning_rate(self.config, epoch)
+        if self.raw.head is not None:
+            self.raw.head.margins = margin_at(self.config.margin_list, self.config.margin_end, epoch / self.config.num_epoch)
         self.student.train()
         due = (step + 1) % self.config.gradient_acc == 0
         with nullcontext() if due else self.fabric.no_backward_sync(self.student):
             try:
-                losses = self.student(images, labels, target)
+                losses = self.student(batch.images, batch.labels, seen)
             except ValueError as error:
-                raise FaceError(f'{self.config.rec}: {error} (batch of {self.dataset.source.name(int(indices[0]))})') from None
+                where = self.dataset.source.name(int(batch.indices[0]))
+                raise FaceError(f'{self.config.rec}: {error} (batch of {where})') from None
             loss = sum(losses.values())
             if not torch.isfinite(loss):
-                names = ', '.join(self.dataset.source.name(int(i)) for i in indices[:3])
+                names = ', '.join(self.dataset.source.name(int(i)) for i in batch.indices[:3])
                 raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }; batch of '
                                f'{names}, ...). The last checkpoint in {self.output} is good; resume with a lower lr')
             self.fabric.backward(loss / self.config.gradient_acc)
@@ -185,6 +159,12 @@ class Trainer:
             if self.ema:
                 self.ema.update_parameters(self.raw.backbone)
         return {key: value.item() for key, value in losses.items()}
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process: all must leave the loop at the same step."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op='max'))
 
     @property
     def final(self) -> nn.Module:
@@ -208,9 +188,7 @@ class Trainer:
         return results
 
     def _save_weights(self, name: str) -> None:
-        state = {key: value.contiguous().clone() for key, value in self.final.state_dict().items()}
-        with atomic_path(self.output / name) as temporary:
-            save_file(state, temporary)
+        save_weights(self.output / name, self.final, self.config.network, self.config.network_args)
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
@@ -218,7 +196,6 @@ class Trainer:
                             student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
                             ema=self.ema.state_dict() if self.ema else None, rng=torch.get_rng_state())
             self._save_weights('last.safetensors')
-        self.fabric.barrier()
 
     def _restore(self) -> None:
         state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
@@ -251,6 +228,19 @@ def _make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optim
         return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
                            nesterov=config.nesterov)
+
+
+def _ema(decay: float):
+    """Moving average that forgets the untrained weights quickly: decay ``min(decay, (1 + n) / (10 + n))`` at update n."""
+    @torch.no_grad()
+    def update(averages, values, count: Tensor) -> None:
+        current = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - current)
+            else:
+                average.copy_(value)
+    return update
 
 
 def _check_data(config: TrainConfig, images: int, classes: int) -> None:

@@ -1,54 +1,107 @@
-"""Teachers for embedding distillation: one or several recognisers, their embeddings cached on disk per view of each face.
+"""Teachers: recognisers of any runtime, their embeddings cached on disk per view of each face, or a finished training.
 
-Several teachers are joined by concatenating their L2-normalised embeddings, whose inner product is the mean of the teachers'
+Several recognisers are joined by concatenating their L2-normalised embeddings, whose inner product is the mean of the teachers'
 cosine similarities. When the length is not the student's, the (uncentred) principal directions over a sample of training
 faces, or an orthonormal lift, bring it there while keeping the similarities.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+import yaml
 
-from plugins.data.datasets import FaceDataset
+from plugins.data.datasets import Batch, FaceDataset
 from plugins.data.sources import FaceSource, read_faces
 from plugins.files import atomic_path, sha256_file
+from plugins.losses.distillation import Seen
 from plugins.preprocess import FaceError, l2_normalise
+from recipes.config import RecipeError, TrainConfig
+from recipes.trainer.student import Student, see
 from zoo.hub import cache_folder
 from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
 
-__all__ = ['Teacher']
+__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'open_teacher']
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
 
 
-class Teacher:
+def open_teacher(config: TrainConfig, student: Student, dataset: FaceDataset) -> Callable[[Batch, int], Seen]:
+    """The teacher that a recipe names: a function of a batch and its epoch.
+
+    Raises:
+        RecipeError: a finished training among several teachers, or one that does not fit the student.
+    """
+    runs = [path for path in config.teachers if (Path(path) / 'checkpoint.pt').is_file()]
+    if not runs:
+        if set(config.distill) - {'embedding', 'relation'}:
+            raise RecipeError(f'distill={config.distill}: recognisers teach only embedding and relation; for the others name '
+                              'the output folder of a finished training as the teacher')
+        return EmbeddingTeacher(config.teachers, config.embedding_size, dataset)
+    if len(config.teachers) > 1:
+        raise RecipeError(f'teachers={list(config.teachers)}: a finished training teaches alone')
+    return NetworkTeacher(Path(runs[0]), student)
+
+
+class NetworkTeacher:
+    """The network and head of a finished training, in evaluation mode, on the clean faces.
+
+    Raises:
+        RecipeError: it knows other identities, or was trained on another size of embedding.
+    """
+
+    def __init__(self, run: Path, student: Student) -> None:
+        config = TrainConfig(**{key: tuple(value) if isinstance(value, list) else value
+                                for key, value in yaml.safe_load((run / 'recipe.yaml').read_text()).items()})
+        state = torch.load(run / 'checkpoint.pt', map_location='cpu', weights_only=True)['student']
+        classes = len(state['head.weight']) if 'head.weight' in state else 0
+        mine = len(student.head.weight) if student.head is not None else 0
+        if 'label' in student.config.distill and classes != mine:
+            raise RecipeError(f'teacher {run} knows {classes} identities, the student {mine}: label distillation needs the '
+                              'same training set for both')
+        network = Student(dataclasses.replace(config, compile=False, distill={}, teachers=()), student.preprocess, classes)
+        network.load_state_dict(state)
+        self.network, self.maps = network.eval().requires_grad_(False), student.maps
+        self.labels = 'label' in student.config.distill
+        if self.maps and not hasattr(network.backbone, 'forward_maps'):
+            raise RecipeError(f'teacher {run}: {config.network} exposes no attention maps')
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, epoch: int) -> Seen:
+        self.network.to(batch.clean.device)
+        seen = see(self.network.backbone, self.network.prepare(batch.clean), self.maps)
+        logits = self.network.head.logits(seen.embedding, batch.labels) if self.labels else None
+        return dataclasses.replace(seen, logits=logits)
+
+
+class EmbeddingTeacher:
     """Target embeddings for batches of a :class:`FaceDataset`.
 
     Args:
         paths: teachers, as :func:`zoo.runtime.open_embedder` takes them.
         num_features: length of the student's embedding.
-        dataset: the training faces; its seed and augmentation are part of the cache's key.
-        views: cache the embeddings of so many views (0: compute always).
+        dataset: the training faces; its seed and augmentation are part of the cache's key. The embeddings of its views are
+            cached; without views they are computed anew.
     """
 
-    def __init__(self, paths: tuple[str, ...], num_features: int, dataset: FaceDataset, views: int = 0) -> None:
+    def __init__(self, paths: tuple[str, ...], num_features: int, dataset: FaceDataset) -> None:
         threads = torch.get_num_threads()
         self.models = [open_embedder(path, threads=threads) for path in paths]
         for model in self.models:
             if model.preprocess.input_size != dataset.size:
                 raise FaceError(f'teacher {model.name} wants {model.preprocess.input_size}-pixel faces, the student '
                                 f'{dataset.size}; they must see the same crop')
-        self.length, self.views = sum(model.num_features for model in self.models), views
+        self.length = sum(model.num_features for model in self.models)
         self._dataset = dataset
         key = json.dumps([[_fingerprint_model(path) for path in paths], fingerprint(dataset.source), dataset.seed,
                           vars(dataset.augment), num_features])
@@ -56,17 +109,19 @@ class Teacher:
         self._maps: dict[int, np.memmap] = {}
         self._projection = self._load_projection(num_features)
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Targets float32 ``(N, num_features)`` (not normalised) for uint8 RGB ``(N, S, S, 3)`` faces of one epoch."""
-        if not self.views:
-            return torch.from_numpy(self._embed(images.numpy()) @ self._projection)
-        table, rows = self._view(epoch % self.views), indices.numpy()
-        joined = np.asarray(table[rows], np.float32)
-        missing = np.isnan(joined[:, 0])
-        if missing.any():
-            joined[missing] = self._embed(images.numpy()[missing])
-            table[rows[missing]] = joined[missing]
-        return torch.from_numpy(joined @ self._projection)
+    def __call__(self, batch: Batch, epoch: int) -> Seen:
+        """Target embeddings float32 ``(N, num_features)`` (not normalised) of the clean faces."""
+        faces, device = batch.clean.cpu().numpy(), batch.clean.device
+        if not self._dataset.views:
+            joined = self._embed(faces)
+        else:
+            table, rows = self._view(self._dataset.view(epoch)), batch.indices.cpu().numpy()
+            joined = np.asarray(table[rows], np.float32)
+            missing = np.isnan(joined[:, 0])
+            if missing.any():
+                joined[missing] = self._embed(faces[missing])
+                table[rows[missing]] = joined[missing]
+        return Seen(torch.from_numpy(joined @ self._projection).to(device))
 
     def _embed(self, faces: np.ndarray) -> np.ndarray:
         return np.concatenate([l2_normalise(model(faces)) for model in self.models], 1)

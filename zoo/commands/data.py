@@ -1,7 +1,7 @@
 """Make, unpack and check training and verification files.
 
   facezoo data pack faces.zip more/ --out DIR            DIR/train.rec, train.idx, property, in InsightFace's layout
-  facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin with pairs of 500 identities kept out of training
+  facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin, DIR/holdout of 500 identities kept out
   facezoo data pairs lfw/ --out lfw.bin                  a verification .bin from a folder with pairs.txt
   facezoo data unpack DIR --out FOLDER                   back to images, a folder an identity
   facezoo data index train.rec                           rebuild train.idx
@@ -54,6 +54,7 @@ def _pack(args: argparse.Namespace) -> None:
     if args.holdout:
         faces, held = pack.split_identities(faces, args.holdout, args.seed)
         pack.pack_verification(args.out / 'val.bin', pack.draw_pairs(held, args.pairs, seed=args.seed))
+        pack.pack_records(args.out / 'holdout', held)
     with progress_bar(len(faces), 'images', 'pack') as bar:
         images, identities = pack.pack_records(args.out, faces, bar.update)
     print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {args.pairs} pairs of {args.holdout} other '

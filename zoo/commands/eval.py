@@ -2,7 +2,8 @@
 
   facezoo eval fdfacenet --set lfw.bin
   facezoo eval model.onnx --set lfw_folder_with_pairs.txt --json
-  facezoo eval ncnn_folder --set faces.zip/lfw
+  facezoo eval ncnn_folder --set faces.zip
+  facezoo eval fdfacenet --set lfw.bin --lowres            at x1, x2, x4, x8 (bicubic and Gaussian blur, sigma 1)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 from zoo.commands.tables import format_table
 
@@ -20,6 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in the folder')
     parser.add_argument('--network', help='backbone, for a weights file that does not say it')
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
+    parser.add_argument('--lowres', choices=('both', 'one'), nargs='?', const='both',
+                        help='degrade both images of each pair, or one (the second)')
+    parser.add_argument('--plot', metavar='FILE', help='draw accuracy against degradation (with --lowres)')
     parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
     parser.add_argument('--json', action='store_true', help='as JSON')
 
@@ -29,6 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from zoo.runtime import open_embedder
     data = load_verification_set(args.set, args.pairs)
     embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    if args.lowres:
+        _lowres(args, embedder, data)
+        return
     began = time.perf_counter()
     result = verify(embedder, data, not args.no_flip, progress=True).to_dict()
     seconds = time.perf_counter() - began
@@ -39,3 +47,28 @@ def run(args: argparse.Namespace) -> None:
     print(f'{args.model} on {args.set}: {result["pairs"]} pairs, flip {"off" if args.no_flip else "on"}, {seconds:.1f} s\n')
     print(format_table(['metric', 'value'], [[key, f'{value:.4f}' if isinstance(value, float) else value]
                                              for key, value in result.items()]))
+
+
+def _lowres(args: argparse.Namespace, embedder, data) -> None:
+    from zoo.evaluate.lowres import verify_lowres
+    results = verify_lowres(embedder, data, both=args.lowres == 'both', flip=not args.no_flip, progress=True)
+    if args.plot:
+        _plot(args, {factor: result.accuracy for factor, result in results.items()})
+    if args.json:
+        print(json.dumps({'model': str(args.model), 'set': str(args.set), 'flip': not args.no_flip, 'degraded': args.lowres,
+                          'sigma': 1.0, 'results': {f'x{f}': r.to_dict() for f, r in results.items()}}, indent=2))
+        return
+    print(f'{args.model} on {args.set}, {args.lowres} images degraded, flip {"off" if args.no_flip else "on"}\n')
+    print(format_table(['degradation', 'accuracy %', 'TAR@FAR1e-3 %'],
+                       [[f'x{f}', f'{100 * r.accuracy:.2f}', f'{100 * r.tar["1e-3"]:.2f}'] for f, r in results.items()]))
+
+
+def _plot(args: argparse.Namespace, accuracy: dict[int, float]) -> None:
+    from plugins.extras import require
+    require('matplotlib', 'plot').use('Agg')
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
+    axes.plot([f'x{factor}' for factor in accuracy], [100 * value for value in accuracy.values()], marker='o')
+    axes.set(xlabel='degradation', ylabel='accuracy, %', title=f'{args.model} on {Path(args.set).stem}')
+    axes.grid(alpha=0.3)
+    figure.savefig(args.plot, dpi=150)

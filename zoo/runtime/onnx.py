@@ -86,7 +86,8 @@ def onnx_session(path: str | os.PathLike, threads: int = 0, providers: tuple[str
     options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
-        return ort.InferenceSession(_without_prelu(path) if providers == _CPU else str(path), options, providers=list(providers))
+        model = _without_prelu(path) if providers == _CPU else str(path)
+        return ort.InferenceSession(model, options, providers=list(providers))
     except Exception as error:
         raise ValueError(f'{path}: onnxruntime cannot load it: {error}') from None
 

@@ -1,0 +1,69 @@
+"""Low-quality faces from good ones: paper 003 (bicubic down by 2, 4 or 8 and Gaussian blur) and A-SKD's public variant.
+
+Paper 003 leaves order, sigma and the way back up open. Here: bicubic down, bicubic up to the old size, then blur, with sigma
+uniform in (0.1, 2.0) pixels as in A-SKD's code (gist-ailab/teaching-where-to-look); ``variant='askd'`` is that code's own
+order and kernels (nearest down, nearest up, 5x5 Gaussian).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from plugins.preprocess import FaceError
+
+__all__ = ['Degrade', 'degrade']
+
+_KERNELS = {'bicubic': cv2.INTER_CUBIC, 'askd': cv2.INTER_NEAREST}
+
+
+def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubic') -> np.ndarray:
+    """One degraded face of the same size; ``factor`` 1 changes nothing (x1 of the paper's tables).
+
+    Args:
+        image: uint8 RGB ``(H, W, 3)``.
+        factor: of down-sampling, a divisor of neither side need be (the small side is rounded).
+        sigma: of the Gaussian blur in pixels of the original size.
+
+    Raises:
+        FaceError: nothing would be left of the image.
+    """
+    if factor == 1:
+        return image
+    height, width = image.shape[:2]
+    small = round(width / factor), round(height / factor)
+    if min(small) < 1:
+        raise FaceError(f'a face of {width}x{height} pixels cannot be made {factor} times smaller')
+    kernel = _KERNELS[variant]
+    image = cv2.resize(cv2.resize(image, small, interpolation=kernel), (width, height), interpolation=kernel)
+    return cv2.GaussianBlur(image, (5, 5) if variant == 'askd' else (0, 0), sigma)
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Random degradation for training.
+
+    Attributes:
+        factors: one is drawn for each face; 1 leaves it as it is.
+        p: probability of degrading at all.
+        variant: ``bicubic`` or ``askd``.
+    """
+
+    factors: tuple[int, ...] = (2, 4, 8)
+    p: float = 1.0
+    variant: str = 'bicubic'
+
+    def __post_init__(self) -> None:
+        if not self.factors or any(int(f) != f or f < 1 for f in self.factors):
+            raise ValueError(f'degrade.factors={self.factors!r}: must be whole numbers from 1')
+        if not 0 <= self.p <= 1:
+            raise ValueError(f'degrade.p={self.p} is not a probability')
+        if self.variant not in _KERNELS:
+            raise ValueError(f'degrade.variant={self.variant!r}: must be one of {", ".join(_KERNELS)}')
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.p:
+            return image
+        return degrade(image, int(rng.choice(self.factors)), rng.uniform(0.1, 2.0), self.variant)

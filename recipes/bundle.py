@@ -1,0 +1,99 @@
+"""Put the weights of a finished run into the zoo: measure them, name them by their hash, write the card's entry.
+
+  python -m recipes.bundle runs/fdfacenet --weights best --licence TEXT --data TEXT --holdout faces/holdout --set lfw=lfw.bin
+
+Thresholds come from all impostor pairs of the held-out identities (``facezoo data pack --holdout``), never from a test set.
+The card is rewritten with what was measured; nothing in it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import shutil
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from plugins.data.sources import open_faces, read_faces
+from plugins.files import atomic_path, sha256_file, write_atomic
+from plugins.preprocess import l2_normalise
+from zoo.evaluate.verification import threshold_at, verify
+from zoo.hub import BUNDLED
+from zoo.model_card import CARDS
+from zoo.runtime.embedder import Embedder, embed_batches
+from zoo.runtime.torch import open_torch
+from zoo.weights import describe
+
+__all__ = ['impostor_thresholds', 'main']
+
+FARS = ('1e-3', '1e-4', '1e-5')
+
+
+def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, float], dict[str, float], str]:
+    """Cosine thresholds by FAR over all impostor pairs of a labelled set, the TAR at each, and a sentence on the set."""
+    source = open_faces(folder)
+    rows = np.array_split(np.arange(len(source)), max(1, len(source) // 64))
+    batches = (read_faces(source, batch, embedder.preprocess.input_size) for batch in rows)
+    embeddings = l2_normalise(np.concatenate([sums for sums, _ in embed_batches(embedder, batches)]))
+    labels = np.array([source.read(i)[1] for i in range(len(source))])
+    first, second = np.triu_indices(len(labels), 1)
+    scores = (embeddings @ embeddings.T)[first, second]
+    same = labels[first] == labels[second]
+    thresholds = {far: round(threshold_at(scores[~same], float(far)), 4) for far in FARS}
+    tar = {far: round(float((scores[same] > thresholds[far]).mean()), 4) for far in FARS}
+    return thresholds, tar, (f'{(~same).sum():,} impostor and {same.sum():,} genuine pairs of {len(set(labels.tolist()))} '
+                             'identities that were not trained on, flip sum')
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure a run and write its card entry."""
+    parser = argparse.ArgumentParser('python -m recipes.bundle', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('run', type=Path, help="a training's output folder")
+    parser.add_argument('--weights', default='last', choices=('last', 'best'))
+    parser.add_argument('--tag', default='default')
+    parser.add_argument('--licence', required=True)
+    parser.add_argument('--data', required=True, help='what it was trained on')
+    parser.add_argument('--holdout', required=True, help='labelled faces of identities that were not trained on')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to report')
+    parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
+    args = parser.parse_args(argv)
+    source = args.run / f'{args.weights}.safetensors'
+    facts, digest = describe(source), sha256_file(source)
+    embedder = open_torch(source)
+    thresholds, tar, conditions = impostor_thresholds(embedder, args.holdout)
+    metrics = {'holdout': {f'tar@{far}': tar[far] for far in FARS} | {'conditions': conditions}}
+    for item in args.set:
+        name, _, path = item.partition('=')
+        metrics[name] = {key: round(value, 5) if isinstance(value, float) else value
+                         for key, value in verify(embedder, path, progress=True).to_dict().items()} | {'flip': True}
+    recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
+    tag = '' if args.tag == 'default' else f'-{args.tag}'
+    name = f'{facts["network"]}{tag}-{digest[:8]}.safetensors'
+    entry = {
+        'file': name, 'sha256': digest, 'licence': args.licence, 'data': args.data,
+        'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs, seed {recipe["seed"]}, {args.weights} weights; bundled '
+                  f'{datetime.date.today()} with Python {platform.python_version()}',
+        'num_features': facts['num_features'], 'network_args': facts['network_args'], 'metrics': metrics,
+        'thresholds': thresholds, 'limits': args.limit}
+    _install(source, facts['network'], args.tag, entry)
+    print(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=128))
+
+
+def _install(source: Path, network: str, tag: str, entry: dict) -> None:
+    with atomic_path(BUNDLED / entry['file']) as temporary:
+        shutil.copyfile(source, temporary)
+    path = CARDS / f'{network}.yaml'
+    card = yaml.safe_load(path.read_text())
+    old = card.setdefault('weights', {}).get(tag)
+    card['weights'][tag] = entry
+    write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
+    if old and old['file'] != entry['file']:
+        (BUNDLED / old['file']).unlink(missing_ok=True)
+
+
+if __name__ == '__main__':
+    main()

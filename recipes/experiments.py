@@ -1,0 +1,186 @@
+"""Studies: many trainings that differ in one thing, run one after the other, and the report of what came out.
+
+  facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --work runs/studies
+  facezoo experiments status fdfacenet_ablation
+  facezoo experiments report fdfacenet_ablation
+
+A study is a YAML file (recipes/studies/NAME.yaml, or a path): a recipe, the overrides of each run, seeds. Finished runs are
+kept in results/studies/NAME.json and not run again; an interrupted one goes on where it was. KEY=VALUE overrides apply to
+all runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from plugins.files import write_atomic
+from plugins.overrides import parse_overrides
+from plugins.registry import suggest
+from recipes.config import RecipeError, TrainConfig, load_recipe
+from zoo.commands.tables import format_table
+
+__all__ = ['Study', 'load_study', 'report', 'run_study']
+
+STUDIES = Path(__file__).parent / 'studies'
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Attributes:
+        claim: what the paper says about the ordering; recipe: what all runs share.
+        runs: overrides by label; ``@label`` in ``teachers`` stands for the output of that run with the same seed.
+        lowres: measure at x1, x2, x4, x8 as well.
+        helpers: labels that only teach and are left out of the report.
+    """
+
+    name: str
+    title: str
+    claim: str
+    recipe: str
+    runs: dict
+    seeds: tuple[int, ...] = (1, 2, 3)
+    overrides: dict = field(default_factory=dict)
+    lowres: bool = False
+    helpers: tuple[str, ...] = ()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+    for verb, text in (('run', 'run what is missing'), ('status', 'which runs are done'), ('report', 'write the table')):
+        sub = verbs.add_parser(verb, help=text)
+        sub.add_argument('study', help='a shipped study, or a .yaml file')
+        sub.add_argument('--results', type=Path, default=Path('results/studies'), help='folder of the results')
+        if verb == 'run':
+            sub.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='for all runs')
+            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to measure on')
+            sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), help='folder of the trainings')
+
+
+def run(args: argparse.Namespace) -> None:
+    study = load_study(args.study)
+    if args.verb == 'run':
+        sets = dict(item.split('=', 1) for item in args.set)
+        run_study(study, args.results, args.work, parse_overrides(args.overrides), sets)
+    elif args.verb == 'status':
+        done = {(row['run'], row['seed']) for row in _read(study, args.results)}
+        rows = [[label, *('done' if (label, seed) in done else '-' for seed in study.seeds)] for label in study.runs]
+        print(format_table(['run', *(f'seed {seed}' for seed in study.seeds)], rows))
+    else:
+        text = report(study, _read(study, args.results))
+        write_atomic(args.results / f'{study.name}.md', text)
+        print(text)
+
+
+def load_study(name: str) -> Study:
+    """A shipped study by name, or a YAML file.
+
+    Raises:
+        RecipeError: no such study, or a field in it is unknown or missing.
+    """
+    path = Path(name) if name.endswith('.yaml') else STUDIES / f'{name}.yaml'
+    if not path.is_file():
+        raise RecipeError(f'unknown study {name!r}{suggest(name, [p.stem for p in STUDIES.glob("*.yaml")])}')
+    data = yaml.safe_load(path.read_text())
+    known = {f.name for f in dataclasses.fields(Study)}
+    for key in data:
+        if key not in known:
+            raise RecipeError(f'{path}: unknown field {key!r}{suggest(key, known)}')
+    try:
+        return Study(**{'name': path.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}})
+    except TypeError as error:
+        raise RecipeError(f'{path}: {error}') from None
+
+
+def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
+    """Run all runs of all seeds that have no result yet; every result is written as soon as it is there."""
+    for seed in study.seeds:
+        for label in study.runs:
+            config = _config(study, label, seed, work, overrides)
+            digest = _digest(config)
+            rows = _read(study, results)
+            if any((row['run'], row['seed'], row['config']) == (label, seed, digest) for row in rows):
+                continue
+            print(f'{study.name}: {label}, seed {seed}', flush=True)
+            row = {'run': label, 'seed': seed, 'config': digest, **_train_and_measure(config, study, sets)}
+            rows = [old for old in _read(study, results) if (old['run'], old['seed']) != (label, seed)]
+            write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
+
+
+def _digest(config: TrainConfig) -> str:
+    facts = dataclasses.asdict(dataclasses.replace(config, resume=False))
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _config(study: Study, label: str, seed: int, work: Path, overrides: dict) -> TrainConfig:
+    def folder(run: str) -> Path:
+        return work / study.name / f'{run}-{seed}'
+
+    own = {**study.overrides, **(study.runs[label] or {}), **overrides, 'seed': seed, 'output': str(folder(label))}
+    own['teachers'] = [str(folder(t[1:])) if t.startswith('@') else t for t in own.get('teachers', ())]
+    config = load_recipe(study.recipe, own)
+    return dataclasses.replace(config, resume=(folder(label) / 'checkpoint.pt').exists())
+
+
+def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) -> dict:
+    import zoo
+    from recipes.trainer.engine import Trainer
+    from zoo.evaluate.lowres import verify_lowres
+    from zoo.evaluate.verification import verify
+    began = time.monotonic()
+    trainer = Trainer(config)
+    results = dict(trainer.fit())
+    embedder = zoo.open(Path(config.output) / 'last.safetensors')
+    for name, path in sets.items():
+        results[name] = verify(embedder, path).to_dict()
+        if study.lowres:
+            results[name]['lowres'] = {f'x{f}': r.accuracy for f, r in verify_lowres(embedder, path).items()}
+    return {'images': trainer.images, 'seconds': round(time.monotonic() - began), 'results': results}
+
+
+def report(study: Study, rows: list[dict]) -> str:
+    """Markdown: mean and standard deviation over seeds, best first by the last set's accuracy."""
+    shown = [label for label in study.runs if label not in study.helpers and any(row['run'] == label for row in rows)]
+    sets = list(rows[-1]['results']) if rows else []
+    columns = [(name, key) for name in sets for key in ('accuracy', 'tar@1e-3')]
+    if study.lowres and sets:
+        columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
+    head = '| run | seeds | ' + ' | '.join(f'{name} {key} %' for name, key in columns) + ' |'
+    lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
+    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if study.lowres else -2])[0]):
+        count = sum(row['run'] == label for row in rows)
+        cells = ['{:.2f} +- {:.2f}'.format(*_mean(rows, label, column)) for column in columns]
+        lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
+    missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
+    notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
+    notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
+    return '\n'.join([*lines, '', *notes]) + '\n'
+
+
+def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:
+    name, key = column
+    values = []
+    for row in rows:
+        if row['run'] == label:
+            result = row['results'][name]
+            values.append(100 * (result['lowres'][key.split()[1]] if key.startswith('lowres') else result[key]))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _file(study: Study, results: Path) -> Path:
+    return results / f'{study.name}.json'
+
+
+def _read(study: Study, results: Path) -> list[dict]:
+    path = _file(study, results)
+    return json.loads(path.read_text()) if path.exists() else []

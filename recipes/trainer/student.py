@@ -1,0 +1,75 @@
+"""What is trained: backbone, classification head and losses in one module, so that data-parallel training sees all of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plugins.losses.distillation import DISTILLATIONS, Seen, label_loss
+from plugins.losses.margin import HEADS, CentreLoss
+from plugins.preprocess import Preprocess
+from plugins.registry import create_backbone
+from recipes.config import RecipeError, TrainConfig
+
+__all__ = ['Student', 'see']
+
+_NEED_MAPS = frozenset({'attention', 'at'})
+
+
+class Student(nn.Module):
+    """Losses of a batch under a recipe.
+
+    Raises:
+        RecipeError: the recipe asks for attention maps that the backbone does not have.
+    """
+
+    def __init__(self, config: TrainConfig, preprocess: Preprocess, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.preprocess = config, preprocess
+        self.backbone = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
+        self.head = self.centres = None
+        if config.margin_weight:
+            self.head = HEADS[config.head](num_classes, config.embedding_size, config.margin_list, config.scale)
+        if config.centre_weight:
+            self.centres = CentreLoss(num_classes, config.embedding_size)
+        self.maps = bool(_NEED_MAPS & set(config.distill))
+        if self.maps and not hasattr(self.backbone, 'forward_maps'):
+            raise RecipeError(f'distill={config.distill}: {config.network} exposes no attention maps; use cbam_resnext100')
+        if config.channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        # not a registered sub-module: the same parameters would be in the state dict twice
+        object.__setattr__(self, '_run', torch.compile(self.backbone) if config.compile and not self.maps else self.backbone)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 RGB ``(N, S, S, 3)`` to the backbone's input."""
+        return images.permute(0, 3, 1, 2).float().sub_(self.preprocess.mean).div_(self.preprocess.std)
+
+    def forward(self, images: Tensor, labels: Tensor, teacher: Seen | None) -> dict[str, Tensor]:
+        """Losses, each times its weight, of uint8 RGB faces ``(N, S, S, 3)`` and labels ``(N,)``."""
+        seen = see(self._run, self.prepare(images), self.maps)
+        config, losses = self.config, {}
+        with torch.autocast(images.device.type, enabled=False):  # losses in float32
+            if self.head is not None:
+                losses['margin'] = config.margin_weight * self.head(seen.embedding, labels)
+            if self.centres is not None:
+                losses['centre'] = config.centre_weight * self.centres(seen.embedding, labels)
+            for name, weight in (config.distill.items() if teacher else ()):
+                if name == 'label':
+                    logits = self.head.logits(seen.embedding, labels)
+                    loss = label_loss(logits, teacher.logits, labels, config.label_temperature, config.label_hard)
+                else:
+                    loss = DISTILLATIONS[name](seen, teacher)
+                losses[name] = weight * loss
+        return losses
+
+
+def see(backbone: nn.Module, x: Tensor, maps: bool) -> Seen:
+    """Run a backbone; with ``maps`` also collect its attention maps and block outputs, in float32."""
+    if not maps:
+        return Seen(backbone(x))
+    embedding, channel, spatial, features = backbone.forward_maps(x)
+    return Seen(embedding, channel_maps=_float(channel), spatial_maps=_float(spatial), features=_float(features))
+
+
+def _float(maps) -> tuple[Tensor, ...]:
+    return tuple(each.float() for each in maps)

@@ -1,0 +1,76 @@
+"""The command line as its user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo.cli import COMMANDS, main
+
+
+def test_profile_json(capsys):
+    assert main(['profile', 'fdfacenet', '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['params'] == 3_173_664 and found['macs'] == 129_377_280 and found['input_size'] == [112, 112]
+    assert {'macs_paper', 'feature_map_mb_paper', 'feature_map_mb_table2', 'feature_map_mb_fused'} <= set(found)
+    options = ['--width', '0.75', '--input', '96x128', '--num-features', '128']
+    assert main(['profile', 'nfacenet', *options, '--json', '--layers']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['input_size'] == [96, 128] and found['layers'][0]['output'] == [36, 48, 64]
+    assert main(['profile', 'fdfacenet', '--layers']) == 0
+    assert '3.1737 M' in capsys.readouterr().out
+
+
+def test_list_and_info(capsys):
+    assert main(['list']) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in zoo.list_models())
+    assert main(['list', '--json', '--trained']) == 0
+    assert 'fdfacenet' in [row['name'] for row in json.loads(capsys.readouterr().out)]
+    assert main(['info', 'fdfacenet']) == 0
+    out = capsys.readouterr().out
+    assert 'sha256' in out and 'research' in out and 'fidelity: exact' in out
+
+
+def test_errors_are_messages(capsys):
+    assert main(['info', 'fdfacenett']) == 1
+    assert capsys.readouterr().err.startswith("facezoo info: unknown model 'fdfacenett'; did you mean fdfacenet or")
+    assert main(['profile', 'mobilefacenett']) == 1
+    assert "did you mean 'mobilefacenet'" in capsys.readouterr().err
+    assert main(['profile', 'fdfacenet', '--set', 'depth=3']) == 1
+    assert 'depth' in capsys.readouterr().err
+    with pytest.raises(ValueError):
+        main(['info', '--debug', 'fdfacenett'])
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, '--help'])
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0 and f'facezoo {command}' in out
+
+
+def test_no_command_prints_help(capsys):
+    assert main([]) == 2
+    assert 'COMMAND' in capsys.readouterr().out
+    assert main(['--version']) == 0
+    assert capsys.readouterr().out.strip() == zoo.__version__
+
+
+def test_list_needs_no_torch():
+    code = 'import sys; sys.modules["torch"] = None; from zoo.cli import main; sys.exit(main(["list"]))'
+    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
+
+
+def test_demo(tmp_path, capsys, crops):
+    assert main(['demo', '--out', str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert 'export pack' in out and (tmp_path / 'similarity.png').stat().st_size > 10_000
+    assert main(['demo', str(tmp_path / 'similarity.png'), '--out', str(tmp_path)]) == 1
+    assert '784x784 pixels' in capsys.readouterr().err

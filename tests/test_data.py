@@ -1,0 +1,232 @@
+"""Folders, archives, records and verification sets: made, read back, and refused when damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import encode
+
+from plugins.data import pack
+from plugins.data.recordio import RecordError, RecordReader
+from plugins.data.sources import MemoryFaces, TreeFaces, open_faces, read_faces
+from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
+from plugins.preprocess import FaceError, Preprocess, decode_image
+from zoo.cli import main
+
+
+@pytest.fixture(scope='module')
+def face_zip(face_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp('zip') / 'faces.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        for file in sorted(face_folder.rglob('*.jpg')):
+            archive.write(file, f'labelled/{file.relative_to(face_folder)}')
+        archive.writestr('unlabelled/x.jpg', next(face_folder.rglob('*.jpg')).read_bytes())
+        archive.writestr('labelled/quality.csv', 'file,score\nperson0/0.jpg,0.1\nperson0/1.jpg,0.9\n')
+    return path
+
+
+def test_folder_and_zip_are_the_same(face_folder, face_zip):
+    folder, archive = open_faces(face_folder), open_faces(f'{face_zip}/labelled')
+    assert (len(folder), folder.num_classes, folder.classes) == (48, 6, archive.classes)
+    assert [folder.read(i) for i in range(48)] == [archive.read(i) for i in range(48)]
+    again = pickle.loads(pickle.dumps(archive))  # as a spawned loader worker gets it
+    assert again.read(5) == archive.read(5)
+    assert open_faces(f'{face_zip}/unlabelled').read(0)[1] == -1
+
+
+def test_pack_unpack_round_trip(face_folder, face_zip, tmp_path, capsys):
+    assert main(['data', 'pack', f'{face_zip}/labelled', '--unlabelled', f'{face_zip}/unlabelled', '--min-quality', '0.3',
+                 '--out', str(tmp_path / 'rec')]) == 0
+    records = open_faces(tmp_path / 'rec')
+    labels = [records.read(i)[1] for i in range(len(records))]
+    assert len(records) == 49 and records.num_classes == 6
+    assert labels == [0] * 7 + [p for p in range(1, 6) for _ in range(8)] + [-1, -1]  # the badly rated one is unknown
+    assert (tmp_path / 'rec/property').read_text() == '6,112,112\n'
+    # InsightFace's layout: record 0 says where the identity records are, each of which says where its images are
+    reader = RecordReader(tmp_path / 'rec/train.rec', tmp_path / 'rec/train.idx')
+    from plugins.data.recordio import unpack
+    assert unpack(reader.read(0))[0].label == (50.0, 56.0)
+    assert unpack(reader.read(51))[0].label == (8.0, 16.0)
+    assert main(['data', 'unpack', str(tmp_path / 'rec'), '--out', str(tmp_path / 'out')]) == 0
+    assert len(open_faces(tmp_path / 'out')) == 49
+    assert main(['data', 'info', str(tmp_path / 'rec'), '--json']) == 0
+    assert '"identities": 6' in capsys.readouterr().out
+
+
+def test_holdout_shares_no_identity(face_folder, tmp_path):
+    assert main(['data', 'pack', str(face_folder), '--out', str(tmp_path), '--holdout', '2', '--pairs', '40']) == 0
+    images, same = read_bin(tmp_path / 'val.bin')
+    records = open_faces(tmp_path)
+    assert len(records) == 32 and records.num_classes == 4
+    training = {records.read(i)[0] for i in range(32)}
+    assert not training & set(images)
+    assert same.sum() == 20 and len(same) == 40
+
+
+def test_index_can_be_rebuilt(face_folder, tmp_path):
+    main(['data', 'pack', str(face_folder), '--out', str(tmp_path)])
+    index = (tmp_path / 'train.idx').read_text()
+    (tmp_path / 'train.idx').unlink()
+    assert main(['data', 'index', str(tmp_path / 'train.rec')]) == 0
+    assert (tmp_path / 'train.idx').read_text() == index
+
+
+def test_impossible_requests_say_why(face_folder, tmp_path):
+    faces = pack.gather([TreeFaces(face_folder)])
+    with pytest.raises(FaceError, match='cannot hold out 6 of 6'):
+        pack.split_identities(faces, 6)
+    with pytest.raises(FaceError, match='genuine pairs'):
+        pack.draw_pairs(faces, 6000)
+    with pytest.raises(FaceError, match='no images'):
+        open_faces(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no folder'):
+        open_faces(tmp_path / 'nothing')
+
+
+def test_wrong_crop_size_says_how_to_align(face_folder, tmp_path, faces):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'x.png').write_bytes(encode(faces[0][:100], '.png'))
+    with pytest.raises(FaceError, match=r'112x100 pixels.*align'):
+        read_faces(open_faces(tmp_path), [0], 112)
+
+
+@pytest.mark.parametrize(('data', 'message'), [
+    (b'', 'empty file'), (b'no image', 'not an image'), (b'\xff\xd8\xff\xe0', 'not an image')])
+def test_damaged_images_are_named(data, message):
+    with pytest.raises(FaceError, match=f'x.jpg: {message}'):
+        decode_image(data, 'x.jpg')
+
+
+def test_cut_jpeg_is_noticed(faces):
+    whole = encode(faces[0])
+    assert decode_image(whole).shape == (112, 112, 3)
+    with pytest.raises(FaceError, match=r'cut\.jpg: (not an image|.*truncated)'):
+        decode_image(whole[:len(whole) // 2], 'cut.jpg')
+    decode_image(whole + b'trailing bytes of some camera' * 9)
+
+
+# --- .bin ------------------------------------------------------------------------------------------------------------------
+
+def test_bin_round_trip(face_bin, tmp_path):
+    images, same = read_bin(face_bin)
+    write_bin(tmp_path / 'again.bin', images, same)
+    again, same_again = read_bin(tmp_path / 'again.bin')
+    assert again == images and (same_again == same).all()
+
+
+def test_bin_as_insightface_writes_it(tmp_path):
+    for protocol in range(6):
+        for images in ([b'a', b'b'], [np.frombuffer(b'a', np.uint8), np.frombuffer(b'b', np.uint8)]):
+            (tmp_path / 'x.bin').write_bytes(pickle.dumps((images, [True]), protocol))
+            assert read_bin(tmp_path / 'x.bin')[0] == [b'a', b'b']
+
+
+def test_bin_of_python_2(tmp_path):
+    # cPickle of Python 2, protocol 2: strings are 8-bit
+    (tmp_path / 'x.bin').write_bytes(b'\x80\x02]q\x01(U\x02\xff\xd8q\x02U\x02\xff\xd9q\x03e]q\x04\x88a\x86q\x05.')
+    assert read_bin(tmp_path / 'x.bin')[0] == [b'\xff\xd8', b'\xff\xd9']
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ('touch /tmp/facezoo_was_here',)
+
+
+@pytest.mark.parametrize('content', [Evil(), ([Evil(), b''], [True]), ([b'', b''], Evil())])
+def test_bin_that_tries_to_run_code(tmp_path, content):
+    (tmp_path / 'evil.bin').write_bytes(pickle.dumps(content))
+    with pytest.raises(BinError, match=r'system.*not trustworthy'):
+        read_bin(tmp_path / 'evil.bin')
+    assert not os.path.exists('/tmp/facezoo_was_here')
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (b'', 'not a verification'), (b'garbage', 'not a verification'), (pickle.dumps(([b'a'], [True])), '1 images for 1 pairs'),
+    (pickle.dumps(([], [])), '0 images'), (pickle.dumps(7), 'not a verification')])
+def test_damaged_bin(tmp_path, content, message):
+    (tmp_path / 'x.bin').write_bytes(content)
+    with pytest.raises(BinError, match=message):
+        read_bin(tmp_path / 'x.bin')
+
+
+def test_cut_bin(face_bin, tmp_path):
+    (tmp_path / 'x.bin').write_bytes(face_bin.read_bytes()[:5000])
+    with pytest.raises(BinError, match='cut short'):
+        read_bin(tmp_path / 'x.bin')
+
+
+# --- pairs.txt -------------------------------------------------------------------------------------------------------------
+
+def test_pairs():
+    text = '10\t300\nA_B\t1\t4\nA_B\t2\tC\t3\n'
+    assert read_pairs(text) == [('A_B/A_B_0001', 'A_B/A_B_0004', True), ('A_B/A_B_0002', 'C/C_0003', False)]
+    with pytest.raises(FaceError, match='line 2'):
+        read_pairs('10 300\nA B\n')
+    with pytest.raises(FaceError, match='no pairs'):
+        read_pairs('')
+
+
+def test_pairs_folder_to_bin(crops, tmp_path):
+    for person in 'AB':
+        for number in (1, 2):
+            path = tmp_path / 'set' / person / f'{person}_{number:04d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(crops['AB'.index(person)], '.png'))
+    (tmp_path / 'set/pairs.txt').write_text('1 1\nA 1 2\nA 1 B 2\n')
+    assert main(['data', 'pairs', str(tmp_path / 'set'), '--out', str(tmp_path / 'set.bin')]) == 0
+    images, same = read_bin(tmp_path / 'set.bin')
+    assert len(images) == 4 and same.tolist() == [True, False]
+    (tmp_path / 'set/pairs.txt').write_text('A 1 3\n')
+    assert main(['data', 'pairs', str(tmp_path / 'set'), '--out', str(tmp_path / 'other.bin')]) == 1
+
+
+# --- disk and preprocessing ------------------------------------------------------------------------------------------------
+
+def test_full_disk_loses_nothing(face_folder, tmp_path, monkeypatch):
+    main(['data', 'pack', str(face_folder), '--out', str(tmp_path)])
+    before = (tmp_path / 'train.rec').read_bytes()
+    import plugins.data.recordio as recordio
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() > 20_000:
+                raise OSError(28, 'No space left on device')
+            return super().write(data)
+
+    real = open
+    def limited(path, mode='r', **kwargs):
+        return Full(path, mode) if mode == 'wb' else real(path, mode, **kwargs)
+
+    monkeypatch.setattr(recordio, 'open', limited, raising=False)
+    assert main(['data', 'pack', str(face_folder), '--out', str(tmp_path)]) == 1
+    assert (tmp_path / 'train.rec').read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith('.part')]
+
+
+def test_preprocess(crops):
+    x = Preprocess()(crops)
+    assert x.shape == (6, 3, 112, 112) and x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1
+    assert x[0, 0, 3, 5] == pytest.approx((crops[0, 3, 5, 0] - 127.5) / 127.5)
+    bgr = Preprocess(colour='BGR')(crops)
+    assert (bgr[:, ::-1] == x).all()
+    with pytest.raises(FaceError, match='align the faces'):
+        Preprocess()(crops[:, :96])
+    with pytest.raises(FaceError, match='float32'):
+        Preprocess()(crops.astype(np.float32))
+
+
+def test_memory_faces_name_their_origin():
+    assert MemoryFaces([b'x'], 'lfw.bin').name(0) == 'lfw.bin, image 0'
+
+
+def test_record_faces_need_a_matching_index(face_folder, tmp_path):
+    main(['data', 'pack', str(face_folder), '--out', str(tmp_path)])
+    lines = (tmp_path / 'train.idx').read_text().splitlines(keepends=True)
+    (tmp_path / 'train.idx').write_text(''.join(lines[:20]))
+    with pytest.raises(RecordError, match='announces 48 images'):
+        open_faces(tmp_path)

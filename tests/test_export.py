@@ -1,0 +1,153 @@
+"""Artefacts: the same numbers as PyTorch on real faces, or nothing is handed out."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from plugins.files import sha256_file
+from plugins.preprocess import Preprocess
+from zoo.cli import main
+from zoo.export import artefact
+from zoo.export.artefact import Gates, export
+from zoo.export.pack import PackError, write_pack
+from zoo.export.parity import GateError, check_parity
+from zoo.runtime.torch import TorchEmbedder
+
+
+@pytest.fixture(scope='module')
+def model():
+    return zoo.load('fdfacenet')
+
+
+@pytest.fixture(scope='module')
+def onnx_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp('onnx') / 'fdfacenet.onnx'
+    export(model, 'fdfacenet', 'onnx', path)
+    return path
+
+
+@pytest.mark.parametrize('to', ['onnx', 'ncnn'])
+def test_export_with_gate_set(model, to, tmp_path, face_bin):
+    out = tmp_path / ('m.onnx' if to == 'onnx' else 'folder')
+    sidecar = export(model, 'fdfacenet', to, out, face_bin)
+    assert sidecar['parity']['min_cosine'] >= 0.99999 and sidecar['parity']['batches'] == (1, 2, 32)
+    both = sidecar['verification']
+    assert both['artefact']['accuracy'] == both['torch']['accuracy']
+    files = sorted(p.name for p in (tmp_path if to == 'onnx' else out).iterdir())
+    assert files == (['m.json', 'm.onnx'] if to == 'onnx' else ['fdfacenet.bin', 'fdfacenet.json', 'fdfacenet.param'])
+    for name, digest in sidecar['sha256'].items():
+        assert sha256_file((tmp_path if to == 'onnx' else out) / name) == digest
+    written = json.loads(((tmp_path if to == 'onnx' else out) / ('m.json' if to == 'onnx' else 'fdfacenet.json')).read_text())
+    assert written['preprocess'] == Preprocess().to_dict() and written['bytes'] == sidecar['bytes']
+    assert zoo.open(out).num_features == 512
+
+
+def test_onnx_is_what_old_runtimes_take(onnx_file):
+    import onnx
+    graph = onnx.load(onnx_file)
+    assert graph.ir_version == 7 and [(e.domain, e.version) for e in graph.opset_import] == [('', 13)]
+    assert [i.name for i in graph.graph.input] == ['image'] and [o.name for o in graph.graph.output] == ['embedding']
+    assert not [n for n in graph.graph.node if n.op_type in ('BatchNormalization', 'Reshape', 'Shape')]
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'N'
+    assert not any(n.name.startswith(('Sub', '_minus', 'Mul', '_mul')) for n in graph.graph.node)
+
+
+def test_pack_in_insightface(model, tmp_path, crops):
+    sidecar = export(model, 'fdfacenet', 'pack', tmp_path, licence='research use only')
+    folder = tmp_path / 'models' / 'fdfacenet'
+    assert sorted(os.listdir(folder)) == ['MODEL.LICENSE', 'fdfacenet.json', 'fdfacenet.onnx', 'manifest.json']
+    from insightface.model_zoo import get_model
+    loaded = get_model(str(folder / 'fdfacenet.onnx'), providers=['CPUExecutionProvider'])
+    bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
+    found = loaded.get_feat(bgr)  # a list: batch of six
+    np.testing.assert_allclose(found, TorchEmbedder(model)(crops), rtol=1e-3, atol=2e-4)
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    assert manifest['manifest_version'] == 2
+    assert manifest['tasks']['recognition']['sha256'] == sidecar['sha256']['fdfacenet.onnx']
+
+
+def test_pack_refusals(tmp_path, onnx_file):
+    with pytest.raises(PackError, match='96x96 model for something else'):
+        write_pack(tmp_path, 'x', onnx_file, Preprocess(input_size=96), 512, 'x')
+    with pytest.raises(PackError, match='InsightFace feeds RGB'):
+        write_pack(tmp_path, 'x', onnx_file, Preprocess(std=128), 512, 'x')
+    (tmp_path / 'models' / 'x').mkdir(parents=True)
+    (tmp_path / 'models' / 'x' / 'det.onnx').write_bytes(b'')
+    with pytest.raises(PackError, match=r'already holds det\.onnx'):
+        write_pack(tmp_path, 'x', onnx_file, Preprocess(), 512, 'x')
+
+
+def test_net_that_ignores_its_input_is_refused(tmp_path, crops):
+    model = zoo.create('fdfacenet').eval()
+    model.preprocess = Preprocess()
+    torch.nn.init.constant_(model.head[1].weight, 0)
+    torch.nn.init.constant_(model.head[1].bias, 1)
+    with pytest.raises(GateError, match='hardly looks at its input'):
+        export(model, 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_artefact_is_not_handed_out(model, tmp_path, monkeypatch, face_bin):
+    """A converter that loses precision must be caught by parity, and one that parity lets pass by accuracy."""
+    import onnx
+    real = artefact.export_onnx
+
+    def damaged(scale):
+        def build(net, path):
+            real(net, path)
+            graph = onnx.load(path)
+            weights = onnx.numpy_helper.to_array(graph.graph.initializer[0])
+            noise = np.random.default_rng(0).standard_normal(weights.shape).astype(np.float32)
+            graph.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(
+                weights + scale * noise * weights.std(), graph.graph.initializer[0].name))
+            onnx.save(graph, path)
+        return build
+
+    (tmp_path / 'm.onnx').write_bytes(b'the old one')
+    monkeypatch.setattr(artefact, 'export_onnx', damaged(0.1))
+    with pytest.raises(GateError, match='parity gate: minimum cosine'):
+        export(model, 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
+    monkeypatch.setattr(artefact, 'export_onnx', damaged(3.0))
+    with pytest.raises(GateError, match='accuracy gate'):
+        export(model, 'fdfacenet', 'onnx', tmp_path / 'm.onnx', face_bin, Gates(min_cosine=-1))
+    assert (tmp_path / 'm.onnx').read_bytes() == b'the old one'
+    assert os.listdir(tmp_path) == ['m.onnx']
+
+
+def test_parity_notices_batch_mixing(model, crops):
+    reference = TorchEmbedder(model)
+
+    class Mixed(TorchEmbedder):
+        def __call__(self, faces):
+            return super().__call__(faces)[::-1]
+
+    with pytest.raises(GateError, match='parity gate'):
+        check_parity(reference, Mixed(model), crops).require(0.99)
+    check_parity(reference, TorchEmbedder(model), crops).require(0.99999)
+
+
+def test_command(tmp_path, capsys):
+    assert main(['export', 'fdfacenet', '--to', 'onnx', '--out', str(tmp_path / 'a' / 'm.onnx')]) == 0
+    assert 'minimum cosine' in capsys.readouterr().out
+    assert main(['export', 'fdfacenet', '--to', 'onnx', '--out', str(tmp_path / 'm.onnx'), '--gate-set', 'nowhere.bin']) == 1
+    assert 'nowhere.bin' in capsys.readouterr().err
+    assert not (tmp_path / 'm.onnx').exists()
+
+
+def test_artefacts_that_do_not_open(tmp_path, onnx_file):
+    with pytest.raises(FileNotFoundError):
+        zoo.open(tmp_path / 'x.onnx')
+    (tmp_path / 'x.onnx').write_bytes(onnx_file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match='cannot load'):
+        zoo.open(tmp_path / 'x.onnx')
+    (tmp_path / 'x.param').write_text('7767517\n')
+    with pytest.raises(FileNotFoundError, match=r'x\.bin'):
+        zoo.open(tmp_path / 'x.param')
+    with pytest.raises(RuntimeError, match='has no'):
+        zoo.open(onnx_file, providers=('CUDAExecutionProvider',))

@@ -1,0 +1,162 @@
+"""Names to weights: hashes, damaged files, other architectures, downloads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import pickle
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import zoo
+from plugins.files import sha256_file
+from zoo import hub
+from zoo.hub import HubError, resolve
+from zoo.model_card import CardError, Weights, read_card
+from zoo.weights import WeightsError, read_state, save_weights
+
+
+@pytest.fixture(scope='module')
+def bundled():
+    return hub.BUNDLED / zoo.card('fdfacenet').weights['default'].file
+
+
+def entry(path, **changes) -> Weights:
+    return dataclasses.replace(
+        Weights(file=path.name, sha256=sha256_file(path), licence='', data='', recipe='', num_features=512), **changes)
+
+
+def test_load_is_offline_and_in_evaluation_mode():
+    model = zoo.load('fdfacenet')
+    assert not model.training and model.preprocess == zoo.card('fdfacenet').preprocess
+    again = zoo.load('fdfacenet.default')
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_every_weights_entry_is_bundled_and_verified():
+    for name in zoo.list_models(weights=True):
+        for weights in zoo.card(name).weights.values():
+            assert resolve(weights).is_file()
+            assert weights.licence and weights.data and weights.recipe and weights.metrics and weights.thresholds
+
+
+def test_unknown_names():
+    with pytest.raises(CardError, match='did you mean fdfacenet'):
+        zoo.load('fdfacenett')
+    with pytest.raises(LookupError, match=r"no trained weights 'lowlight' \(tags: default"):
+        zoo.load('fdfacenet.lowlight')
+    with pytest.raises(LookupError, match=r'it has none yet.*zoo\.create'):
+        zoo.load('nfacenet_nogdc')
+    with pytest.raises(FileNotFoundError):
+        zoo.load('nowhere.safetensors')
+
+
+def test_truncated_and_damaged_files(bundled, tmp_path):
+    (tmp_path / 'cut.safetensors').write_bytes(bundled.read_bytes()[:100_000])
+    with pytest.raises(WeightsError, match='not a whole safetensors'):
+        zoo.load(tmp_path / 'cut.safetensors', network='fdfacenet')
+    with pytest.raises(WeightsError, match='not a whole safetensors'):
+        zoo.load('fdfacenet', weights=tmp_path / 'cut.safetensors')
+    (tmp_path / 'x.pt').write_bytes(b'PK nothing')
+    with pytest.raises(WeightsError, match='cannot be read'):
+        read_state(tmp_path / 'x.pt')
+
+
+def test_wrong_hash_is_refused(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, 'BUNDLED', tmp_path)
+    data = bytearray(bundled.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / bundled.name).write_bytes(data)
+    with pytest.raises(HubError, match=r'sha256 is .* the card says'):
+        resolve(zoo.card('fdfacenet').weights['default'])
+
+
+def test_pickle_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ('executed',)
+    (tmp_path / 'evil.pt').write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(WeightsError):
+        read_state(tmp_path / 'evil.pt')
+
+
+@pytest.mark.parametrize(('name', 'options', 'message'), [
+    ('nfacenet_nogdc', {}, r'needs \(512, 8192\)'), ('fdfacenet', {'width': 0.5}, r'needs \('),
+    ('fdfacenet', {'num_features': 128}, r'needs \('),
+    ('mobilefacenet', {}, r'mobilefacenet|MobileFaceNet')])
+def test_other_architectures_are_refused(bundled, name, options, message):
+    with pytest.raises(WeightsError, match=message):
+        zoo.load(name, weights=bundled, **options)
+
+
+def test_forms_of_state_dicts(bundled, tmp_path):
+    state = load_file(bundled)
+    forms = {'bare.pt': state, 'wrapped.pt': {'state_dict': state}, 'ddp.pth': {f'module.{k}': v for k, v in state.items()},
+             'arcface.pt': {'epoch': 1, 'state_dict_backbone': state}}
+    for name, form in forms.items():
+        torch.save(form, tmp_path / name)
+        model = zoo.load('fdfacenet', weights=tmp_path / name)
+        assert torch.equal(model.state_dict()['head.1.weight'], state['head.1.weight'])
+    save_file(state, tmp_path / 'anonymous.safetensors')
+    with pytest.raises(WeightsError, match='network=NAME'):
+        zoo.load(tmp_path / 'anonymous.safetensors')
+    state['extra'] = torch.zeros(1)
+    torch.save(state, tmp_path / 'extra.pt')
+    with pytest.raises(WeightsError, match=r"'extra' has no place"):
+        zoo.load('fdfacenet', weights=tmp_path / 'extra.pt')
+
+
+def test_a_file_says_what_it_is(tmp_path):
+    model = zoo.create('fdfacenet', width=0.5, num_features=64)
+    save_weights(tmp_path / 'mine.safetensors', model, 'fdfacenet', {'width': 0.5})
+    again = zoo.load(tmp_path / 'mine.safetensors')
+    assert again.num_features == 64 and zoo.profile(again).params == zoo.profile(model).params
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / 'remote').mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / 'remote'))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield tmp_path / 'remote', f'http://127.0.0.1:{httpd.server_address[1]}'
+        httpd.shutdown()
+
+
+def test_download(server, tmp_path, monkeypatch):
+    folder, url = server
+    monkeypatch.setenv('FACEZOO_CACHE', str(tmp_path / 'cache'))
+    (folder / 'w.bin').write_bytes(b'weights')
+    weights = entry(folder / 'w.bin', url=f'{url}/w.bin')
+    with pytest.raises(HubError, match='FACEZOO_OFFLINE is set'):
+        resolve(weights)
+    monkeypatch.setenv('FACEZOO_OFFLINE', '0')
+    with pytest.raises(HubError, match='sha256'):
+        resolve(dataclasses.replace(weights, sha256='0' * 64))
+    assert not list((tmp_path / 'cache' / 'weights').iterdir()), 'a bad download must not be kept'
+    assert resolve(weights).read_bytes() == b'weights'
+    (folder / 'w.bin').unlink()
+    assert resolve(weights).read_bytes() == b'weights', 'the second time comes from the cache'
+    with pytest.raises(HubError, match='cannot download'):
+        resolve(entry(bundled_path(), file='other.bin', url=f'{url}/missing.bin'))
+
+
+def bundled_path():
+    return hub.BUNDLED / zoo.card('fdfacenet').weights['default'].file
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('summary: [', 'not YAML'), ('- a', 'must be a mapping'), ('summary: x', 'missing paper, fidelity, params, macs'),
+    ('summary: x\npaper: y\nfidelity: exakt\nparams: 1\nmacs: 1', "'exakt' is none of"),
+    ('summary: x\npaper: y\nfidelity: near\nparams: 1\nmacs: 1', 'must list them'),
+    ('sumary: x', "unknown field 'sumary', did you mean 'summary'"),
+    ('summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1\nweights: {default: {file: a}}',
+     r'weights\.default: missing sha256')])
+def test_malformed_cards(tmp_path, text, message):
+    (tmp_path / 'x.yaml').write_text(text)
+    with pytest.raises(CardError, match=message):
+        read_card(tmp_path / 'x.yaml')

@@ -1,0 +1,149 @@
+"""Losses against values worked out by hand, and degradation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from plugins.data.degrade import Degrade, degrade
+from plugins.losses.distillation import (
+    DISTILLATIONS,
+    Seen,
+    attention_loss,
+    attention_transfer_loss,
+    embedding_loss,
+    label_loss,
+    relation_loss,
+)
+from plugins.losses.margin import AdaFaceHead, CentreLoss, MarginHead, SoftmaxHead, add_margin, margin_at
+from plugins.preprocess import FaceError
+
+COSINE = torch.tensor([[0.8, 0.1], [-0.3, 0.5], [0.2, 0.9]])
+LABELS = torch.tensor([0, 1, -1])
+
+
+@pytest.mark.parametrize(('margins', 'expected'), [
+    ((1.0, 0.5, 0.0), [math.cos(math.acos(0.8) + 0.5), math.cos(math.acos(0.5) + 0.5)]),  # ArcFace
+    ((1.0, 0.0, 0.4), [0.4, 0.1]),  # CosFace
+    ((1.2, 0.3, 0.1), [math.cos(1.2 * math.acos(0.8) + 0.3) - 0.1, math.cos(1.2 * math.acos(0.5) + 0.3) - 0.1])])
+def test_margins(margins, expected):
+    found = add_margin(COSINE, LABELS, margins)
+    torch.testing.assert_close(found[[0, 1], [0, 1]], torch.tensor(expected))
+    torch.testing.assert_close(found[[0, 1, 2, 2], [1, 0, 0, 1]], COSINE[[0, 1, 2, 2], [1, 0, 0, 1]])
+
+
+def test_margin_loss_by_hand():
+    head = MarginHead(2, 2, (1.0, 0.5, 0.0), scale=4.0)
+    head.weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]])  # lengths must not matter
+    embedding = torch.tensor([[2.0, 2.0]])
+    cosine = math.sqrt(0.5)
+    own, other = 4 * math.cos(math.acos(cosine) + 0.5), 4 * cosine
+    expected = -math.log(math.exp(own) / (math.exp(own) + math.exp(other)))
+    assert head(embedding, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-5)
+    assert head(embedding, torch.tensor([-1])).item() == 0
+
+
+def test_gradient_is_finite_at_the_poles():
+    head = MarginHead(2, 2)
+    head.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    for label in (0, 1):
+        embedding = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        head(embedding, torch.tensor([label])).backward()
+        assert torch.isfinite(embedding.grad).all()
+
+
+def test_label_outside_the_classes():
+    with pytest.raises(ValueError, match='label 2 does not fit num_classes=2'):
+        MarginHead(2, 4)(torch.randn(1, 4), torch.tensor([2]))
+
+
+def test_dynamic_margin():
+    start, end = (1.0, 0.5, 0.0), (1.0, 0.3, 0.0)
+    assert margin_at(start, end, 0.5) == pytest.approx((1.0, 0.4, 0.0))
+    assert margin_at(start, None, 0.5) == start
+
+
+def test_adaface_by_hand():
+    head = AdaFaceHead(2, 2, (1.0, 0.4, 0.0), scale=1.0).eval()
+    head.weight.data = torch.eye(2)
+    head.norm_mean.fill_(10.0)
+    head.norm_std.fill_(2.0)
+    norm, theta = 14.0, math.pi / 3
+    embedding = norm * torch.tensor([[math.cos(theta), math.sin(theta)]])
+    k = (norm - 10) / (2 + 1e-3) * 0.333
+    expected = math.cos(theta - 0.4 * k) - (0.4 + 0.4 * k)
+    found = head.logits(embedding, torch.tensor([0]))
+    assert found[0, 0].item() == pytest.approx(expected, rel=1e-4)
+    assert found[0, 1].item() == pytest.approx(math.sin(theta), rel=1e-5)
+    head.train().logits(embedding.expand(2, 2), torch.tensor([0, 0]))
+    assert head.norm_mean.item() == pytest.approx(0.99 * 10 + 0.01 * 14)
+
+
+def test_softmax_and_centre():
+    head = SoftmaxHead(3, 2)
+    embedding, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(head(embedding, labels), F.cross_entropy(embedding @ head.weight.T + head.bias, labels))
+    centre = CentreLoss(3, 2)
+    expected = 0.5 * (embedding - centre.centres[labels]).square().sum(1).mean()
+    torch.testing.assert_close(centre(embedding, labels), expected)
+
+
+def test_embedding_and_relation():
+    a = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    b = torch.tensor([[1.0, 1.0], [0.0, 3.0]])
+    assert embedding_loss(a, b).item() == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    assert relation_loss(a, b).item() == pytest.approx(0.5)  # cosines 0 and sqrt(1/2)
+    assert embedding_loss(a, 5 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_label_loss_by_hand():
+    student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    p = 1 / (1 + math.exp(1.0))  # both at temperature 2
+    q = 1 - p
+    divergence = p * math.log(p / q) + q * math.log(q / p)  # teacher (p, q) against student (q, p)
+    hard = -math.log(1 / (1 + math.exp(-2.0)))
+    found = label_loss(student, teacher, torch.tensor([0]), temperature=2.0, hard=0.25)
+    assert found.item() == pytest.approx(0.25 * hard + 0.75 * 4 * divergence, rel=1e-5)
+    assert label_loss(student, student, torch.tensor([-1])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_attention_losses_by_hand():
+    embedding = torch.zeros(1, 2)
+    one = Seen(embedding, None, (torch.tensor([1.0, 0.0]).view(1, 2, 1, 1),), (torch.ones(1, 1, 2, 2),),
+               (torch.ones(1, 3, 2, 2),))
+    two = Seen(embedding, None, (torch.tensor([1.0, 1.0]).view(1, 2, 1, 1),), (torch.ones(1, 1, 2, 2),),
+               (torch.tensor([[2.0, 0.0], [0.0, 0.0]]).expand(1, 3, 2, 2),))
+    assert attention_loss(one, two).item() == pytest.approx((1 - math.sqrt(0.5)) / 2, rel=1e-5)
+    # (1/2, 1/2, 1/2, 1/2) against (1, 0, 0, 0)
+    assert attention_transfer_loss(one, two).item() == pytest.approx(math.sqrt(0.25 + 3 * 0.25), rel=1e-5)
+
+
+def test_unequal_networks_are_refused():
+    x = Seen(torch.zeros(1, 4), None, (torch.ones(1, 2, 1, 1),), (torch.ones(1, 1, 2, 2),))
+    with pytest.raises(ValueError, match='student has 1 blocks, the teacher 0'):
+        attention_loss(x, Seen(torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match=r'channel_maps, block 0: student \(1, 2, 1, 1\)'):
+        attention_loss(x, Seen(torch.zeros(1, 4), None, (torch.ones(1, 3, 1, 1),), x.spatial_maps))
+    with pytest.raises(ValueError, match='embeddings of 4 and 8'):
+        DISTILLATIONS['embedding'](x, Seen(torch.zeros(1, 8)))
+
+
+def test_degrade(crops):
+    face = crops[0]
+    assert degrade(face, 1, 1.0) is face
+    error = [np.abs(degrade(face, factor, 0.5).astype(int) - face).mean() for factor in (2, 4, 8)]
+    assert error[0] < error[1] < error[2]
+    for variant in ('bicubic', 'askd'):
+        assert degrade(face, 8, 1.0, variant).shape == face.shape
+    with pytest.raises(FaceError, match='cannot be made 8 times smaller'):
+        degrade(face[:3, :3], 8, 1.0)
+    with pytest.raises(ValueError, match=r'degrade\.variant'):
+        Degrade(variant='bilinear')
+    with pytest.raises(ValueError, match=r'degrade\.factors'):
+        Degrade(factors=())
+    rng = np.random.default_rng(0)
+    assert Degrade(p=0)(face, rng) is face

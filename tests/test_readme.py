@@ -1,0 +1,36 @@
+"""Every code block of the documentation runs, unless the line above it says why it does not."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo.cli import main
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r'(?P<note><!-- not tested:[^\n]*-->\n)?```(?P<language>python|sh)\n(?P<code>.*?)```', re.DOTALL)
+PAGES = [ROOT / 'README.md']
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_page(page, tmp_path, monkeypatch, crops):
+    """All blocks of a page in order, in one folder and one namespace, as its reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    ran = 0
+    for block in BLOCK.finditer(page.read_text()):
+        if block['note']:
+            continue
+        ran += 1
+        if block['language'] == 'python':
+            exec(compile(block['code'], page.name, 'exec'), namespace)
+            continue
+        for line in block['code'].splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                assert words[0] == 'facezoo', f'cannot run {line!r}'
+                assert main(words[1:]) == 0, line
+    assert ran, f'{page.name} has no code block that runs'

@@ -1,0 +1,268 @@
+"""The trainer: it learns, resumes exactly, stops on NaN and refuses wrong recipes before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from plugins.data.augment import Augment
+from plugins.data.datasets import FaceDataset, FaceSampler
+from plugins.data.sources import open_faces
+from plugins.files import sha256_file
+from plugins.overrides import parse_overrides
+from plugins.preprocess import FaceError, Preprocess
+from recipes.config import RecipeError, list_recipes, load_recipe
+from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.engine import Diverged, Interrupted, Trainer
+from recipes.trainer.schedule import learning_rate
+from zoo.export.onnx import export_onnx
+
+TINY = """
+config = dict(network='fdfacenet', network_args={'width': 0.25}, embedding_size=32, rec=REC, num_epoch=3, batch_size=12,
+              lr=0.02, scale=16.0, margin_list=(1.0, 0.2, 0.0), val_targets=[VAL], num_workers=0, frequent=1, device='cpu',
+              seed=1, output=OUT, compile=False)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, face_folder, face_bin):
+    """A function that writes a tiny recipe and loads it with overrides."""
+    def make(**overrides):
+        path = tmp_path / 'tiny.py'
+        path.write_text(f'REC, VAL, OUT = {str(face_folder)!r}, {str(face_bin)!r}, {str(tmp_path / "run")!r}' + TINY)
+        return load_recipe(str(path), overrides)
+    return make
+
+
+def losses(config) -> list[float]:
+    return [line['margin'] for line in log(config) if 'margin' in line]
+
+
+def log(config) -> list[dict]:
+    return [json.loads(line) for line in Path(config.output, 'log.jsonl').read_text().splitlines()]
+
+
+def test_learns_and_writes_everything(recipe):
+    config = recipe(num_epoch=12, ema=0.5)
+    results = Trainer(config).fit()
+    found = losses(config)
+    assert sum(found[-4:]) < 0.5 * sum(found[:4])
+    assert results['six']['accuracy'] > 0.8
+    for name in ('best.safetensors', 'last.safetensors', 'checkpoint.pt', 'recipe.yaml', 'log.jsonl'):
+        assert os.path.getsize(f'{config.output}/{name}')
+    model = zoo.load(f'{config.output}/last.safetensors')  # says itself what it is
+    assert model.num_features == 32 and not model.training
+    assert 'num_epoch: 12' in Path(config.output, 'recipe.yaml').read_text()
+
+
+def test_resume_equals_no_interruption(recipe, tmp_path, monkeypatch):
+    whole = recipe(output=str(tmp_path / 'whole'), ema=0.9, gradient_acc=2)
+    Trainer(whole).fit()
+    halves = recipe(output=str(tmp_path / 'halves'), ema=0.9, gradient_acc=2)
+    trainer = Trainer(halves)
+    step = trainer._step
+
+    def stop_in_the_middle(batch, number, per_epoch):
+        if number == 5:  # the middle of the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch, number, per_epoch)
+
+    monkeypatch.setattr(trainer, '_step', stop_in_the_middle)
+    with pytest.raises(Interrupted, match='resume=true'):
+        trainer.fit()
+    Trainer(recipe(output=str(tmp_path / 'halves'), ema=0.9, gradient_acc=2, resume=True)).fit()
+    assert losses(whole) == losses(halves)
+    assert sha256_file(tmp_path / 'whole/last.safetensors') == sha256_file(tmp_path / 'halves/last.safetensors')
+
+
+def test_resume_with_another_recipe_is_refused(recipe):
+    Trainer(recipe(num_epoch=1)).fit()
+    with pytest.raises(CheckpointError, match=r'lr: 0\.02 -> 0\.5'):
+        Trainer(recipe(num_epoch=1, resume=True, lr=0.5))
+    with pytest.raises(CheckpointError, match='resume=true'):
+        Trainer(recipe(num_epoch=1))
+
+
+def test_resume_from_a_damaged_checkpoint_is_refused(recipe):
+    config = recipe(num_epoch=1)
+    Trainer(config).fit()
+    path = f'{config.output}/checkpoint.pt'
+    with open(path, 'r+b') as file:
+        file.truncate(os.path.getsize(path) // 2)
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        Trainer(recipe(num_epoch=1, resume=True))
+    with pytest.raises(CheckpointError, match='no checkpoint'):
+        Trainer(recipe(num_epoch=1, resume=True, output=config.output + 'x'))
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(recipe):
+    config = recipe(num_epoch=2)
+    trainer = Trainer(config)
+    trainer.raw.head.weight.data.fill_(float('nan'))
+    with pytest.raises(Diverged, match=r'loss is nan at step 0.*person'):
+        trainer.fit()
+    assert not os.path.exists(f'{config.output}/checkpoint.pt')
+
+
+def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
+    torch.manual_seed(3)
+    teacher = zoo.create('fdfacenet', width=0.25, num_features=48)
+    with torch.no_grad():
+        teacher.train()(torch.from_numpy(Preprocess()(faces)))
+    export_onnx(teacher.eval(), tmp_path / 'teacher.onnx')
+    config = recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'teacher.onnx')],
+                    num_epoch=16, views=2, optimizer='adamw', lr=0.01)
+    trainer = Trainer(config)
+    assert trainer.teacher.length == 48  # projected to the student's 32
+    trainer.fit()
+    cosine = [line['embedding'] for line in log(config) if 'embedding' in line]
+    assert sum(cosine[-4:]) < 0.7 * sum(cosine[:4])
+    cached = trainer.teacher._view(0)[:]
+    assert (cached == cached).all(), 'every face of a view must be cached after one epoch of it'
+
+
+def test_teacher_of_another_input_size_is_refused(recipe, tmp_path):
+    export_onnx(zoo.create('fdfacenet', width=0.25, input_size=96), tmp_path / 'small.onnx')
+    (tmp_path / 'small.json').write_text(json.dumps({'preprocess': {'input_size': 96}}))
+    with pytest.raises(FaceError, match='96-pixel'):
+        Trainer(recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'small.onnx')]))
+
+
+def test_bf16_trains(recipe):
+    config = recipe(precision='bf16', num_epoch=6)
+    Trainer(config).fit()
+    assert losses(config)[-1] < losses(config)[0]
+
+
+def test_two_processes_like_one(recipe, tmp_path):
+    one = recipe(num_epoch=1, batch_size=24, output=str(tmp_path / 'one'), precision='32', optimizer='sgd')
+    Trainer(one).fit()
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29611', '-m', 'zoo.cli',
+               'train', str(tmp_path / 'tiny.py'), 'num_epoch=1', 'batch_size=12', f'output={tmp_path / "two"}']
+    subprocess.run(command, check=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, timeout=300)
+    a, b = (zoo.load(tmp_path / run / 'last.safetensors').state_dict() for run in ('one', 'two'))
+    # BatchNorm sees half the batch a process, so the weights agree closely but not exactly
+    difference = max((a[k].float() - b[k].float()).abs().max().item() for k in a if k.endswith('weight'))
+    assert difference < 0.1
+
+
+# --- recipes -------------------------------------------------------------------------------------------------------------
+
+def test_every_shipped_recipe_loads():
+    assert 'fdfacenet_kd_faces' in list_recipes()
+    for name in list_recipes():
+        assert load_recipe(name).network in zoo.list_models()
+
+
+@pytest.mark.parametrize(('overrides', 'message'), [
+    ({'learning_rate': 1}, "unknown key 'learning_rate'"),
+    ({'batchsize': 8}, "did you mean 'batch_size'"),
+    ({'lr': 'fast'}, "lr='fast': must be float"),
+    ({'batch_size': 0}, 'batch_size=0: must be positive'),
+    ({'optimizer': 'lion'}, 'must be one of sgd, adamw'),
+    ({'schedule': 'step'}, 'milestones'),
+    ({'augment': {'flipp': 1}}, "augment.flipp: unknown; did you mean 'flip'"),
+    ({'margin_weight': 0}, 'nothing to learn from'),
+])
+def test_wrong_recipe_is_refused(recipe, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(**overrides)
+
+
+def test_wrong_data_is_refused(recipe, tmp_path, face_folder):
+    with pytest.raises(RecipeError, match=r'num_classes=7 in the recipe, but .* holds 6'):
+        Trainer(recipe(num_classes=7))
+    with pytest.raises(RecipeError, match='val_targets'):
+        Trainer(recipe(val_targets=['lfw']))
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        Trainer(recipe(rec=str(tmp_path / 'nowhere')))
+    with pytest.raises(FaceError, match='at least 2'):
+        Trainer(recipe(rec=str(face_folder / 'person0')))
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FaceError, match='no images'):
+        Trainer(recipe(rec=str(tmp_path / 'empty')))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_cuda_where_there_is_none(recipe):
+    with pytest.raises(RecipeError, match="use device='cpu'"):
+        Trainer(recipe(device='cuda'))
+
+
+def test_image_that_does_not_decode_is_named(recipe, face_folder, tmp_path):
+    import shutil
+    broken = tmp_path / 'broken'
+    shutil.copytree(face_folder, broken)
+    (broken / 'person2' / '3.jpg').write_bytes(b'\xff\xd8\xff garbage')
+    with pytest.raises(FaceError, match=r'person2/3\.jpg'):
+        Trainer(recipe(rec=str(broken), num_workers=1)).fit()
+
+
+def test_overrides():
+    assert parse_overrides(['lr=0.5', 'resume=true', 'rec=a/b', 'val_targets=["x"]', 'augment.flip=0', 'augment.blur=.1']) == {
+        'lr': 0.5, 'resume': True, 'rec': 'a/b', 'val_targets': ['x'], 'augment': {'flip': 0, 'blur': 0.1}}
+    with pytest.raises(ValueError, match='KEY=VALUE'):
+        parse_overrides(['lr'])
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------------
+
+def test_schedules(recipe):
+    poly = recipe(lr=1.0, num_epoch=11, warmup_epoch=1)
+    assert [learning_rate(poly, e) for e in (0, 0.5, 1, 6, 11)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    cosine = recipe(lr=1.0, num_epoch=10, schedule='cosine')
+    assert [learning_rate(cosine, e) for e in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    step = recipe(lr=1.0, num_epoch=10, schedule='step', milestones=(6, 8))
+    assert [learning_rate(step, e) for e in (5.9, 6, 8)] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_sampler_is_the_same_from_any_start():
+    whole = list(FaceSampler(50, 8, 3, seed=4))
+    assert len(whole) == 18
+    assert list(FaceSampler(50, 8, 3, seed=4, start=7)) == whole[7:]
+    ranks = [list(FaceSampler(50, 4, 3, seed=4, rank=r, world=2)) for r in (0, 1)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole
+    assert {epoch for batch in whole[6:12] for epoch, _ in batch} == {1}
+    with pytest.raises(ValueError, match='lower batch_size'):
+        FaceSampler(5, 8, 1)
+
+
+def test_augmentation_depends_on_seed_view_and_index_only(face_folder):
+    augment = Augment(mixup=0.5, affine=1, colour=1, lowres=0.5, blur=0.5, noise=0.5, occlude=0.5)
+    first, second = (FaceDataset(open_faces(face_folder), augment=augment, seed=5) for _ in range(2))
+    a = first.__getitems__([(0, 1), (0, 2), (1, 1)]).images
+    b = second.__getitems__([(1, 1), (0, 2), (0, 1)]).images
+    assert torch.equal(a, b.flip(0))
+    assert not torch.equal(a[0], a[2])
+
+
+def test_augment_probabilities_are_checked():
+    with pytest.raises(ValueError, match=r'augment\.flip=2'):
+        Augment(flip=2)
+
+
+def test_kill_at_any_moment_leaves_a_whole_checkpoint(recipe, tmp_path):
+    """SIGKILL, which no handler sees, while checkpoints are written all the time."""
+    recipe()
+    command = [sys.executable, '-m', 'zoo.cli', 'train', str(tmp_path / 'tiny.py'), 'num_epoch=200', 'save_minutes=0',
+               'verbose=10000']
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / 'run' / 'checkpoint.pt'
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    threading.Event().wait(0.5)
+    process.kill()
+    process.wait()
+    state = torch.load(checkpoint, weights_only=True)
+    assert state['images'] > 0

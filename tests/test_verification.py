@@ -1,0 +1,168 @@
+"""Verification: the same numbers as InsightFace's arithmetic, the same for every kind of set and runtime."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import zoo
+from plugins.data.sources import read_faces
+from plugins.data.verification import read_bin, write_bin
+from plugins.preprocess import FaceError, Preprocess, l2_normalise
+from zoo.cli import main
+from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set, threshold_at, verify
+
+
+def insightface_accuracy(first, second, same, folds=10):
+    """``calculate_roc`` of arcface_torch/eval/verification.py, restated literally."""
+    distance = np.sum(np.square(np.subtract(first, second)), 1)
+    thresholds = np.arange(0, 4, 0.01)
+    accuracies = []
+    indices = np.arange(len(same))
+    for test in np.array_split(indices, folds):
+        train = np.setdiff1d(indices, test)
+        scores = [np.mean(np.less(distance[train], t) == same[train]) for t in thresholds]
+        best = thresholds[np.argmax(scores)]
+        accuracies.append(np.mean(np.less(distance[test], best) == same[test]))
+    return np.mean(accuracies), np.std(accuracies)
+
+
+@pytest.mark.parametrize(('pairs', 'noise', 'seed'), [(600, 0.5, 0), (603, 1.0, 1), (1000, 2.0, 2), (97, 0.1, 3)])
+def test_equals_insightface(pairs, noise, seed):
+    rng = np.random.default_rng(seed)
+    first = rng.standard_normal((pairs, 32))
+    same = rng.random(pairs) < 0.5
+    second = np.where(same[:, None], first + noise * rng.standard_normal((pairs, 32)), rng.standard_normal((pairs, 32)))
+    first, second = l2_normalise(first), l2_normalise(second)
+    found = evaluate_pairs(first, second, same)
+    assert (found.accuracy, found.std) == pytest.approx(insightface_accuracy(first, second, same), abs=1e-12)
+
+
+def test_threshold_keeps_its_promise():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=3000)
+    for far in (1e-1, 1e-2, 1e-3, 1e-4):
+        threshold = threshold_at(scores, far)
+        accepted = (scores > threshold).mean()
+        assert accepted <= far
+        assert (scores >= threshold).mean() > far  # and no looser one would
+    assert threshold_at(np.array([0.1, 0.2]), 1e-4) == 0.2
+
+
+class PixelEmbedder:
+    """Eight by eight grey thumbnails: weak, but it tells persons apart and needs no weights."""
+
+    name, preprocess, num_features = 'pixels', Preprocess(), 64
+
+    def __call__(self, faces):
+        grey = self.preprocess(faces).mean(1)
+        return grey.reshape(len(grey), 8, 14, 8, 14).mean((2, 4)).reshape(len(grey), -1).astype(np.float32)
+
+
+def test_bin_folder_and_zip_agree(face_bin, tmp_path):
+    images, same = read_bin(face_bin)
+    names, lines = {}, []
+    for pair, is_same in enumerate(same):
+        if is_same:  # a person a pair, two pictures
+            for number in (1, 2):
+                names[f'g{pair}/g{pair}_{number:04d}.jpg'] = images[2 * pair + number - 1]
+            lines.append(f'g{pair}\t1\t2')
+        else:
+            for side, person in enumerate((f'a{pair}', f'b{pair}')):
+                names[f'{person}/{person}_0001.jpg'] = images[2 * pair + side]
+            lines.append(f'a{pair}\t1\tb{pair}\t1')
+    with zipfile.ZipFile(tmp_path / 'set.zip', 'w') as archive:
+        for name, data in names.items():
+            archive.writestr(f'lfw/{name}', data)
+            path = tmp_path / 'set' / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        archive.writestr('pairs.txt', '\n'.join(lines))
+    (tmp_path / 'set' / 'pairs.txt').write_text('\n'.join(lines))
+    results = [verify(PixelEmbedder(), path) for path in (face_bin, tmp_path / 'set.zip', tmp_path / 'set')]
+    for result in results[1:]:
+        assert result.to_dict() == pytest.approx(results[0].to_dict())
+    assert 0.5 < results[0].accuracy <= 1
+
+
+def test_flip_and_batch_size(face_bin):
+    one = verify(PixelEmbedder(), face_bin, batch_size=1).to_dict()
+    assert verify(PixelEmbedder(), face_bin, batch_size=64).to_dict() == pytest.approx(one)
+    assert verify(PixelEmbedder(), face_bin, flip=False).to_dict() != pytest.approx(one)
+
+
+def test_broken_embedders_are_refused(face_bin):
+    class Constant(PixelEmbedder):
+        def __call__(self, faces):
+            return np.ones((len(faces), 4), np.float32)
+
+    class Infinite(PixelEmbedder):
+        def __call__(self, faces):
+            return np.full((len(faces), 4), np.nan, np.float32)
+
+    with pytest.raises(FaceError, match='same embedding'):
+        verify(Constant(), face_bin)
+    with pytest.raises(FaceError, match='not finite'):
+        verify(Infinite(), face_bin)
+
+
+def test_too_few_or_one_sided_pairs(face_bin, tmp_path):
+    images, same = read_bin(face_bin)
+    write_bin(tmp_path / 'few.bin', images[:8], same[:4])
+    with pytest.raises(FaceError, match='4 pairs'):
+        verify(PixelEmbedder(), tmp_path / 'few.bin')
+    data = load_verification_set(face_bin)
+    with pytest.raises(FaceError, match='of both kinds'):
+        verify(PixelEmbedder(), VerificationSet('x', data.faces, data.pairs, np.ones(40, bool)))
+    with pytest.raises(FileNotFoundError, match=r'no pairs\.txt'):
+        (tmp_path / 'p').mkdir()
+        (tmp_path / 'p' / 'x.jpg').write_bytes(images[0])
+        load_verification_set(tmp_path)
+
+
+def test_public_mobilefacenet_gives_its_known_accuracy_on_onnx_teacher(shared, capsys):
+    """A public recogniser through our reader and evaluator: fold 1 of LFW (600 pairs), as InsightFace would count it."""
+    data = load_verification_set(shared / 'data' / 'lfw_112.zip')
+    fold = VerificationSet('lfw fold 1', data.faces, data.pairs[:600], data.same[:600])
+    used, pairs = np.unique(fold.pairs, return_inverse=True)
+    from plugins.data.sources import SubsetFaces
+    fold = VerificationSet('lfw fold 1', SubsetFaces(fold.faces, used), pairs.reshape(-1, 2), fold.same)
+    result = verify(zoo.open(shared / 'data' / 'teachers' / 'edgeface_xxs.onnx', threads=1), fold, flip=False)
+    assert result.accuracy > 0.98
+
+
+def test_eval_command(face_bin, tmp_path, capsys):
+    from zoo.export.onnx import export_onnx
+    export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
+    capsys.readouterr()
+    assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['pairs'] == 40 and {'accuracy', 'std', 'tar@1e-3', 'threshold@1e-3', 'xnorm'} <= set(found)
+    assert main(['eval', str(tmp_path / 'missing.onnx'), '--set', str(face_bin)]) == 1
+    assert 'missing.onnx: no such ONNX file' in capsys.readouterr().err
+
+
+def test_low_resolution(face_bin):
+    from zoo.evaluate.lowres import degrade_set, verify_lowres
+    data = load_verification_set(face_bin)
+    plain = verify(PixelEmbedder(), data).to_dict()
+    results = verify_lowres(PixelEmbedder(), data, factors=(1, 8))
+    assert results[1].to_dict() == pytest.approx(plain)
+    assert results[8].to_dict() != pytest.approx(plain)
+    one, both = degrade_set(data, 4, both=False), degrade_set(data, 4)
+    assert len(one.faces) > len(both.faces)  # clear and degraded versions of the same images
+    clear, poor = (read_faces(one.faces, one.pairs[:, side], 112).astype(int) for side in (0, 1))
+    originals = [read_faces(data.faces, data.pairs[:, side], 112) for side in (0, 1)]
+    assert (clear == originals[0]).all() and (poor != originals[1]).any((1, 2, 3)).all()
+
+
+def test_low_resolution_command(face_bin, tmp_path, capsys):
+    from zoo.export.onnx import export_onnx
+    export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
+    assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', 'one', '--plot', str(tmp_path / 'p.png'),
+                 '--json']) == 0
+    assert set(json.loads(capsys.readouterr().out)['results']) == {'x1', 'x2', 'x4', 'x8'}
+    assert (tmp_path / 'p.png').stat().st_size > 5000

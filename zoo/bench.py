@@ -1,0 +1,170 @@
+"""Latency, throughput and memory of recognisers on this machine, measured in turns so that a noisy machine does not decide.
+
+Every candidate (model x runtime x batch x threads) lives in a process of its own with its own thread settings. Round by round
+each candidate runs a few inferences while the others sleep; a candidate's ratio to the first one is taken round by round, so
+a slow minute hits both. Runs without torch when the models are files.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ['BenchResult', 'Candidate', 'bench', 'machine']
+
+_WORKER = [sys.executable, '-m', 'zoo.bench_worker']
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is timed.
+
+    Attributes:
+        label: name in the results.
+        path: a model file (or a zoo name, for torch).
+        runtime: ``torch``, ``torch-compiled``, ``onnxruntime``, ``ncnn``: recorded, and for torch decisive.
+        threads: of the runtime; the process is pinned to so many CPUs where the system allows it.
+    """
+
+    label: str
+    path: str
+    runtime: str
+    batch: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Times in milliseconds a call (a batch); ``ratio`` is the median over rounds of time / time of the first candidate.
+
+    ``peak_mb`` is the process's peak resident memory (1e6 bytes) with the runtime loaded; ``model_mb`` the files' size.
+    """
+
+    candidate: Candidate
+    p50: float
+    p90: float
+    p99: float
+    images_per_second: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    peak_mb: float
+    model_mb: float
+    calls: int
+
+    def to_dict(self) -> dict:
+        data = asdict(self)
+        candidate = data.pop('candidate')
+        del candidate['path']  # a path of this machine says nothing to others
+        return candidate | {k: round(v, 4) if isinstance(v, float) else v for k, v in data.items()}
+
+
+class _Worker:
+    """The process of one candidate; it answers each ``run N`` with N call times in milliseconds."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        env = os.environ | {key: str(candidate.threads) for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
+        env['OMP_WAIT_POLICY'] = 'PASSIVE'  # sleeping candidates must not spin
+        self.candidate = candidate
+        self._process = subprocess.Popen([*_WORKER, json.dumps(asdict(candidate))], env=env, text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.facts = self._read()
+
+    def _read(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            reason = self._process.stderr.read().strip().splitlines()[-1:] or ['its process died']
+            raise RuntimeError(f'{self.candidate.label}: {reason[0]}')
+        return json.loads(line)
+
+    def ask(self, calls: int) -> dict:
+        self._process.stdin.write(f'{calls}\n')
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+def bench(candidates: Sequence[Candidate], rounds: int = 10, calls: int = 10, warm_up: int = 5,
+          progress: Callable[[int], object] | None = None) -> list[BenchResult]:
+    """Time all candidates in turns.
+
+    Args:
+        rounds: how often each has its turn; calls: inferences a turn; warm_up: calls before the first round.
+
+    Raises:
+        RuntimeError: a candidate cannot be loaded; its own message is in it.
+    """
+    workers: list[_Worker] = []
+    try:
+        for candidate in candidates:
+            workers.append(_Worker(candidate))
+        for worker in workers:
+            worker.ask(warm_up)
+        times: list[list[list[float]]] = [[] for _ in workers]
+        peaks = [0.0] * len(workers)
+        for turn in range(rounds):
+            for index in np.roll(np.arange(len(workers)), -turn):  # no candidate always follows the same one
+                answer = workers[index].ask(calls)
+                times[index].append(answer['times'])
+                peaks[index] = answer['peak_mb']
+                if progress:
+                    progress(1)
+    finally:
+        for worker in workers:
+            worker.close()
+    first = np.array([np.median(turn) for turn in times[0]])
+    return [_summary(worker, np.array(samples), first, peak)
+            for worker, samples, peak in zip(workers, times, peaks, strict=True)]
+
+
+def _summary(worker: _Worker, samples: np.ndarray, first: np.ndarray, peak: float) -> BenchResult:
+    p50, p90, p99 = np.percentile(samples, [50, 90, 99])
+    ratios = np.median(samples, axis=1) / first
+    return BenchResult(worker.candidate, p50, p90, p99, 1000 * worker.candidate.batch / p50, float(np.median(ratios)),
+                       float(ratios.min()), float(ratios.max()), peak, worker.facts['model_mb'], samples.size)
+
+
+def machine() -> dict:
+    """What a figure depends on: processor, cores, clock policy, system, versions, date. No host name, no paths."""
+    versions = {}
+    for package in ('facezoo', 'torch', 'onnxruntime', 'ncnn', 'numpy'):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {'processor': _processor(), 'cores': os.cpu_count(), 'architecture': platform.machine(),
+            'governor': _read_line('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor'),
+            'board': _read_line('/proc/device-tree/model'), 'system': f'{platform.system()} {platform.release().split("-")[0]}',
+            'python': platform.python_version(), 'versions': versions, 'load': round(os.getloadavg()[0], 2),
+            'date': datetime.date.today().isoformat()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith(('model name', 'Model'))),
+                platform.processor())
+
+
+def _read_line(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip('\0\n ')
+    except OSError:
+        return None

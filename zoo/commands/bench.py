@@ -1,0 +1,105 @@
+"""Time models on this machine, in turns, so that a noisy machine does not decide.
+
+  facezoo bench fdfacenet mobilefacenet --runtimes onnxruntime,ncnn --threads 1,2
+  facezoo bench model.onnx ncnn_folder --batch 1,8 --json bench.json     files need no torch
+  facezoo bench fdfacenet mobilefacenet --runtimes ncnn --plot bench.png
+
+Models without trained weights are timed untrained: the time does not depend on the weights. The ratio is to the first row,
+taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+from plugins.files import write_atomic
+from zoo.bench import BenchResult, Candidate, bench, machine
+from zoo.commands.tables import format_table
+from zoo.progress import progress_bar
+
+RUNTIMES = ('torch', 'torch-compiled', 'onnxruntime', 'ncnn')
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('models', nargs='+', metavar='MODEL', help='zoo names, .onnx files, NCNN folders')
+    parser.add_argument('--runtimes', default='onnxruntime,ncnn', help=f'for zoo names: {", ".join(RUNTIMES)}')
+    parser.add_argument('--threads', default='1', metavar='N,...')
+    parser.add_argument('--batch', default='1', metavar='N,...')
+    parser.add_argument('--rounds', type=int, default=10, help='turns of each candidate')
+    parser.add_argument('--calls', type=int, default=10, help='inferences a turn')
+    parser.add_argument('--json', metavar='FILE', help='write results and machine here')
+    parser.add_argument('--plot', metavar='FILE', help='draw p50 by model')
+
+
+def run(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        candidates = [Candidate(label, path, runtime, batch, threads)
+                      for label, path, runtime in _files(args, Path(work))
+                      for batch, threads in itertools.product(_numbers(args.batch), _numbers(args.threads))]
+        with progress_bar(args.rounds * len(candidates), 'turns', 'bench') as bar:
+            results = bench(candidates, args.rounds, args.calls, progress=bar.update)
+    facts = {'machine': machine(), 'rounds': args.rounds, 'calls': args.calls, 'results': [r.to_dict() for r in results]}
+    if args.json:
+        write_atomic(args.json, json.dumps(facts, indent=1) + '\n')
+    if args.plot:
+        _plot(results, args.plot)
+    print(format_table(
+        ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'images/s', 'ratio', 'peak MB', 'model MB'],
+        [[r.candidate.label, r.candidate.runtime, r.candidate.batch, r.candidate.threads, f'{r.p50:.2f}', f'{r.p90:.2f}',
+          f'{r.p99:.2f}', f'{r.images_per_second:.0f}', f'{r.ratio:.2f}', f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}']
+         for r in results]))
+    print(f'\n{facts["machine"]["processor"]}, {facts["machine"]["cores"]} cores, load {facts["machine"]["load"]}')
+
+
+def _files(args: argparse.Namespace, work: Path) -> list[tuple[str, str, str]]:
+    """(label, path, runtime) of each model; zoo names are exported to ``work`` for the runtimes that need a file."""
+    rows = []
+    for model in args.models:
+        if Path(model).exists():
+            rows.append((Path(model).stem, model, 'onnxruntime' if model.endswith('.onnx') else 'ncnn'))
+            continue
+        for runtime in args.runtimes.split(','):
+            if runtime not in RUNTIMES:
+                raise ValueError(f'--runtimes {runtime}: must be of {", ".join(RUNTIMES)}')
+            rows.append((model, _export(model, runtime, work), runtime))
+    return rows
+
+
+def _export(model: str, runtime: str, work: Path) -> str:
+    if runtime.startswith('torch'):
+        return model
+    from zoo.loading import build_any
+    net = build_any(model)
+    if runtime == 'onnxruntime':
+        from zoo.export.onnx import export_onnx
+        target = work / f'{model}.onnx'
+        export_onnx(net, target)
+        sidecar = target.with_suffix('.json')
+    else:
+        from zoo.export.ncnn import export_ncnn
+        target = work / f'{model}_ncnn'
+        target.mkdir()
+        export_ncnn(net, target, model)
+        sidecar = target / f'{model}.json'
+    sidecar.write_text(json.dumps({'preprocess': net.preprocess.to_dict()}))
+    return str(target)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(',')]
+
+
+def _plot(results: list[BenchResult], path: str) -> None:
+    from plugins.extras import require
+    require('matplotlib', 'plot').use('Agg')
+    from matplotlib import pyplot
+    labels = [f'{r.candidate.label}\n{r.candidate.runtime} b{r.candidate.batch} t{r.candidate.threads}' for r in results]
+    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(results), 4), layout='constrained')
+    axes.bar(labels, [r.p50 for r in results], yerr=[[0] * len(results), [r.p90 - r.p50 for r in results]], capsize=4)
+    axes.set(ylabel='milliseconds a call (p50, whisker p90)')
+    axes.grid(axis='y', alpha=0.3)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,104 @@
+"""Load a trained model, recognise the faces of a picture, export to ONNX, NCNN and an InsightFace pack, check each artefact.
+
+  facezoo demo                          the group photo that the insightface package ships; no network, no arguments
+  facezoo demo crops/*.jpg --out DIR    your own aligned 112x112 faces
+
+Writes the artefacts and similarity.png (who looks like whom) to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from plugins.preprocess import FaceError, decode_image, l2_normalise
+from zoo.commands.tables import format_table
+
+_CELL = 112
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
+    parser.add_argument('--model', default='fdfacenet', help='a model with trained weights')
+    parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), help='folder for what the demo makes')
+
+
+class _Steps:
+    """Runs steps and remembers what each did and how long it took."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[object]] = []
+
+    def __call__(self, label: str, action: Callable, describe: Callable[[object], str]):
+        began = time.perf_counter()
+        result = action()
+        self.rows.append([label, describe(result), f'{1000 * (time.perf_counter() - began):,.0f} ms'])
+        return result
+
+
+def run(args: argparse.Namespace) -> None:
+    import zoo
+    from zoo.export.artefact import export
+    steps = _Steps()
+    faces = steps('faces', lambda: _faces(args.faces), lambda f: f'{len(f)} aligned faces')
+    model = steps(f'load {args.model}', lambda: zoo.load(args.model),
+                  lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
+    embeddings = steps('recognise', lambda: l2_normalise(_embed(model, faces)), lambda e: f'{e.shape[1]}-d embeddings')
+    args.out.mkdir(parents=True, exist_ok=True)
+    licence = zoo.card(args.model).weights['default'].licence
+    made = {}
+    for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
+        sidecar = steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out, licence=licence),
+                        lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
+        made[to] = sidecar
+    for to, path in (('onnx', args.out / f'{args.model}.onnx'), ('ncnn', args.out / 'ncnn')):
+        steps(f'run {to}', lambda path=path: l2_normalise(zoo.open(path)(faces)),
+              lambda e: f'same faces, largest similarity difference {np.abs(e @ e.T - embeddings @ embeddings.T).max():.1e}')
+    picture = args.out / 'similarity.png'
+    steps('picture', lambda: _draw(faces, embeddings @ embeddings.T, _threshold(args.model), picture), lambda _: str(picture))
+    print(format_table(['step', 'result', 'time'], steps.rows))
+
+
+def _faces(paths: list[Path]) -> np.ndarray:
+    from zoo.pipeline.sample import sample_crops
+    if not paths:
+        return sample_crops()
+    images = [decode_image(path.read_bytes(), str(path)) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != (112, 112, 3):
+            raise FaceError(f'{path}: {image.shape[1]}x{image.shape[0]} pixels; give aligned 112x112 faces')
+    return np.stack(images)
+
+
+def _embed(model, faces: np.ndarray) -> np.ndarray:
+    from zoo.runtime.torch import TorchEmbedder
+    return TorchEmbedder(model, model.preprocess)(faces)
+
+
+def _threshold(name: str) -> float:
+    from zoo.model_card import card
+    return card(name).weights['default'].thresholds['1e-3']
+
+
+def _draw(faces: np.ndarray, similarity: np.ndarray, threshold: float, path: Path) -> None:
+    """Faces along both sides, their cosine similarities between; green where it says "same person" at FAR 1e-3."""
+    import cv2
+
+    from plugins.files import write_atomic
+    count = len(faces)
+    sheet = np.full(((count + 1) * _CELL, (count + 1) * _CELL, 3), 255, np.uint8)
+    for i, face in enumerate(faces):
+        begin, end = (i + 1) * _CELL, (i + 2) * _CELL
+        sheet[:_CELL, begin:end] = sheet[begin:end, :_CELL] = face
+        for j in range(count):
+            value = float(similarity[i, j])
+            colour = (190, 235, 190) if value > threshold else (240, 240, 240)
+            left, top = (j + 1) * _CELL, (i + 1) * _CELL
+            cv2.rectangle(sheet, (left + 2, top + 2), (left + _CELL - 3, top + _CELL - 3), colour, -1)
+            cv2.putText(sheet, f'{value:.2f}', (left + 26, top + 63), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (30, 30, 30), 2,
+                        cv2.LINE_AA)
+    write_atomic(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())

@@ -1,0 +1,208 @@
+"""Latency models: the papers' formulas, and non-negative fits of measured times to complexity features.
+
+Paper 001 eq. 4 says ``T = B / (alpha P) + F / (theta D) + tau``: linear in MACs and feature-map output. Inside one family that
+holds; across families it does not (R2 0.21 on the paper's own Jetson TX2 figures, where time follows the number of layers),
+because efficiency depends on the kind of convolution. So features are chosen per device, the error is always stated
+(R2, mean absolute percentage error, and the same leaving each point out in turn), and nothing is predicted outside the range
+that was measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plugins.extras import require
+from plugins.files import write_atomic
+
+__all__ = ['FEATURES', 'LatencyModel', 'OutOfRange', 'Point', 'features_of', 'fit', 'flops_rate', 'load_latency',
+           'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast']
+
+DATA = Path(__file__).parent / 'data'
+FEATURES = {
+    'macs': "MACs in the papers' convention, millions",
+    'feature_map': "feature-map output in the papers' convention, MB",
+    'weights': 'float32 weights, MB',
+    'layers': 'convolutions and fully connected layers',
+    'conv3x3': 'MACs of dense k x k convolutions with stride 1, millions',
+    'strided': 'MACs of dense k x k convolutions with a stride, millions',
+    'pointwise': 'MACs of 1x1 convolutions and fully connected layers, millions',
+    'depthwise': 'MACs of depthwise and grouped convolutions, millions',
+}
+
+
+# --- paper 001, section 2 ----------------------------------------------------------------------------------------------------
+
+def ratio_macs(channels: int, kernel: int = 3) -> float:
+    """R_B of eq. 1: MACs of a standard over those of a depthwise separable convolution, ``K^2 N / (K^2 + N)``."""
+    return kernel ** 2 * channels / (kernel ** 2 + channels)
+
+
+def ratio_feature_map(channels_in: int, channels_out: int) -> float:
+    """R_F of eq. 2: feature-map output of a standard over that of a depthwise separable convolution, ``N / (M + N)``."""
+    return channels_out / (channels_in + channels_out)
+
+
+def ratio_macs_fast(channels: int, reduction: float, kernel: int = 3) -> float:
+    """R'_B of eq. 7: MACs depthwise separable over standard on a ``reduction`` times smaller side (exact, not ``R^2/K^2``)."""
+    return (kernel ** 2 + channels) * reduction ** 2 / (kernel ** 2 * channels)
+
+
+def flops_rate(macs_millions: float, milliseconds: float) -> float:
+    """Eq. 3: average rate ``B / t`` in million MACs a second."""
+    return 1000 * macs_millions / milliseconds
+
+
+# --- fits --------------------------------------------------------------------------------------------------------------------
+
+class OutOfRange(ValueError):
+    """A prediction was asked for a network unlike those that were measured."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network's features and its measured time."""
+
+    name: str
+    features: Mapping[str, float]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """``T = constant + sum coefficient * feature`` with all coefficients at least zero, in milliseconds.
+
+    Attributes:
+        device: what was measured, in words.
+        relative: fitted on relative error (small networks count as much as large ones).
+        r2, mape: on the points themselves; loo: mean absolute percentage error leaving each point out in turn.
+        ranges: smallest and largest value of each feature among the points.
+    """
+
+    device: str
+    coefficients: Mapping[str, float]
+    constant: float
+    relative: bool
+    points: int
+    r2: float
+    mape: float
+    loo: float
+    ranges: Mapping[str, tuple[float, float]]
+
+    def predict(self, features: Mapping[str, float], slack: float = 0.1) -> float:
+        """Predicted milliseconds.
+
+        Args:
+            slack: how far outside the measured range of a feature is still accepted, as a fraction of the bound.
+
+        Raises:
+            OutOfRange: a feature lies outside; the message names it.
+        """
+        for name in self.coefficients:
+            low, high = self.ranges[name]
+            if not low * (1 - slack) <= features[name] <= high * (1 + slack):
+                raise OutOfRange(f'{name} = {features[name]:.4g} lies outside the measured {low:.4g} to {high:.4g} of '
+                                 f'{self.device}: measure such a network on the device and fit again')
+        return self.constant + sum(value * features[name] for name, value in self.coefficients.items())
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON."""
+        write_atomic(path, json.dumps(asdict(self), indent=1) + '\n')
+
+
+def fit(points: Sequence[Point], features: Sequence[str], device: str, constant: bool = True, relative: bool = False
+        ) -> LatencyModel:
+    """Non-negative least squares of measured times.
+
+    Args:
+        features: names of :data:`FEATURES`.
+        constant: fit tau as well.
+        relative: weigh every point by one over its time.
+
+    Raises:
+        ValueError: unknown feature, a point lacks one, or fewer points than coefficients + 1.
+    """
+    unknown = [name for name in features if name not in FEATURES]
+    if unknown:
+        raise ValueError(f'unknown feature {unknown[0]!r}; known: {", ".join(FEATURES)}')
+    if len(points) < len(features) + constant + 1:
+        raise ValueError(f'{len(points)} points for {len(features) + constant} coefficients: measure more networks')
+    lacking = [point.name for point in points if any(point.features.get(name) is None for name in features)]
+    if lacking:
+        raise ValueError(f'{lacking[0]} has no value for one of {", ".join(features)}')
+    matrix = np.array([[point.features[name] for name in features] + [1.0] * constant for point in points])
+    times = np.array([point.milliseconds for point in points])
+    solution = _solve(matrix, times, relative)
+    found = matrix @ solution
+    rest = [np.arange(len(times)) != i for i in range(len(times))]
+    left_out = np.array([matrix[i] @ _solve(matrix[keep], times[keep], relative) for i, keep in enumerate(rest)])
+    return LatencyModel(
+        device, dict(zip(features, solution.tolist(), strict=False)), float(solution[-1]) if constant else 0.0, relative,
+        len(points), float(1 - np.square(times - found).sum() / np.square(times - times.mean()).sum()),
+        float(np.abs(found / times - 1).mean()), float(np.abs(left_out / times - 1).mean()),
+        {name: (float(matrix[:, i].min()), float(matrix[:, i].max())) for i, name in enumerate(features)})
+
+
+def _solve(matrix: np.ndarray, times: np.ndarray, relative: bool) -> np.ndarray:
+    nnls = require('scipy.optimize', 'bench').nnls
+    scale = 1 / times if relative else np.ones_like(times)
+    columns = np.abs(matrix).max(0)  # features differ by orders of magnitude
+    return nnls(matrix / columns * scale[:, None], times * scale)[0] / columns
+
+
+def load_latency(name: str | os.PathLike) -> LatencyModel:
+    """A shipped model by name (``raspberry-pi-4b-paper``) or a JSON file of :meth:`LatencyModel.save`."""
+    path = Path(name)
+    if path.suffix != '.json':
+        path = DATA / 'latency' / f'{name}.json'
+    if not path.is_file():
+        known = ', '.join(sorted(p.stem for p in (DATA / 'latency').glob('*.json')))
+        raise FileNotFoundError(f'{path.name}: no such latency model; shipped: {known}')
+    data = json.loads(path.read_text())
+    data['ranges'] = {key: tuple(value) for key, value in data['ranges'].items()}
+    return LatencyModel(**data)
+
+
+def features_of(profile) -> dict[str, float]:
+    """All :data:`FEATURES` of a :class:`zoo.complexity.Profile`."""
+    millions = dict.fromkeys(('conv3x3', 'strided', 'pointwise', 'depthwise'), 0.0)
+    layers = 0
+    for layer in profile.layers:
+        if layer.macs:
+            layers += 1
+            millions[_convolution_type(layer.kind)] += layer.macs / 1e6
+    return {'macs': profile.macs_paper / 1e6, 'feature_map': profile.feature_map_mb_paper, 'weights': 4 * profile.params / 1e6,
+            'layers': float(layers), **millions}
+
+
+def _convolution_type(kind: str) -> str:
+    if kind.startswith('depthwise') or ' g' in kind:
+        return 'depthwise'
+    if kind.startswith('1x1') or 'x' not in kind:
+        return 'pointwise'
+    return 'strided' if '/' in kind else 'conv3x3'
+
+
+def paper_points(device: str, where=lambda row: True) -> list[Point]:
+    """The times that paper 001 prints (Tables 3, 4, 6, 9, 10, 11) with the features of each network.
+
+    Args:
+        device: ``pi4_ms``, ``rk3288_ms`` or ``tx2_ms``, a column of ``zoo/data/paper_latency.csv``.
+        where: keeps a row (a mapping of strings).
+    """
+    with open(DATA / 'paper_latency.csv', newline='') as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith('#')))
+    return [Point(row['model'], {name: _number(row.get(name)) for name in FEATURES}, float(row[device]))
+            for row in rows if row[device] and where(row)]
+
+
+def _number(text: str | None) -> float | None:
+    value = float(text) if text else math.nan
+    return None if math.isnan(value) else value
