@@ -16,9 +16,10 @@ EXTRAS = {
     'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
     'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
+    'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
     'plot': ['matplotlib>=3.8'],
 }
-EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'plot') for r in EXTRAS[extra]})
+EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'faiss', 'plot') for r in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 
 setup(

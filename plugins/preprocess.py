@@ -87,8 +87,11 @@ def l2_normalise(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
-def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
-    """Encoded image to uint8 RGB ``(H, W, 3)``; the EXIF orientation is not applied (aligned crops carry none).
+def decode_image(data: bytes, name: str = 'image', upright: bool = False) -> np.ndarray:
+    """Encoded image to uint8 RGB ``(H, W, 3)``.
+
+    Args:
+        upright: apply the EXIF orientation, as photos need it (aligned crops carry none).
 
     Raises:
         FaceError: not an image, or a damaged one.
@@ -96,7 +99,8 @@ def decode_image(data: bytes, name: str = 'image') -> np.ndarray:
     import cv2
     if not len(data):
         raise FaceError(f'{name}: empty file')
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
     if image is None:
         raise FaceError(f'{name}: not an image that OpenCV can decode ({len(data)} bytes, begins {bytes(data[:8])!r})')
     if data[:2] == b'\xff\xd8' and b'\xff\xd9' not in bytes(data[-64:]):

@@ -34,10 +34,12 @@ class DeployedDetector(nn.Module):
         super().__init__()
         self.detector, self.rows = copy.deepcopy(detector).eval(), rows
         self.input_size = detector.input_size
+        self.distances = nn.ModuleList()
         heads = self.detector.heads
         for level, (stride, sizes) in enumerate(zip(detector.anchors.strides, detector.anchors.sizes, strict=True)):
             _fold_scores(_last(heads.scores, level))
             _fold_boxes(_last(heads.boxes, level), stride, sizes)
+            self.distances.append(_Distances(len(sizes)))
             _fold_landmarks(_last(heads.landmarks, level), stride, sizes)
         self.register_buffer('shift', None)
         if detector.preprocess != PictureNorm():
@@ -60,7 +62,7 @@ class DeployedDetector(nn.Module):
         maps = self.detector.extract(x)
         heads = self.detector.heads
         scores = [torch.sigmoid(conv(m)) for conv, m in zip(heads.scores, maps, strict=True)]
-        boxes = [_distances(conv(m)) for conv, m in zip(heads.boxes, maps, strict=True)]
+        boxes = [distances(conv(m)) for distances, conv, m in zip(self.distances, heads.boxes, maps, strict=True)]
         landmarks = [conv(m) for conv, m in zip(heads.landmarks, maps, strict=True)]
         if self.rows:
             scores, boxes, landmarks = ([m.permute(0, 2, 3, 1).reshape(-1, size) for m in part]
@@ -83,10 +85,13 @@ def _fold_scores(conv: nn.Conv2d) -> None:
 
 @torch.no_grad()
 def _fold_boxes(conv: nn.Conv2d, stride: int, sizes: tuple[int, ...]) -> None:
-    """Channels become centre x, y in strides, then the logarithms of half width and height in strides."""
+    """Channels become centre x, y of every anchor in strides, then the logarithms of half widths and heights in strides."""
     scale = torch.tensor([[VARIANCE[0] * m / stride] * 2 + [VARIANCE[1]] * 2 for m in sizes]).flatten()
     shift = torch.tensor([[0.5, 0.5] + [math.log(m / (2 * stride))] * 2 for m in sizes]).flatten()
     _scale(conv, scale, shift)
+    order = torch.arange(len(scale)).reshape(-1, 2, 2).transpose(0, 1).flatten()
+    conv.weight.copy_(conv.weight[order])
+    conv.bias.copy_(conv.bias[order])
 
 
 @torch.no_grad()
@@ -100,9 +105,20 @@ def _scale(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
     conv.bias.mul_(scale).add_(shift)
 
 
-def _distances(x: Tensor) -> Tensor:
-    """``(N, A * 4, H, W)`` centres and logarithms of half sides to distances left, top, right, bottom."""
-    n, channels, height, width = x.shape
-    x = x.reshape(n, channels // 4, 2, 2, height * width)
-    centre, half = x[:, :, 0], torch.exp(x[:, :, 1])
-    return torch.cat([half - centre, half + centre], 2).reshape(n, channels, height, width)
+class _Distances(nn.Module):
+    """Centres and logarithms of half sides, ``(N, 2A + 2A, H, W)``, to distances left, top, right, bottom of each anchor.
+
+    Sums and differences are a 1x1 convolution with weights 1 and -1, exact in floating point: unlike a reshape to five
+    dimensions, every runtime takes it, at any picture size.
+    """
+
+    def __init__(self, anchors: int) -> None:
+        super().__init__()
+        self.half = 2 * anchors
+        self.mix = nn.Conv2d(2 * self.half, 2 * self.half, 1, bias=False)
+        axes = torch.eye(self.half).reshape(anchors, 2, self.half)
+        rows = torch.cat([torch.cat([-axes, axes], 2), torch.cat([axes, axes], 2)], 1)  # half - centre, half + centre
+        self.mix.weight = nn.Parameter(rows.reshape(2 * self.half, 2 * self.half, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(torch.cat([x[:, :self.half], torch.exp(x[:, self.half:])], 1))

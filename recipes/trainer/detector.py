@@ -109,7 +109,7 @@ class DetectorTrainer:
         """
         config = self.config
         batch = config.batch_size * self.fabric.world_size
-        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, 0, self.images // batch,
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
                               self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         self.output.mkdir(parents=True, exist_ok=True)

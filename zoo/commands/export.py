@@ -3,6 +3,7 @@
   facezoo export fdfacenet --to onnx --out fdfacenet.onnx --gate-set lfw.bin
   facezoo export fdfacenet --to ncnn --out fdfacenet_ncnn
   facezoo export fdfacenet --to pack --out ~/.insightface
+  facezoo export retinaface_mnet025 --to onnx --out detector.onnx     InsightFace's contract: FaceAnalysis loads it
 
 Gates: cosine to PyTorch at least 0.99999 on every face at batch 1, 2 and 32; with --gate-set, accuracy within 0.02 points.
 An artefact that fails is not left at OUT, and the exit status is 1.
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     model = zoo.load(args.name, weights=args.weights, network=args.network)
+    if not hasattr(model, 'num_features'):
+        return _run_detector(args, model)
     name = Path(args.name).stem if Path(args.name).suffix else args.name.partition('.')[0]
     sidecar = export(model, name, args.to, args.out, args.gate_set, licence=_licence(args), detector=args.detector)
     parity = sidecar['parity']
@@ -41,6 +44,14 @@ def run(args: argparse.Namespace) -> None:
               f'{100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
     else:
         print('no --gate-set: accuracy was not measured')
+
+
+def _run_detector(args: argparse.Namespace, model) -> None:
+    from zoo.export.detector import export_detector
+    name = Path(args.name).stem if Path(args.name).suffix else args.name.partition('.')[0]
+    sidecar = export_detector(model, name, args.to, args.out, _licence(args))
+    print(f'{args.to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB; largest difference to PyTorch '
+          f'{sidecar["parity"]["max_abs"]:.1e}')
 
 
 def _licence(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from plugins.detectors._base import Detector
 from plugins.detectors._deploy import DeployedDetector
 from plugins.preprocess import PictureNorm, Preprocess
 
-__all__ = ['TorchDetector', 'TorchEmbedder', 'open_torch']
+__all__ = ['TorchDetector', 'TorchEmbedder', 'open_torch', 'open_torch_detector']
 
 
 class TorchEmbedder:
@@ -55,3 +55,20 @@ class TorchDetector:
         with torch.inference_mode():
             x = torch.from_numpy(self.preprocess(pictures)).to(memory_format=torch.channels_last)
             return [o.reshape(len(pictures), -1, o.shape[1]).numpy() for o in self.model(x)]
+
+
+def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -> TorchDetector:
+    """A zoo name or a weights file as a detector's net.
+
+    Raises:
+        ValueError: the model is a recogniser.
+    """
+    import zoo
+    from zoo.export.fold import fold_batchnorm
+    if threads:
+        torch.set_num_threads(threads)
+    net = zoo.load(model, **options)
+    if not isinstance(net, Detector):
+        raise ValueError(f'{model} recognises aligned faces, it does not detect them; the detectors are listed by '
+                         '`facezoo list`')
+    return TorchDetector(fold_batchnorm(net), str(model))
