@@ -12,7 +12,7 @@ __all__ = ['add_pipeline_options', 'add_threshold_options', 'make_pipeline', 'st
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Models, size, mirroring and threads."""
-    parser.add_argument('--model', default='fdfacenet', help='recogniser: a model of the zoo, .onnx, .param or a folder with one')
+    parser.add_argument('--model', default='fdfacenet', help='recogniser: a model of the zoo, .onnx, .param or its folder')
     parser.add_argument('--detector', default='retinaface_mnet025', help='the same for the detector; SCRFD .onnx files fit too')
     parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
     parser.add_argument('--score', type=float, default=0.5, help='lowest score of a face')
@@ -22,7 +22,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     """How similar is similar enough."""
-    parser.add_argument('--far', choices=FARS, default='1e-3', help="false accept rate whose threshold is taken from the card")
+    parser.add_argument('--far', choices=FARS, default='1e-3', help='false accept rate whose threshold is taken from the card')
     parser.add_argument('--threshold', type=float, help='cosine similarity instead, for models without a card')
 
 

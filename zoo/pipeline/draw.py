@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def _plate(text: str, size: int, colour: tuple) -> np.ndarray:
     """The text, of any script that the font has, white on ``colour``."""
     from PIL import Image, ImageDraw, ImageFont
     font = ImageFont.load_default(size)
-    left, top, right, bottom = font.getbbox(text)
+    left, _, right, _ = font.getbbox(text)
     pad = max(2, size // 5)
     ascent, descent = font.getmetrics()
     image = Image.new('RGB', (math.ceil(right - min(left, 0)) + 2 * pad, ascent + descent + pad), colour)
@@ -96,8 +97,6 @@ def contact_sheet(scenes: Sequence[Scene], cell: int = 320, columns: int | None 
 
 def shrink(scene: Scene, size: int) -> Scene:
     """The scene in a picture whose longest side is at most ``size``: drawn at that size, names stay legible."""
-    from dataclasses import replace
-
     import cv2
     factor = min(1.0, size / max(scene.picture.shape[:2]))
     if factor == 1:
