@@ -109,8 +109,8 @@ def main() -> None:
               'machine': platform.machine(), 'cores': os.cpu_count(),
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
               'versions': {p: importlib.metadata.version(p) for p in ('insightface', 'onnxruntime', 'numpy')},
-              'conditions': 'medians over the rounds, the two in turns on the same picture; FaceAnalysis at det_size 640x640 pads '
-                            'to a square, our pipeline to multiples of 32',
+              'conditions': 'medians over the rounds, the two in turns on the same picture; FaceAnalysis at det_size 640x640 '
+                            'pads to a square, our pipeline to multiples of 32',
               'date': datetime.date.today().isoformat()}
     write_atomic(args.out, json.dumps(report, indent=2) + '\n')
     print(json.dumps(report, indent=2))

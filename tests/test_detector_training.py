@@ -106,8 +106,9 @@ def test_voting_needs_no_face():
 def test_training_learns_and_resumes(labelled, tmp_path):
     from recipes.trainer.detector import DetectorTrainer
     from recipes.trainer.engine import Interrupted
-    options = dict(pictures=str(labelled), labels=str(labelled / 'label.txt'), teacher=None, num_epoch=2, batch_size=4,
-                   view_size=64, warmup_epoch=0.5, precision='32', num_workers=0, frequent=1, device='cpu')
+    options = {'pictures': str(labelled), 'labels': str(labelled / 'label.txt'), 'teacher': None, 'num_epoch': 2,
+               'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0, 'frequent': 1,
+               'device': 'cpu'}
     whole = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'whole')})).fit()
     losses = [json.loads(line) for line in (tmp_path / 'whole' / 'log.jsonl').read_text().splitlines()]
     assert len(losses) == 6 and all(np.isfinite(whole['train'][key]) for key in ('score', 'box', 'landmark'))
@@ -134,10 +135,10 @@ def test_recipes_of_detectors_are_checked():
         load_recipe('retinaface_mnet025_kd', {'view_size': 100})
     with pytest.raises(RecipeError, match='nothing to learn'):
         load_recipe('retinaface_mnet025_kd', {'teacher': None})
-    with pytest.raises(RecipeError, match='augment.mosaic'):
+    with pytest.raises(RecipeError, match=r'augment\.mosaic'):
         load_recipe('retinaface_mnet025_kd', {'augment': {'mosaic': 1}})
 
 
 def test_pictures_that_are_not_there(labelled):
-    with pytest.raises(FaceError, match="'none.jpg'"):
+    with pytest.raises(FaceError, match=r"'none\.jpg'"):
         Pictures(labelled, {'none.jpg': one_face()})

@@ -1,4 +1,4 @@
-"""InsightFace's own FaceAnalysis, unmodified, with our detector and recogniser: the same faces and embeddings as our pipeline."""
+"""InsightFace's FaceAnalysis, unmodified, with our detector and recogniser: the same faces and embeddings as our pipeline."""
 
 from __future__ import annotations
 
