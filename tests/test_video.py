@@ -161,7 +161,7 @@ def test_sources_that_are_none(tmp_path):
 
 @pytest.fixture(scope='module')
 def models(detector_file, recogniser_file) -> list[str]:
-    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.7']
+    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5']
 
 
 @pytest.fixture(scope='module')
