@@ -14,6 +14,7 @@ __all__ = ['contact_sheet', 'draw_scene', 'shrink']
 
 KNOWN, UNKNOWN, REFUSED = (46, 160, 67), (215, 120, 0), (128, 128, 128)  # RGB; readable on light and dark, red-green blind too
 _BACKGROUND, _INK = (250, 250, 250), (40, 40, 40)
+_ROOM = 40  # pixels; in narrower boxes landmarks would hide the face
 _REFERENCE = 900  # longest side at which lines are two pixels wide
 
 
@@ -32,8 +33,8 @@ def _draw_face(picture: np.ndarray, face: Face, scale: float) -> None:
     width = max(1, round(2 * scale))
     left, top, right, bottom = (round(float(v)) for v in face.box)
     cv2.rectangle(picture, (left, top), (right, bottom), colour, width, cv2.LINE_AA)
-    radius = max(1, round(face.quality.side / 40))
-    for x, y in face.landmarks:
+    radius = max(1, round((right - left) / 40))
+    for x, y in face.landmarks if right - left > _ROOM else ():
         cv2.circle(picture, (round(float(x)), round(float(y))), radius, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(picture, (round(float(x)), round(float(y))), radius, colour, 1, cv2.LINE_AA)
     text = _label(face)
