@@ -173,9 +173,9 @@ def test_exported_detector_agrees_at_every_size(name, to, tmp_path, picture):
 
 
 def test_bundled_detector_finds_the_faces_of_the_sample(detector_file, picture):
-    faces = open_detector(detector_file, threads=1)(picture)
+    faces = open_detector(detector_file, threads=1, threshold=0.75)(picture)
     assert len(faces) == 6
-    torch_faces = open_detector('retinaface_mnet025')(picture)
+    torch_faces = open_detector('retinaface_mnet025', threshold=0.75)(picture)
     np.testing.assert_allclose(faces.boxes, torch_faces.boxes, atol=0.1)
     assert not len(open_detector(detector_file, threads=1)(np.zeros((300, 200, 3), np.uint8)))
 
