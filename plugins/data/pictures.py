@@ -11,6 +11,7 @@ facezoo's own label files use for the teacher's score. Files with boxes only (WI
 
 from __future__ import annotations
 
+import io
 import os
 
 import cv2
@@ -91,7 +92,6 @@ class Pictures:
             raise FaceError(f'{root}: {len(missing)} labelled pictures are not there, the first is {missing[0]!r}')
         self.names = sorted(labels)
         self.faces = [labels[name] for name in self.names]
-        self._full: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,14 +109,23 @@ class Pictures:
         name, faces = self.names[index], self.faces[index]
         data = np.frombuffer(self.tree.read_file(name), np.uint8)
         factor = 1
-        if longest and index in self._full:
-            factor = next((f for f in (8, 4, 2) if max(self._full[index]) >= f * longest), 1)
+        if longest:  # from the header, not from an earlier decoding: what is loaded must not depend on what was loaded before
+            width, height = _header_size(data)
+            factor = next((f for f in (8, 4, 2) if max(width, height) >= f * longest), 1)
         flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
                 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
         picture = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
         if picture is None:
             raise FaceError(f'{self.tree.root}/{name}: not an image that OpenCV can decode')
         if factor == 1:
-            self._full[index] = picture.shape[:2]
             return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces.scaled(picture.shape[1] / self._full[index][1])
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces.scaled(picture.shape[1] / width)
+
+
+def _header_size(data: np.ndarray) -> tuple[int, int]:
+    """Width and height of an encoded picture; (0, 0) when its header cannot be read."""
+    from PIL import Image
+    try:
+        return Image.open(io.BytesIO(data.tobytes())).size
+    except OSError:
+        return 0, 0
