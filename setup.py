@@ -19,9 +19,11 @@ EXTRAS = {
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
     'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
     'bench': ['scipy>=1.11'],
+    'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
     'plot': ['matplotlib>=3.8'],
 }
-EXTRAS['all'] = sorted({r for extra in ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'plot') for r in EXTRAS[extra]})
+USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot')
+EXTRAS['all'] = sorted({requirement for extra in USED for requirement in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 
 setup(

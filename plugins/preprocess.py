@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-__all__ = ['FaceError', 'Preprocess', 'decode_image', 'l2_normalise']
+__all__ = ['FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'l2_normalise']
 
 
 class FaceError(ValueError):
@@ -51,6 +51,31 @@ class Preprocess:
         scaled -= self.mean
         scaled /= self.std
         return scaled
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PictureNorm:
+    """``(pixel - mean) / std`` of whole pictures: what a detector eats. The default is InsightFace's convention for detectors.
+
+    Attributes:
+        mean: subtracted from 0..255 pixels, ``(R, G, B)`` whatever ``colour`` is.
+        std: divisor.
+        colour: channel order the net expects, ``RGB`` or ``BGR``.
+    """
+
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: float = 128.0
+    colour: str = 'RGB'
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 RGB ``(N, H, W, 3)`` to float32 ``(N, 3, H, W)``."""
+        scaled = (pictures.astype(np.float32) - np.float32(self.mean)) * np.float32(1 / self.std)
+        if self.colour == 'BGR':
+            scaled = scaled[..., ::-1]
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     def to_dict(self) -> dict:
         return asdict(self)

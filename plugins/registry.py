@@ -1,8 +1,8 @@
-"""The one list of backbones: a decorator registers them, :func:`create_backbone` builds them by name.
+"""The lists of backbones and detectors: a decorator registers them, ``create_*`` builds them by name.
 
-A backbone is added by one function in one family file below ``plugins/backbones``; nothing else has to be edited. Files of
-your own, outside this package, are named in the environment variable ``FACEZOO_PLUGINS`` (see docs/bring-your-own-backbone.md).
-The signature follows what InsightFace's ``arcface_torch`` calls:
+A network is added by one function in one family file below ``plugins/backbones`` or ``plugins/detectors``; nothing else has
+to be edited. Files of your own, outside this package, are named in the environment variable ``FACEZOO_PLUGINS`` (see
+docs/bring-your-own-backbone.md). A backbone's signature follows what InsightFace's ``arcface_torch`` calls:
 ``get_model(name, dropout=0.0, fp16=False, num_features=512)``.
 """
 
@@ -14,69 +14,87 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from plugins.files import import_file
 
 if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
+    from plugins.detectors._base import Detector
 
-__all__ = ['OptionError', 'backbone_family', 'create_backbone', 'list_backbones', 'register_backbone', 'suggest']
+__all__ = ['OptionError', 'backbone_family', 'create_backbone', 'create_detector', 'list_backbones', 'list_detectors',
+           'register_backbone', 'register_detector', 'suggest']
+
+Network = TypeVar('Network')
+
 
 class OptionError(TypeError, ValueError):
-    """A backbone was called with an option that it does not have."""
+    """A network was called with an option that it does not have."""
 
 
-_ENTRY_POINTS: dict[str, Callable[..., Backbone]] = {}
-
-
-def register_backbone(entry_point: Callable[..., Backbone]) -> Callable[..., Backbone]:
-    """Decorator: make ``entry_point`` available under its own name.
-
-    Raises:
-        ValueError: the name is taken by another function.
-    """
-    name = entry_point.__name__
-    if name in _ENTRY_POINTS:
-        raise ValueError(f'backbone {name!r} is registered twice: by {_ENTRY_POINTS[name].__module__} and by '
-                         f'{entry_point.__module__}; rename one of the functions')
-    _ENTRY_POINTS[name] = entry_point
-    return entry_point
-
-
-def list_backbones(pattern: str = '*') -> list[str]:
-    """Sorted names of all registered backbones that match the shell ``pattern``."""
-    _import_families()
-    return sorted(fnmatch.filter(_ENTRY_POINTS, pattern))
-
-
-def create_backbone(name: str, **kwargs) -> Backbone:
-    """Build an untrained backbone.
+class Registry(Generic[Network]):
+    """Networks of one kind by name.
 
     Args:
-        name: a name of :func:`list_backbones`.
-        kwargs: ``num_features``, ``input_size``, ``dropout``, ``fp16`` for every backbone, and the options of the
-            family (``width``, ...).
-
-    Raises:
-        KeyError: unknown name; the message suggests close ones.
-        OptionError: an option that this backbone does not have.
+        kind: what to call them in messages.
+        package: whose modules (but those that begin with ``_``) register them when they are imported.
     """
-    _import_families()
-    if name not in _ENTRY_POINTS:
-        raise KeyError(f'unknown backbone {name!r}{suggest(name, _ENTRY_POINTS)}')
-    try:
-        return _ENTRY_POINTS[name](**kwargs)
-    except TypeError as error:
-        if 'argument' not in str(error):
-            raise
-        raise OptionError(f'backbone {name!r} was called with {sorted(kwargs)}: {error}') from error
 
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._entry_points: dict[str, Callable[..., Network]] = {}
 
-def backbone_family(name: str) -> str:
-    """Name of the module below ``plugins.backbones`` that defines ``name``."""
-    _import_families()
-    return _ENTRY_POINTS[name].__module__.rpartition('.')[2]
+    def register(self, entry_point: Callable[..., Network]) -> Callable[..., Network]:
+        """Decorator: make ``entry_point`` available under its own name.
+
+        Raises:
+            ValueError: the name is taken by another function.
+        """
+        name = entry_point.__name__
+        if name in self._entry_points:
+            raise ValueError(f'{self.kind} {name!r} is registered twice: by {self._entry_points[name].__module__} and by '
+                             f'{entry_point.__module__}; rename one of the functions')
+        self._entry_points[name] = entry_point
+        return entry_point
+
+    def names(self, pattern: str = '*') -> list[str]:
+        """Sorted names of all that are registered and match the shell ``pattern``."""
+        self._import_families()
+        return sorted(fnmatch.filter(self._entry_points, pattern))
+
+    def create(self, name: str, **kwargs) -> Network:
+        """Build an untrained network.
+
+        Args:
+            name: one of :meth:`names`.
+            kwargs: options of the family; for backbones ``num_features``, ``input_size``, ``dropout`` and ``fp16`` at least.
+
+        Raises:
+            KeyError: unknown name; the message suggests close ones.
+            OptionError: an option that this network does not have.
+        """
+        self._import_families()
+        if name not in self._entry_points:
+            raise KeyError(f'unknown {self.kind} {name!r}{suggest(name, self._entry_points)}')
+        try:
+            return self._entry_points[name](**kwargs)
+        except TypeError as error:
+            if 'argument' not in str(error):
+                raise
+            raise OptionError(f'{self.kind} {name!r} was called with {sorted(kwargs)}: {error}') from error
+
+    def family(self, name: str) -> str:
+        """Name of the module that defines ``name``."""
+        self._import_families()
+        return self._entry_points[name].__module__.rpartition('.')[2]
+
+    def _import_families(self) -> None:
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith('_'):
+                importlib.import_module(f'{package.__name__}.{module.name}')
+        for place in filter(None, os.environ.get('FACEZOO_PLUGINS', '').split(os.pathsep)):
+            import_file(place)
 
 
 def suggest(name: str, known) -> str:
@@ -85,10 +103,9 @@ def suggest(name: str, known) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
-def _import_families() -> None:
-    import plugins.backbones as package
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith('_'):
-            importlib.import_module(f'{package.__name__}.{module.name}')
-    for place in filter(None, os.environ.get('FACEZOO_PLUGINS', '').split(os.pathsep)):
-        import_file(place)
+_BACKBONES: Registry[Backbone] = Registry('backbone', 'plugins.backbones')
+register_backbone, list_backbones, create_backbone = _BACKBONES.register, _BACKBONES.names, _BACKBONES.create
+backbone_family = _BACKBONES.family
+
+_DETECTORS: Registry[Detector] = Registry('detector', 'plugins.detectors')
+register_detector, list_detectors, create_detector = _DETECTORS.register, _DETECTORS.names, _DETECTORS.create

@@ -1,4 +1,7 @@
-"""Recipes: flat ``config`` mappings with arcface_torch's own keys, checked and completed into a :class:`TrainConfig`."""
+"""Recipes: flat ``config`` mappings with arcface_torch's own keys, checked and completed into a :class:`TrainConfig`.
+
+A recipe with ``task='detection'`` becomes a :class:`recipes.detection.DetectorConfig` instead.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,21 @@ import importlib
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
 from plugins.files import import_file
 from plugins.registry import suggest
 
-__all__ = ['RecipeError', 'TrainConfig', 'list_recipes', 'load_recipe', 'read_config']
+if TYPE_CHECKING:
+    from recipes.detection import DetectorConfig
+
+__all__ = ['RecipeError', 'TrainConfig', 'check_names', 'check_options', 'check_values', 'list_recipes', 'load_recipe',
+           'read_config']
+
+# task of a recipe: the class of its configuration, as module:name
+_TASKS = {'recognition': 'recipes.config:TrainConfig', 'detection': 'recipes.detection:DetectorConfig'}
 
 # keys of arcface_torch's configs/base.py that mean nothing here; accepted so that one file serves both trainers
 _INSIGHTFACE_ONLY = frozenset({
@@ -65,6 +76,7 @@ class TrainConfig:
         save_minutes: time between checkpoints.
     """
 
+    task: ClassVar[str] = 'recognition'
     network: str
     rec: str
     num_epoch: int
@@ -114,36 +126,50 @@ class TrainConfig:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        choices = {'head': ('margin', 'adaface', 'softmax'),
-                   'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'), 'precision': ('32', 'bf16'),
-                   'device': ('auto', 'cpu', 'cuda')}
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise RecipeError(f'{key}={getattr(self, key)!r}: must be one of {", ".join(allowed)}')
-        for key in ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent'):
-            if getattr(self, key) <= 0:
-                raise RecipeError(f'{key}={getattr(self, key)!r}: must be positive')
-        if self.schedule == 'step' and not self.milestones:
-            raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
+        check_values(self, ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent'))
         if not self.margin_weight and not self.teachers:
             raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
         if bool(self.teachers) != bool(self.distill):
             raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
         if 'label' in self.distill and not self.margin_weight:
             raise RecipeError('distill.label compares class probabilities: it needs a head (margin_weight above 0)')
-        _check_names('distill', self.distill, DISTILL)
-        for name, kind in (('augment', Augment), ('degrade', Degrade)):
-            _check_names(name, getattr(self, name), [f.name for f in dataclasses.fields(kind)])
-            try:
-                kind(**getattr(self, name))
-            except ValueError as error:
-                raise RecipeError(str(error)) from None
+        check_names('distill', self.distill, DISTILL)
+        check_options('augment', self.augment, Augment)
+        check_options('degrade', self.degrade, Degrade)
 
 
-def _check_names(key: str, given: dict, known) -> None:
+def check_values(config, positive: tuple[str, ...]) -> None:
+    """Refuse values that no trainer understands.
+
+    Raises:
+        RecipeError: the message names the key, its value and what is allowed.
+    """
+    choices = {'head': ('margin', 'adaface', 'softmax'), 'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'),
+               'precision': ('32', 'bf16'), 'device': ('auto', 'cpu', 'cuda')}
+    for key, allowed in choices.items():
+        if hasattr(config, key) and getattr(config, key) not in allowed:
+            raise RecipeError(f'{key}={getattr(config, key)!r}: must be one of {", ".join(allowed)}')
+    for key in positive:
+        if getattr(config, key) <= 0:
+            raise RecipeError(f'{key}={getattr(config, key)!r}: must be positive')
+    if config.schedule == 'step' and not config.milestones:
+        raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
+
+
+def check_names(key: str, given: dict, known) -> None:
+    """Refuse a name in ``given`` that is not in ``known``."""
     for name in given:
         if name not in known:
             raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
+
+
+def check_options(key: str, given: dict, kind: type) -> None:
+    """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses."""
+    check_names(key, given, [f.name for f in dataclasses.fields(kind)])
+    try:
+        kind(**given)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def list_recipes() -> list[str]:
@@ -152,7 +178,7 @@ def list_recipes() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if '_' in m.name)
 
 
-def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
+def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig | DetectorConfig:
     """A shipped recipe by name, or a ``.py`` file with a ``config`` mapping, with overrides applied.
 
     Raises:
@@ -161,19 +187,28 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig:
     config = dict(read_config(name))
     for key, value in (overrides or {}).items():  # `augment.flip=0` changes one entry, not the whole mapping
         config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
-    known = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    kind = _config_class(name, config.pop('task', 'recognition'))
+    known = {f.name: f for f in dataclasses.fields(kind)}
     for key in sorted(set(config) - set(known) - _INSIGHTFACE_ONLY):
         raise RecipeError(f'recipe {name}: unknown key {key!r}{suggest(key, known)}')
     values = {key: _cast(name, known[key], value) for key, value in config.items() if key in known}
-    missing = [key for key in ('network', 'rec', 'num_epoch') if values.get(key) is None]
+    missing = [key for key, f in known.items()
+               if f.default is f.default_factory is dataclasses.MISSING and values.get(key) is None]
     if missing:
         raise RecipeError(f'recipe {name}: {", ".join(missing)} must be set')
     if values.get('output') is None:
         values['output'] = str(Path('work_dirs') / Path(name).stem)
     try:
-        return TrainConfig(**values)
+        return kind(**values)
     except RecipeError as error:
         raise RecipeError(f'recipe {name}: {error}') from None
+
+
+def _config_class(name: str, task: str) -> type:
+    if task not in _TASKS:
+        raise RecipeError(f'recipe {name}: task={task!r}{suggest(str(task), _TASKS)}')
+    module, _, attribute = _TASKS[task].partition(':')
+    return getattr(importlib.import_module(module), attribute)
 
 
 def read_config(name: str) -> dict:

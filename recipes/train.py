@@ -1,6 +1,7 @@
 """Train a recipe.
 
   facezoo train fdfacenet_kd_faces rec=DIR teachers='["edgeface_xs.onnx"]' output=runs/fd
+  facezoo train retinaface_mnet025_kd pictures=DIR teacher=WEIGHTS     a detector, from unlabelled pictures
   facezoo train my_recipe.py lr=0.05 augment.flip=0
   facezoo train fdfacenet_kd_faces resume=true ...       go on after an interruption, with the same result as without
   torchrun --nproc_per_node 2 -m zoo.cli train ...       several processes
@@ -12,6 +13,10 @@ checkpoint.pt, log.jsonl and tensorboard/.
 from __future__ import annotations
 
 import argparse
+import importlib
+
+# task of a recipe: its trainer, as module:name
+TRAINERS = {'recognition': 'recipes.trainer.engine:Trainer', 'detection': 'recipes.trainer.detector:DetectorTrainer'}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +28,8 @@ def run(args: argparse.Namespace) -> None:
     from plugins.overrides import parse_overrides
     from recipes.config import load_recipe
     config = load_recipe(args.recipe, parse_overrides(args.overrides))
-    from recipes.trainer.engine import Trainer
-    trainer = Trainer(config)
-    results = trainer.fit()
+    module, _, name = TRAINERS[config.task].partition(':')
+    results = getattr(importlib.import_module(module), name)(config).fit()
     for name, result in results.items():
-        print(f'{name}: accuracy {100 * result["accuracy"]:.2f} %, TAR@FAR1e-3 {100 * result["tar@1e-3"]:.2f} %')
-    print(f'weights: {config.output}/last.safetensors, best.safetensors')
+        print(f'{name}: ' + ', '.join(f'{key} {value:.4f}' for key, value in result.items()))
+    print(f'weights: {config.output}/last.safetensors')

@@ -107,3 +107,35 @@ def settled(name: str, faces: np.ndarray, **kwargs):
 def small_net(faces):
     """A small FDFaceNet that tells faces apart."""
     return settled('fdfacenet', faces, width=0.25, num_features=64)
+
+
+@pytest.fixture(scope='session')
+def picture() -> np.ndarray:
+    """The group photo with six faces, uint8 RGB (886, 1280, 3)."""
+    pytest.importorskip('insightface', reason='needs the sample photo of the insightface package')
+    from zoo.pipeline.pictures import read_picture
+    from zoo.pipeline.sample import sample_image
+    return read_picture(sample_image())
+
+
+@pytest.fixture(scope='session')
+def detector_file(tmp_path_factory) -> Path:
+    """The bundled detector as ONNX."""
+    import zoo
+    from zoo.export.detector import export_detector
+    if not zoo.card('retinaface_mnet025').weights:
+        pytest.skip('retinaface_mnet025 has no bundled weights yet')
+    path = tmp_path_factory.mktemp('detector') / 'retinaface_mnet025.onnx'
+    export_detector(zoo.load('retinaface_mnet025'), 'retinaface_mnet025', 'onnx', path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def recogniser_file(tmp_path_factory) -> Path:
+    """A recogniser as ONNX: the bundled FDFaceNet, or an untrained one while there is none."""
+    import zoo
+    from zoo.export.onnx import export_onnx
+    trained = zoo.card('fdfacenet').weights
+    path = tmp_path_factory.mktemp('recogniser') / 'fdfacenet.onnx'
+    export_onnx(zoo.load('fdfacenet') if trained else zoo.create('fdfacenet').eval(), path)
+    return path

@@ -9,20 +9,22 @@ import torch
 
 from plugins.backbones._base import Backbone
 from plugins.preprocess import Preprocess
-from plugins.registry import create_backbone
+from plugins.registry import create_backbone, create_detector
 from zoo.hub import resolve
 from zoo.model_card import CARDS, card
 from zoo.weights import WeightsError, describe, load_weights, read_state
 
-__all__ = ['build_any', 'load_model']
+__all__ = ['WEIGHTS_SUFFIXES', 'build_any', 'load_model']
 
-_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
+# task: what builds its networks
+_CREATE = {'recognition': create_backbone, 'detection': create_detector}
+WEIGHTS_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 
 
 def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, network: str | None, kwargs: dict) -> Backbone:
     """See :func:`zoo.load`."""
     path = Path(name)
-    if path.suffix in _SUFFIXES:
+    if path.suffix in WEIGHTS_SUFFIXES:
         return _from_file(path, network, kwargs)
     if weights is not None:
         return _from_file(Path(weights), str(name), kwargs)
@@ -31,7 +33,7 @@ def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, netwo
 
 def build_any(name: str) -> Backbone:
     """A backbone by name or file, trained if there are weights, else untrained: for timing, where weights do not matter."""
-    if Path(name).suffix in _SUFFIXES or card(name).weights:
+    if Path(name).suffix in WEIGHTS_SUFFIXES or card(name).weights:
         return load_model(name, None, None, {})
     model = create_backbone(name).eval()
     model.preprocess = card(name).preprocess
@@ -46,8 +48,9 @@ def _from_card(name: str, kwargs: dict) -> Backbone:
         raise LookupError(f'{model_card.name} has no trained weights {tag!r} ({have}); build it untrained with '
                           f'zoo.create({model_card.name!r}), or give weights=FILE')
     entry = model_card.weights[tag]
-    options = {'num_features': entry.num_features, **entry.network_args, **kwargs}
-    return _finish(create_backbone(model_card.name, **options), resolve(entry), model_card.preprocess)
+    features = {} if entry.num_features is None else {'num_features': entry.num_features}
+    model = _CREATE[model_card.task](model_card.name, **{**features, **entry.network_args, **kwargs})
+    return _finish(model, resolve(entry), model_card.preprocess)
 
 
 def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
@@ -60,10 +63,11 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
     if network is None:
         raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
     options = {**facts.get('network_args', {}), **kwargs}
-    if 'num_features' not in options:
+    known = card(network) if (CARDS / f'{network}.yaml').exists() else None
+    create, preprocess = (_CREATE[known.task], known.preprocess) if known else (create_backbone, Preprocess())
+    if create is create_backbone and 'num_features' not in options:
         options['num_features'] = facts.get('num_features') or _embedding_size(network, options, path)
-    preprocess = card(network).preprocess if (CARDS / f'{network}.yaml').exists() else Preprocess()
-    return _finish(create_backbone(network, **options), path, preprocess)
+    return _finish(create(network, **options), path, preprocess)
 
 
 def _embedding_size(network: str, options: dict, path: Path) -> int:
@@ -76,6 +80,6 @@ def _embedding_size(network: str, options: dict, path: Path) -> int:
 
 
 def _finish(model: Backbone, path: Path, preprocess: Preprocess) -> Backbone:
-    load_weights(model, path)
     model.preprocess = preprocess
+    load_weights(model, path)  # another project's layout may bring its own preprocessing
     return model.eval()

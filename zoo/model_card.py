@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from plugins.preprocess import Preprocess
+from plugins.preprocess import PictureNorm, Preprocess
 from zoo.datafile import build_dataclass, read_yaml
 
 __all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models']
@@ -34,7 +34,7 @@ class Weights:
         url: where to fetch it when it is not bundled.
         licence, data: terms of use; what it was trained on.
         recipe: recipe and run that made it.
-        num_features, network_args: how to build the backbone.
+        num_features, network_args: how to build the network (a detector has no embedding).
         metrics: measurements by data set, each with its conditions.
         thresholds: cosine similarity above which two faces count as one person, by FAR, and where it was measured.
         limits: what it is known not to do well.
@@ -45,7 +45,7 @@ class Weights:
     licence: str
     data: str
     recipe: str
-    num_features: int
+    num_features: int | None = None
     url: str | None = None
     network_args: Mapping = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
@@ -58,6 +58,7 @@ class ModelCard:
     """What a model is.
 
     Attributes:
+        task: ``recognition`` (aligned face to embedding) or ``detection`` (picture to boxes and landmarks).
         fidelity: ``exact`` to the published layer table, ``near`` (see ``deviations``) or ``stand-in`` (the paper gives no
             detail).
         params, macs: of the default build (pure multiply-accumulates); asserted by a test.
@@ -73,9 +74,10 @@ class ModelCard:
     fidelity: str
     params: int
     macs: int
+    task: str = 'recognition'
     num_features: int = 512
     input_size: int = 112
-    preprocess: Preprocess = field(default_factory=Preprocess)
+    preprocess: Preprocess | PictureNorm = field(default_factory=Preprocess)
     deviations: tuple[str, ...] = ()
     claims: Mapping = field(default_factory=dict)
     deployable: tuple[str, ...] = ('onnx', 'ncnn', 'tensorrt')
@@ -99,10 +101,12 @@ def card(name: str) -> ModelCard:
     return read_card(path)
 
 
-def list_models(weights: bool = False) -> list[str]:
-    """Sorted names of all models, or only of those with trained weights."""
+def list_models(weights: bool = False, task: str | None = None) -> list[str]:
+    """Sorted names of all models, or only of those with trained weights, or for one task."""
     names = sorted(path.stem for path in CARDS.glob('*.yaml'))
-    return [name for name in names if card(name).weights] if weights else names
+    if weights or task:
+        names = [name for name in names if (card(name).weights or not weights) and task in (None, card(name).task)]
+    return names
 
 
 def read_card(path: Path) -> ModelCard:
@@ -114,8 +118,13 @@ def read_card(path: Path) -> ModelCard:
     data = read_yaml(path, CardError)
     weights = {tag: build_dataclass(Weights, entry, f'{path}: weights.{tag}', CardError)
                for tag, entry in data.pop('weights', {}).items()}
-    preprocess = build_dataclass(Preprocess, {'input_size': data.get('input_size', 112), **data.pop('preprocess', {})},
-                                 f'{path}: preprocess', CardError)
+    task, given = data.get('task', 'recognition'), data.pop('preprocess', {})
+    if task not in ('recognition', 'detection'):
+        raise CardError(f'{path}: task: {task!r} is neither recognition nor detection')
+    kind = PictureNorm
+    if task == 'recognition':
+        kind, given = Preprocess, {'input_size': data.get('input_size', 112), **given}
+    preprocess = build_dataclass(kind, given, f'{path}: preprocess', CardError)
     made = build_dataclass(ModelCard, {'name': path.stem, 'preprocess': preprocess, 'weights': weights, **data}, str(path),
                            CardError)
     if made.fidelity not in ('exact', 'near', 'stand-in'):

@@ -26,7 +26,9 @@ def save_weights(path: str | os.PathLike, model: nn.Module, network: str, networ
     """Write the state dict as safetensors with the facts needed to rebuild the model in the file's own header."""
     from safetensors.torch import save_file
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    facts = {'network': network, 'num_features': model.num_features, 'network_args': network_args or {}}
+    facts = {'network': network, 'network_args': network_args or {}}
+    if hasattr(model, 'num_features'):  # a detector has no embedding
+        facts['num_features'] = model.num_features
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={'facezoo': json.dumps(facts, sort_keys=True)})
 
@@ -96,7 +98,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         WeightsError: the first tensor that is missing, unknown or of another shape.
     """
     state, own = read_state(path), model.state_dict()
-    if 2 * len(state.keys() & own.keys()) < len(own):
+    if hasattr(model, 'adopt'):
+        state = model.adopt(state)
+    elif 2 * len(state.keys() & own.keys()) < len(own):
         if Path(path).suffix == '.safetensors':
             raise WeightsError(f'{path}: its tensors ({next(iter(state), "none")!r}, ...) are not called as those of '
                                f'{type(model).__name__}, and safetensors does not keep the order that would tell which is '

@@ -1,9 +1,10 @@
-"""Load a trained model, recognise the faces of a picture, export to ONNX, NCNN and an InsightFace pack, check each artefact.
+"""Find and recognise the faces of a picture; export to ONNX, NCNN and an InsightFace pack, and check each artefact.
 
   facezoo demo                          the group photo that the insightface package ships; no network, no arguments
   facezoo demo crops/*.jpg --out DIR    your own aligned 112x112 faces
 
-Writes the artefacts and similarity.png (who looks like whom) to --out.
+Writes the artefacts and similarity.png (who looks like whom) to --out; for the group photo also recognised.jpg: three of the
+six persons are enrolled from its mirror image, and the others must come out as unknown.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _CELL = 112
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
     parser.add_argument('--model', default='fdfacenet', help='a model with trained weights')
+    parser.add_argument('--detector', default='retinaface_mnet025', help='a detector with trained weights, or an .onnx file')
     parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), help='folder for what the demo makes')
 
 
@@ -60,7 +62,37 @@ def run(args: argparse.Namespace) -> None:
               lambda e: f'same faces, largest similarity difference {np.abs(e @ e.T - embeddings @ embeddings.T).max():.1e}')
     picture = args.out / 'similarity.png'
     steps('picture', lambda: _draw(faces, embeddings @ embeddings.T, _threshold(args.model), picture), lambda _: str(picture))
+    if not args.faces:
+        _system(args, steps)
     print(format_table(['step', 'result', 'time'], steps.rows))
+
+
+def _system(args: argparse.Namespace, steps: _Steps) -> None:
+    """The whole chain on the group photo: detector, alignment, gallery, names."""
+    from zoo.pipeline.gallery import Gallery
+    from zoo.pipeline.pictures import read_picture
+    from zoo.pipeline.recogniser import Pipeline, recognise
+    from zoo.pipeline.sample import sample_image
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    picture = read_picture(sample_image())
+    pipeline = Pipeline(open_detector(args.detector, threshold=0.75), open_embedder(args.model))
+    gallery = Gallery(pipeline.contract())
+    mirrored = steps('detect', lambda: pipeline(np.ascontiguousarray(picture[:, ::-1])), lambda s: f'{len(s.faces)} faces')
+    for number, face in enumerate(sorted(mirrored.faces, key=lambda face: -face.box[0])[::2]):
+        gallery.add(f'Person {2 * number + 1}', face.embedding, ['mirrored'])
+    scene = steps('recognise', lambda: recognise(pipeline(picture), gallery, _threshold(args.model)),
+                  lambda s: f'{sum(face.name is not None for face in s.faces)} of {len(s.faces)} faces known')
+    steps('draw', lambda: _write(args.out / 'recognised.jpg', scene), lambda path: str(path))
+
+
+def _write(path: Path, scene) -> Path:
+    import cv2
+
+    from plugins.files import write_atomic
+    from zoo.pipeline.draw import draw_scene
+    write_atomic(path, cv2.imencode('.jpg', draw_scene(scene)[..., ::-1])[1].tobytes())
+    return path
 
 
 def _faces(paths: list[Path]) -> np.ndarray:

@@ -6,6 +6,7 @@
   facezoo export fdfacenet --target raspberrypi-5 --out fdfacenet_pi5           NCNN with that board's options
   facezoo export fdfacenet --target jetson-tx2 --precision fp16,int8 --calib faces.zip --gate-set lfw.bin --out tx2.tar
   facezoo export fdfacenet --to pack --out ~/.insightface
+  facezoo export retinaface_mnet025 --to onnx --out detector.onnx     InsightFace's contract: FaceAnalysis loads it
 
 Gates: cosine to PyTorch on every face at batch 1, 2 and 32 (fp32 0.99999, fp16 0.9999, bf16 0.999, int8 0.9); with --gate-set,
 accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). An artefact that fails is not left at OUT, and the exit status is 1.
@@ -35,11 +36,15 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     from zoo.export.target import target
+    from zoo.loading import WEIGHTS_SUFFIXES
     if not (args.to or args.target):
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
     model = zoo.load(args.name, weights=args.weights, network=args.network)
-    sidecar = export(model, Path(args.name).stem, to, args.out, args.gate_set, licence=licence_of(args), detector=args.detector,
+    name = Path(args.name).stem if Path(args.name).suffix in WEIGHTS_SUFFIXES else args.name.partition('.')[0]
+    if not hasattr(model, 'num_features'):
+        return _run_detector(args, model, to, name)
+    sidecar = export(model, name, to, args.out, args.gate_set, licence=licence_of(args), detector=args.detector,
                      precision=args.precision, device=args.target, calib=args.calib)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
@@ -62,6 +67,13 @@ def _print(precision: str, report: dict) -> None:
         plan = report['quantisation']
         print(f'{precision}: ranges by {plan["method"]}, {100 * plan["int8_macs"]:.0f} % of the arithmetic in 8 bits, in '
               f'floating point: {", ".join(plan["keep"]) or "none"}')
+
+
+def _run_detector(args: argparse.Namespace, model, to: str, name: str) -> None:
+    from zoo.export.detector import export_detector
+    sidecar = export_detector(model, name, to, args.out, licence_of(args))
+    print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB; largest difference to PyTorch '
+          f'{sidecar["parity"]["max_abs"]:.1e}')
 
 
 def licence_of(args: argparse.Namespace) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from plugins.extras import require
+from plugins.preprocess import PictureNorm
 from zoo.runtime.embedder import read_sidecar
 
-__all__ = ['NcnnEmbedder', 'ncnn_net']
+__all__ = ['NcnnDetector', 'NcnnEmbedder', 'ncnn_net']
 
 
 class NcnnEmbedder:
@@ -37,6 +38,36 @@ class NcnnEmbedder:
                     raise RuntimeError(f'{self.name}: NCNN returned {status}; the model may not fit its .bin')
                 rows.append(np.array(output).reshape(-1))
         return np.stack(rows)
+
+
+class NcnnDetector:
+    """A detector in NCNN's ``.param``/``.bin`` as :class:`zoo.runtime.detector.DetectorNet`; pictures are run one by one."""
+
+    SIZES = (1, 4, 10)  # numbers an anchor: scores, boxes, landmarks
+
+    def __init__(self, path: str | os.PathLike, threads: int = 0, **options) -> None:
+        param = _find_param(Path(path))
+        self.name = str(path)
+        self.sidecar, _ = read_sidecar(param)
+        if 'strides' not in self.sidecar:
+            raise ValueError(f'{param}: its .json does not say "strides"; export the detector again with `facezoo export`')
+        self.strides, self.preprocess = tuple(self.sidecar['strides']), PictureNorm()
+        self.net = ncnn_net(param, threads=threads, **options)
+        self._input, self._outputs = self.net.input_names()[0], self.net.output_names()
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        import ncnn
+        rows = []
+        for image in self.preprocess(pictures):
+            with self.net.create_extractor() as extractor:
+                extractor.input(self._input, ncnn.Mat(image))
+                found = [extractor.extract(name) for name in self._outputs]
+                if any(status for status, _ in found):
+                    raise RuntimeError(f'{self.name}: NCNN returned {[status for status, _ in found]}')
+                maps = [np.array(output) for _, output in found]
+            sizes = np.repeat(self.SIZES, len(self.strides))
+            rows.append([m.transpose(1, 2, 0).reshape(-1, size) for m, size in zip(maps, sizes, strict=True)])
+        return [np.stack(level) for level in zip(*rows, strict=True)]
 
 
 def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_arithmetic: bool = False,

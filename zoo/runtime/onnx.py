@@ -1,23 +1,28 @@
-"""Embedder on onnxruntime."""
+"""Embedder and detector on onnxruntime."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 
-from plugins.extras import require
+from plugins.extras import MissingExtra, require
+from plugins.preprocess import PictureNorm
 from zoo.runtime.embedder import read_sidecar
 
-__all__ = ['OnnxEmbedder', 'onnx_session']
+__all__ = ['OnnxDetector', 'OnnxEmbedder', 'onnx_session']
+
+_LOG = logging.getLogger(__name__)
+_CPU = ('CPUExecutionProvider',)
 
 
 class OnnxEmbedder:
     """An ONNX recogniser with one image input and one embedding output."""
 
-    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',),
-                 exact: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
+                 ) -> None:
         self.name = str(path)
         self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)
@@ -38,9 +43,32 @@ class OnnxEmbedder:
         return np.concatenate([self.session.run([self._output], {self._input: b})[0].reshape(len(b), -1) for b in batches])
 
 
-def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: tuple[str, ...] = ('CPUExecutionProvider',),
-                 exact: bool = False):
-    """An ``onnxruntime.InferenceSession`` whose threads do not spin while idle.
+class OnnxDetector:
+    """An ONNX detector of InsightFace's contract (see :class:`zoo.runtime.detector.DetectorNet`), facezoo's or InsightFace's
+    own.
+
+    Raises:
+        ValueError: the file has other outputs.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU) -> None:
+        self.name = str(path)
+        self.session = onnx_session(path, threads, providers)
+        self.preprocess = PictureNorm()
+        self._input = self.session.get_inputs()[0].name
+        levels, rest = divmod(len(self.session.get_outputs()), 3)
+        if rest or levels not in (3, 4, 5):
+            raise ValueError(f'{path}: {3 * levels + rest} outputs; a detector has 9, 12 or 15: scores, boxes and landmarks of '
+                             'every stride (a recogniser has one output; a detector without landmarks cannot align faces)')
+        self.strides = tuple(8 << level for level in range(levels))
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        outputs = self.session.run(None, {self._input: self.preprocess(pictures)})
+        return [o.reshape(len(pictures), -1, o.shape[-1]) for o in outputs]
+
+
+def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False):
+    """An ``onnxruntime.InferenceSession`` whose threads do not spin while idle, without slow PRelu nodes on the CPU.
 
     Args:
         path: a file, or a serialised model.
@@ -49,6 +77,7 @@ def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: t
     Raises:
         FileNotFoundError: no such file.
         RuntimeError: a provider was asked for that onnxruntime cannot give (it would silently fall back to the CPU).
+        ValueError: onnxruntime refuses the file.
     """
     ort = require('onnxruntime', 'onnx')
     serialised = isinstance(path, bytes)
@@ -65,6 +94,20 @@ def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: t
     if exact:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(path if serialised else str(path), options, providers=list(providers))
+        if not exact and providers == _CPU:
+            path = _without_prelu(path)
+        return ort.InferenceSession(path if isinstance(path, bytes) else str(path), options, providers=list(providers))
     except Exception as error:
         raise ValueError(f'{"model" if serialised else path}: onnxruntime cannot load it: {error}') from None
+
+
+def _without_prelu(path: str | os.PathLike | bytes) -> str | os.PathLike | bytes:
+    """The model with its PRelu nodes replaced, as bytes; what was given when there is none."""
+    from zoo.runtime.prelu import replace_prelu
+    try:
+        onnx = require('onnx', 'onnx')
+    except MissingExtra:
+        _LOG.info('%s: loaded as it is; with the onnx package installed, networks with PReLU run faster', path)
+        return path
+    model = onnx.load_from_string(path) if isinstance(path, bytes) else onnx.load(str(path))
+    return model.SerializeToString() if replace_prelu(model) else path

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from plugins.preprocess import Preprocess
+from plugins.detectors._base import Detector
+from plugins.detectors._deploy import DeployedDetector
+from plugins.preprocess import PictureNorm, Preprocess
 
-__all__ = ['TorchEmbedder', 'open_torch']
+__all__ = ['TorchDetector', 'TorchEmbedder', 'open_torch', 'open_torch_detector']
 
 
 class TorchEmbedder:
@@ -40,3 +42,33 @@ def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEm
         torch.set_num_threads(threads)
     net = zoo.load(model, **options)
     return TorchEmbedder(net, net.preprocess, str(model))
+
+
+class TorchDetector:
+    """A detector as a :class:`zoo.runtime.detector.DetectorNet` (in evaluation mode, a copy)."""
+
+    def __init__(self, detector: Detector, name: str = '') -> None:
+        self.model = DeployedDetector(detector).to(memory_format=torch.channels_last)
+        self.preprocess, self.strides, self.name = PictureNorm(), detector.anchors.strides, name or type(detector).__name__
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            x = torch.from_numpy(self.preprocess(pictures)).to(memory_format=torch.channels_last)
+            return [o.reshape(len(pictures), -1, o.shape[1]).numpy() for o in self.model(x)]
+
+
+def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -> TorchDetector:
+    """A zoo name or a weights file as a detector's net.
+
+    Raises:
+        ValueError: the model is a recogniser.
+    """
+    import zoo
+    from zoo.export.fold import fold_batchnorm
+    if threads:
+        torch.set_num_threads(threads)
+    net = zoo.load(model, **options)
+    if not isinstance(net, Detector):
+        raise ValueError(f'{model} recognises aligned faces, it does not detect them; the detectors are listed by '
+                         '`facezoo list`')
+    return TorchDetector(fold_batchnorm(net), str(model))

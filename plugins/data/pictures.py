@@ -1,0 +1,131 @@
+"""Pictures with labelled faces, in RetinaFace's ``label.txt`` format for WIDER FACE.
+
+::
+
+    # 0--Parade/0_Parade_marchingband_1_849.jpg
+    449 330 122 149 488.906 373.643 0.0 542.089 376.442 0.0 515.031 412.83 0.0 485.174 425.893 0.0 538.357 431.491 0.0 0.82
+
+A face is x, y, width, height of its box, then x, y and a flag of five landmarks (-1 -1 -1: not known), then a confidence, which
+facezoo's own label files use for the teacher's score. Files with boxes only (WIDER's validation list) are read too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+import cv2
+import numpy as np
+
+from plugins.data.sources import TreeFaces
+from plugins.faces import Faces
+from plugins.preprocess import FaceError
+
+__all__ = ['Pictures', 'read_labels', 'write_labels']
+
+FIELDS = 20
+
+
+def read_labels(text: str, name: str = 'label.txt') -> dict[str, Faces]:
+    """Faces by picture name.
+
+    Raises:
+        FaceError: a line that is neither a picture nor a face; the message names it.
+    """
+    rows: dict[str, list] = {}
+    picture = None
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line.startswith('#'):
+            picture = line.removeprefix('#').strip()
+            rows.setdefault(picture, [])
+        elif line:
+            if picture is None:
+                raise FaceError(f'{name}, line {number}: a face before the first "# picture.jpg"')
+            rows[picture].append(_read_face(line, f'{name}, line {number}'))
+    return {picture: Faces.from_rows(faces) for picture, faces in rows.items()}
+
+
+def _read_face(line: str, where: str) -> list[float]:
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        values = []
+    if len(values) < 4:
+        raise FaceError(f'{where}: {line!r}: expected x y width height and, for landmarks, 5 times x y flag, and a score')
+    x, y, width, height = values[:4]
+    points = np.full(10, np.nan)
+    if len(values) >= FIELDS - 1 and values[4] >= 0:
+        points = np.array(values[4:19]).reshape(5, 3)[:, :2].ravel()
+    return [x, y, x + width, y + height, *points, values[19] if len(values) >= FIELDS else 1.0]
+
+
+def write_labels(labels: dict[str, Faces]) -> str:
+    """The text that :func:`read_labels` reads."""
+    lines = []
+    for picture, faces in labels.items():
+        lines.append(f'# {picture}')
+        for box, points, score in zip(faces.boxes, faces.landmarks, faces.scores, strict=True):
+            flagged = [(-1, -1, -1) if np.isnan(p).any() else (round(float(p[0]), 2), round(float(p[1]), 2), 0.0)
+                       for p in points]
+            numbers = [*(round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))), *(v for p in flagged for v in p),
+                       round(float(score), 4)]
+            lines.append(' '.join(f'{v:g}' for v in numbers))
+    return '\n'.join(lines) + '\n'
+
+
+class Pictures:
+    """Pictures below a folder or in a zip archive with their labelled faces.
+
+    Args:
+        root: folder, zip, or folder in a zip.
+        labels: by picture name relative to ``root``; pictures without an entry are left out.
+
+    Raises:
+        FaceError: a label names a picture that is not there.
+    """
+
+    def __init__(self, root: str | os.PathLike, labels: dict[str, Faces]) -> None:
+        self.tree = TreeFaces(root)
+        missing = sorted(set(labels) - set(self.tree.names))
+        if missing:
+            raise FaceError(f'{root}: {len(missing)} labelled pictures are not there, the first is {missing[0]!r}')
+        self.names = sorted(labels)
+        self.faces = [labels[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int, longest: int | None = None) -> tuple[np.ndarray, Faces]:
+        """Picture uint8 RGB ``(H, W, 3)`` and its faces.
+
+        Args:
+            longest: when given, the picture may come at 1/2, 1/4 or 1/8 of its size as long as its longest side keeps so many
+                pixels (the JPEG decoder saves the work); the faces are scaled alike.
+
+        Raises:
+            FaceError: the picture cannot be decoded.
+        """
+        name, faces = self.names[index], self.faces[index]
+        data = np.frombuffer(self.tree.read_file(name), np.uint8)
+        factor = 1
+        if longest:  # from the header, not from an earlier decoding: what is loaded must not depend on what was loaded before
+            width, height = _header_size(data)
+            factor = next((f for f in (8, 4, 2) if max(width, height) >= f * longest), 1)
+        flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+                8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+        picture = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        if picture is None:
+            raise FaceError(f'{self.tree.root}/{name}: not an image that OpenCV can decode')
+        if factor == 1:
+            return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces.scaled(picture.shape[1] / width)
+
+
+def _header_size(data: np.ndarray) -> tuple[int, int]:
+    """Width and height of an encoded picture; (0, 0) when its header cannot be read."""
+    from PIL import Image
+    try:
+        return Image.open(io.BytesIO(data.tobytes())).size
+    except OSError:
+        return 0, 0

@@ -1,0 +1,1 @@
+"""One detector family a file. Every module here is imported by :mod:`plugins.registry`."""

@@ -1,0 +1,65 @@
+"""What all detectors share: the contract, the shape of their outputs and the preprocessing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plugins.detectors.anchors import LANDMARKS, Anchors
+from plugins.preprocess import PictureNorm
+
+__all__ = ['Detector', 'Heads']
+
+
+class Heads(nn.Module):
+    """Three convolutions a feature map: two class logits (background, face), four box and ten landmark offsets an anchor.
+
+    Args:
+        channels: of each feature map.
+        per_cell: anchors in a cell of each map.
+        make: ``make(in_channels, out_channels)`` builds one convolution.
+    """
+
+    SIZES = (2, 4, 2 * LANDMARKS)
+
+    def __init__(self, channels: tuple[int, ...], per_cell: tuple[int, ...], make) -> None:
+        super().__init__()
+        self.scores, self.boxes, self.landmarks = (
+            nn.ModuleList(make(c, a * size) for c, a in zip(channels, per_cell, strict=True)) for size in self.SIZES)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps to ``(N, K, 2)``, ``(N, K, 4)`` and ``(N, K, 10)``."""
+        return tuple(torch.cat([conv(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, size)
+                                for conv, x in zip(convs, maps, strict=True)], 1)
+                     for size, convs in zip(self.SIZES, (self.scores, self.boxes, self.landmarks), strict=True))
+
+
+class Detector(nn.Module):
+    """Picture to faces; sub-classes define ``extract(x) -> feature maps`` and call ``super().__init__`` first.
+
+    Input: float32 ``(N, 3, H, W)``, normalised by ``preprocess``, sides multiples of the largest stride.
+    Output: class logits ``(N, K, 2)`` (background, face), boxes ``(N, K, 4)`` and landmarks ``(N, K, 10)`` relative to the
+        ``K`` anchors, in the order map, y, x, anchor; :func:`plugins.detectors.anchors.decode` turns them into pixels.
+    Landmarks: left eye, right eye, nose, left and right mouth corner, image-left first.
+    """
+
+    heads: Heads
+
+    def __init__(self, anchors: Anchors, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.anchors = anchors
+        self.input_size = input_size  # for counting only: every multiple of the largest stride can be fed
+        self.preprocess = PictureNorm()
+
+    def extract(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` under this network's own names, where it knows another project's layout of it (and ``preprocess`` set to
+        match)."""
+        return state
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = self.extract(x)
+        with torch.autocast(x.device.type, enabled=False):  # offsets of a tenth of a pixel need float32
+            return self.heads([m.float() for m in maps])

@@ -1,0 +1,121 @@
+"""Bodies of the detectors: classification networks cut where their maps have strides 8, 16, 32 (and 64)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plugins.layers import ConvBNAct, DepthwiseSeparable, channel_shuffle
+
+__all__ = ['MobileNetV1', 'MobileNetV2', 'ShuffleNetV2']
+
+
+class Body(nn.Module):
+    """Stages run one after the other; the outputs of the last ``len(channels)`` of them are the maps."""
+
+    stages: nn.ModuleList
+    channels: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps[-len(self.channels):]
+
+
+class MobileNetV1(Body):
+    """MobileNetV1 (Howard et al. 2017) with LeakyReLU 0.1, as RetinaFace uses it; maps at strides 8, 16, 32."""
+
+    # (output channels at width 1, stride) of each depthwise separable unit, a row a stage
+    STAGES = (((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)), ((512, 2), *((512, 1),) * 5), ((1024, 2), (1024, 1)))
+
+    def __init__(self, width: float, act: str = 'leaky_relu') -> None:
+        super().__init__()
+        channels = int(32 * width)
+        units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act=act)]
+        self.stages, self.channels = nn.ModuleList(), ()
+        for rows in self.STAGES:
+            for out, stride in rows:
+                units.append(DepthwiseSeparable(channels, int(out * width), stride, act))
+                channels = int(out * width)
+            self.stages.append(nn.Sequential(*units))
+            self.channels += (channels,)
+            units = []
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNetV2 unit (Ma et al. 2018): stride 2 transforms the whole input twice, stride 1 only one half of it."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, act: str) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.side = None
+        if stride > 1:
+            self.side = nn.Sequential(ConvBNAct(in_channels, in_channels, 3, stride, groups=in_channels, act=None),
+                                      ConvBNAct(in_channels, half, 1, act=act))
+        self.main = nn.Sequential(ConvBNAct(in_channels if stride > 1 else half, half, 1, act=act),
+                                  ConvBNAct(half, half, 3, stride, groups=half, act=None), ConvBNAct(half, half, 1, act=act))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, x = (self.side(x), x) if self.side is not None else x.chunk(2, 1)
+        return channel_shuffle(torch.cat([kept, self.main(x)], 1))
+
+
+class ShuffleNetV2(Body):
+    """ShuffleNetV2 with (4, 8, 4) units; maps at strides 8, 16, 32.
+
+    Args:
+        channels: of the stem and of the three stages.
+    """
+
+    REPEATS = (4, 8, 4)
+
+    def __init__(self, channels: tuple[int, ...], act: str = 'relu') -> None:
+        super().__init__()
+        stem, *self.channels = channels
+        self.stages = nn.ModuleList([nn.Sequential(ConvBNAct(3, stem, stride=2, act=act), nn.MaxPool2d(3, 2, 1))])
+        for before, out, repeats in zip(channels, self.channels, self.REPEATS, strict=False):
+            self.stages.append(nn.Sequential(*(ShuffleUnit(before if i == 0 else out, out, 2 if i == 0 else 1, act)
+                                               for i in range(repeats))))
+
+
+class InvertedResidual(nn.Sequential):
+    """MobileNetV2 unit: 1x1 expansion (left out at ratio 1), depthwise 3x3, linear 1x1, residual where shapes allow."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
+        hidden = in_channels * expansion
+        layers = [ConvBNAct(in_channels, hidden, 1, act='relu6')] if expansion > 1 else []
+        super().__init__(*layers, ConvBNAct(hidden, hidden, 3, stride, groups=hidden, act='relu6'),
+                         ConvBNAct(hidden, out_channels, 1, act=None))
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x) if self.residual else super().forward(x)
+
+
+class MobileNetV2(Body):
+    """MobileNetV2 (Sandler et al. 2018); maps at strides 8, 16, 32."""
+
+    # (expansion, output channels at width 1, repeats, stride), a tuple of rows a stage
+    STAGES = (((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2)), ((6, 64, 4, 2), (6, 96, 3, 1)), ((6, 160, 3, 2), (6, 320, 1, 1)))
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        channels = _round8(32 * width)
+        units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act='relu6')]
+        self.stages, self.channels = nn.ModuleList(), ()
+        for rows in self.STAGES:
+            for expansion, out, repeats, stride in rows:
+                for i in range(repeats):
+                    units.append(InvertedResidual(channels, _round8(out * width), expansion, stride if i == 0 else 1))
+                    channels = _round8(out * width)
+            self.stages.append(nn.Sequential(*units))
+            self.channels += (channels,)
+            units = []
+
+
+def _round8(channels: float) -> int:
+    """MobileNetV2's rule: the nearest multiple of 8, at least 8 and not below 90 %."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,0 +1,117 @@
+"""Losses of detectors: SSD's multibox loss with landmarks, and dense distillation from a teacher with the same anchors.
+
+Sources: Liu et al. 2016 (SSD); Deng et al. 2020 (RetinaFace, eq. 1, without the mesh); Pytorch_Retinaface (box weight 2,
+    negatives to positives 7); Li et al. 2020, "Generalized Focal Loss" (quality focal loss, for soft targets).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plugins.detectors.anchors import box_iou, encode, match
+from plugins.faces import Faces
+
+__all__ = ['Targets', 'assign', 'dense_distillation', 'multibox_loss']
+
+Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K, 2), boxes (N, K, 4), landmarks (N, K, 10)
+NEAR = 0.2  # overlap from which a teacher's opinion on an anchor is about a labelled face
+UNSURE = 0.3  # a teacher's score from which an anchor far from all labels is left out: it may be a face that nobody labelled
+
+
+class Targets:
+    """What the ``K`` anchors of a picture should say, stacked over ``N`` pictures.
+
+    Attributes:
+        face: bool ``(N, K)``: the anchor is responsible for a face.
+        near: float ``(N, K)``: overlap with the best face, labelled as sure or not.
+        boxes, landmarks: ``(N, K, 4)`` and ``(N, K, 10)``, valid where ``face``; landmarks NaN where they are not known.
+    """
+
+    def __init__(self, rows: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
+        self.face, self.near, self.boxes, self.landmarks = map(torch.stack, zip(*rows, strict=True))
+
+
+def assign(faces: list[Faces], priors: Tensor, sure: float = 0.5) -> Targets:
+    """Match the faces of each picture with the priors ``(K, 3)``; faces scored below ``sure`` only count as near."""
+    return Targets([_assign(f, priors, sure) for f in faces])
+
+
+def _assign(faces: Faces, priors: Tensor, sure: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = faces.scores >= sure
+    boxes, landmarks = torch.from_numpy(faces.boxes[kept]), torch.from_numpy(faces.landmarks[kept])
+    owner, near = match(boxes, priors)
+    if not kept.all():
+        half = priors[:, 2:] / 2
+        corners = torch.cat([priors[:, :2] - half, priors[:, :2] + half], 1)
+        near = torch.maximum(near, box_iou(torch.from_numpy(faces.boxes[~kept]), corners).amax(0))
+    targets = torch.zeros(len(priors), 4), torch.zeros(len(priors), 10)
+    mine = owner >= 0
+    if mine.any():
+        own = owner[mine]
+        for target, values in zip(targets, encode(boxes[own], landmarks[own], priors[mine]), strict=True):
+            target[mine] = values
+    return mine, near, *targets
+
+
+def multibox_loss(outputs: Outputs, targets: Targets, negatives: int = 7) -> dict[str, Tensor]:
+    """SSD's loss for labelled faces, with hard negative mining.
+
+    Args:
+        outputs: as a detector returns them.
+        negatives: background anchors that count, for each anchor of a face, the worst ones of every picture.
+
+    Returns:
+        ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the anchors of faces.
+    """
+    logits, boxes, landmarks = outputs
+    face = targets.face
+    count = face.sum().clamp(min=1)
+    entropy = F.cross_entropy(logits.flatten(0, 1), face.flatten().long(), reduction='none').reshape(face.shape)
+    worst = entropy.masked_fill(face | (targets.near >= NEAR), -1).sort(1, descending=True).values
+    rank = torch.arange(face.shape[1], device=face.device)
+    mined = (rank < (negatives * face.sum(1, keepdim=True)).clamp(min=negatives)) & (worst > 0)
+    score = (entropy[face].sum() + worst[mined].sum()) / count
+    return {'score': score, **_regression(boxes, landmarks, targets, face.float(), count)}
+
+
+def dense_distillation(outputs: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
+    """Every anchor learns what the teacher says of it on the same view, corrected by labels made under better conditions.
+
+    An anchor that is responsible for a labelled face is a face even where the teacher misses it on this view (turned, tiny,
+    blurred). Far from all labels the teacher's faces are false alarms or unlabelled faces, and are left out.
+
+    Args:
+        outputs, teacher: of the student and of the teacher, as a detector returns them.
+
+    Returns:
+        ``score`` (quality focal loss), ``box`` and ``landmark`` losses, sums divided by the anchors of faces.
+    """
+    logits, boxes, landmarks = outputs
+    opinion = torch.sigmoid(teacher[0][..., 1] - teacher[0][..., 0])
+    target = torch.where(targets.face, 1.0, opinion)
+    counts = targets.face | (targets.near >= NEAR) | (opinion < UNSURE)
+    logit = logits[..., 1] - logits[..., 0]
+    focal = (target - torch.sigmoid(logit)).square() * F.binary_cross_entropy_with_logits(logit, target, reduction='none')
+    total = target[counts].sum().clamp(min=1)
+    followed = (opinion > 0.5) & (targets.near >= NEAR) & ~targets.face
+    joined = copy.copy(targets)
+    joined.boxes, joined.landmarks = (torch.where(followed.unsqueeze(2), own, label) for own, label in
+                                      ((teacher[1], targets.boxes), (teacher[2], targets.landmarks)))
+    weight = torch.where(counts, target, 0.0) * (targets.face | followed)
+    return {'score': (focal * counts).sum() / total, **_regression(boxes, landmarks, joined, weight, weight.sum().clamp(min=1))}
+
+
+def _regression(boxes: Tensor, landmarks: Tensor, targets: Targets, weight: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """Smooth L1 (quadratic below a tenth of a variance unit, 1 % of the anchor) of boxes and of the landmarks that are
+    known."""
+    rows = weight > 0
+    weight = weight[rows].unsqueeze(1)
+    box = F.smooth_l1_loss(boxes[rows], targets.boxes[rows], reduction='none', beta=0.1)
+    wanted = targets.landmarks[rows]
+    known = wanted.isfinite()
+    points = F.smooth_l1_loss(landmarks[rows], wanted.nan_to_num(), reduction='none', beta=0.1) * known
+    return {'box': (weight * box).sum() / total, 'landmark': (weight * points).sum() / total}

@@ -1,0 +1,211 @@
+"""The training loop of detectors: labelled pictures, a teacher, or both."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
+
+from plugins.data.datasets import FaceSampler, face_loader
+from plugins.data.pictures import Pictures, read_labels
+from plugins.data.scenes import SceneAugment
+from plugins.detectors._base import Detector
+from plugins.faces import Faces
+from plugins.files import write_atomic
+from plugins.losses.multibox import assign, dense_distillation, multibox_loss
+from plugins.registry import create_detector
+from recipes.detection import DetectorConfig
+from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from recipes.trainer.engine import Diverged, Interrupted, _make_fabric, _make_optimizer, _plain, _stop_signal
+from recipes.trainer.labels import label_pictures
+from recipes.trainer.log import TrainLog
+from recipes.trainer.schedule import learning_rate
+from zoo.export.fold import fold_batchnorm
+from zoo.loading import load_model
+from zoo.runtime.torch import TorchDetector
+from zoo.weights import load_weights, save_weights
+
+__all__ = ['DetectorTrainer']
+
+_LOG = logging.getLogger(__name__)
+
+
+class SceneDataset(Dataset):
+    """Views of labelled pictures. Item ``(view, index)`` is a pure function of ``(seed, view, index)``.
+
+    Yields batches ``(views uint8 RGB (N, S, S, 3), faces of each, indices)``.
+    """
+
+    def __init__(self, pictures: Pictures, size: int, augment: SceneAugment, seed: int) -> None:
+        self.pictures, self.size, self.augment, self.seed = pictures, size, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def load(self, view: int, index: int) -> tuple[np.ndarray, Faces]:
+        rng = np.random.default_rng((self.seed, view, index))
+        first = [index]  # the picture itself, then random others
+
+        def load(longest: int) -> tuple[np.ndarray, Faces]:
+            return self.pictures.load(first.pop() if first else int(rng.integers(len(self.pictures))), longest)
+
+        return self.augment(self.size, load, rng)
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> tuple[Tensor, list[Faces], Tensor]:
+        views, faces = zip(*(self.load(*item) for item in items), strict=True)
+        return torch.from_numpy(np.stack(views)), list(faces), torch.tensor([index for _, index in items])
+
+
+class DetectorTrainer:
+    """One run of a detector's recipe.
+
+    Raises:
+        RecipeError, FaceError, CheckpointError: the recipe, the data or the checkpoint do not fit; nothing was written.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.config, self.output = config, Path(config.output)
+        self.fabric = _make_fabric(config)
+        if not config.resume and (self.output / 'checkpoint.pt').exists():
+            raise CheckpointError(f'{self.output} holds a training; go on with resume=true, or choose another output')
+        self.teacher = self._load_teacher() if config.teacher else None
+        if config.labels:
+            pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
+        else:
+            pictures = label_pictures(TorchDetector(self.teacher, config.teacher), config.pictures, self.output / 'label.txt')
+        self.dataset = SceneDataset(pictures, config.view_size, SceneAugment(**config.augment), config.seed)
+        self.fabric.seed_everything(config.seed, verbose=False)
+        self.raw: Detector = create_detector(config.network, **config.network_args)
+        init_weights(self.raw)
+        if config.init:
+            load_weights(self.raw, config.init)
+        self.raw.to(memory_format=torch.channels_last)
+        self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
+        self.optimizer = _make_optimizer(config, self.raw)
+        self.ema = (AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+                    if config.ema else None)
+        self.images = 0
+        if config.resume:
+            self._restore()
+        self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
+
+    def _load_teacher(self) -> Detector:
+        teacher = load_model(self.config.network, self.config.teacher, None, dict(self.config.network_args))
+        return fold_batchnorm(teacher).to(self.fabric.device, memory_format=torch.channels_last)
+
+    def fit(self) -> dict:
+        """Train to the end; see :meth:`recipes.trainer.engine.Trainer.fit`.
+
+        Returns:
+            ``train``: running means of the losses.
+        """
+        config = self.config
+        batch = config.batch_size * self.fabric.world_size
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
+                              self.fabric.global_rank, self.fabric.world_size)
+        per_epoch, step = sampler.steps_per_epoch, sampler.start
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        log = TrainLog(self.output, per_epoch * config.num_epoch * batch, self.images, self.fabric.is_global_zero)
+        saved = began = time.monotonic()
+        means: dict[str, float] = {}
+        with _stop_signal() as stop:
+            for views, faces, _ in face_loader(self.dataset, sampler, config.num_workers):
+                losses = self._step(views, faces, step, per_epoch)
+                step += 1
+                self.images = step * batch
+                log.bar.update(batch)
+                means = {key: means.get(key, value) * 0.99 + value * 0.01 for key, value in losses.items()}
+                if step % config.frequent == 0:
+                    rate = config.frequent * batch / (time.monotonic() - began)
+                    began = time.monotonic()
+                    log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
+                if stop or time.monotonic() - saved > 60 * config.save_minutes:
+                    self._save()
+                    saved = time.monotonic()
+                if stop:
+                    log.close()
+                    raise Interrupted(f'stopped after {self.images} views; go on with resume=true')
+        self._save()
+        log.close()
+        return {'train': means}
+
+    def _step(self, views: Tensor, faces: list[Faces], step: int, per_epoch: int) -> dict[str, float]:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(config, step / per_epoch)
+        self.student.train()
+        x = _normalise(views.to(self.fabric.device), self.raw.preprocess)
+        outputs = self.student(x)
+        targets = assign(faces, self.priors)
+        if self.teacher is None:
+            losses = multibox_loss(outputs, targets)
+        else:
+            with torch.inference_mode(), torch.autocast(views.device.type, enabled=False):
+                opinion = self.teacher(_normalise(views.to(self.fabric.device), self.teacher.preprocess))
+            losses = dense_distillation(outputs, tuple(o.clone() for o in opinion), targets)
+        weights = {'score': 1.0, 'box': config.box_weight, 'landmark': config.landmark_weight}
+        loss = sum(weights[key] * value for key, value in losses.items())
+        if not torch.isfinite(loss):
+            raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }). The last '
+                           f'checkpoint in {self.output} is good; resume with a lower lr')
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.student, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update_parameters(self.raw)
+        return {key: value.item() for key, value in losses.items()}
+
+    @property
+    def final(self) -> Detector:
+        """The detector whose weights count: the average when there is one."""
+        return self.ema.module if self.ema else self.raw
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, images=self.images, student=self.raw.state_dict(),
+                            optimizer=self.optimizer.state_dict(), ema=self.ema.state_dict() if self.ema else None)
+            save_weights(self.output / 'last.safetensors', self.final, self.config.network, self.config.network_args)
+        self.fabric.barrier()
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
+        self.raw.load_state_dict(state['student'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        if self.ema:
+            self.ema.load_state_dict(state['ema'])
+        self.images = state['images']
+
+
+def init_weights(model: nn.Module) -> None:
+    """He initialisation (fan-out); the last convolution of each score head begins with faces being rare (focal loss, Lin
+    2017)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for heads in (model.heads.scores, model.heads.boxes, model.heads.landmarks):
+        for head in heads:
+            last = [m for m in head.modules() if isinstance(m, nn.Conv2d)][-1]
+            nn.init.normal_(last.weight, std=0.01)
+            if heads is model.heads.scores:
+                nn.init.constant_(last.bias[0::2], 2.0)
+                nn.init.constant_(last.bias[1::2], -2.0)
+
+
+def _normalise(views: Tensor, norm) -> Tensor:
+    """uint8 RGB ``(N, H, W, 3)`` on any device to the detector's input, as :class:`plugins.preprocess.PictureNorm`."""
+    x = (views.float() - torch.tensor(norm.mean, device=views.device)) / norm.std
+    if norm.colour == 'BGR':
+        x = x.flip(3)
+    return x.permute(0, 3, 1, 2)

@@ -1,0 +1,68 @@
+"""Labels by a teacher: its detections at two scales and mirrored, joined, so that they are better than those of any one
+view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from plugins.data.pictures import Pictures, read_labels, write_labels
+from plugins.data.sources import TreeFaces
+from plugins.faces import Faces
+from plugins.files import write_atomic
+from zoo.progress import progress_bar
+from zoo.runtime.detector import DetectorNet, decode_outputs, fit
+
+__all__ = ['label_pictures', 'vote']
+
+LOWEST = 0.3  # faces scored lower are not written down; a trainer decides from which score on they are certain
+SCALES = (1.0, 2.0)
+
+
+def label_pictures(net: DetectorNet, root: str, path: Path) -> Pictures:
+    """The pictures below ``root`` with the labels in ``path``, which are made first when there are none."""
+    if not path.is_file():
+        tree = TreeFaces(root)
+        unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
+        labels = {}
+        with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
+            for index, name in enumerate(unlabelled.names):
+                labels[name] = vote(net, unlabelled.load(index)[0])
+                bar.update(1)
+        write_atomic(path, write_labels(labels))
+    return Pictures(root, read_labels(path.read_text(), str(path)))
+
+
+def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCALES, overlap: float = 0.5) -> Faces:
+    """Faces of a picture uint8 RGB from several views: boxes and landmarks are the score-weighted means of all detections
+    that overlap the best one, the score is its own."""
+    found = []
+    for scale in scales:
+        view = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale != 1 else picture
+        factor, width = view.shape[1] / picture.shape[1], view.shape[1]
+        mirror = np.float64([[-1, 0, width - 1], [0, 1, 0]])
+        found.append(_detect(net, view).scaled(1 / factor))
+        found.append(_detect(net, np.ascontiguousarray(view[:, ::-1])).warped(mirror).scaled(1 / factor))
+    return _merge(Faces.join(found), overlap)
+
+
+def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
+    padded = fit(view, max(view.shape), net.strides[-1])[0]
+    return decode_outputs([o[0] for o in net(padded[None])], padded.shape[:2], net.strides, LOWEST)
+
+
+def _merge(faces: Faces, overlap: float) -> Faces:
+    faces = faces[np.argsort(-faces.scores, kind='stable')]
+    merged = []
+    while len(faces):
+        low, high = np.maximum(faces.boxes[:, :2], faces.boxes[0, :2]), np.minimum(faces.boxes[:, 2:], faces.boxes[0, 2:])
+        inner, area = (high - low).clip(min=0).prod(1), faces.sides.prod(1)
+        together = inner / (area + area[0] - inner) >= overlap
+        together[0] = True
+        group = faces[together]
+        weight = group.scores / group.scores.sum()
+        merged.append([*(weight @ group.boxes), *(weight @ group.landmarks.reshape(-1, 10)), group.scores[0]])
+        faces = faces[~together]
+    return Faces.from_rows(merged)

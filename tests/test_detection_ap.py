@@ -1,0 +1,65 @@
+"""Average precision of detectors: hand-made cases with known answers, and the WIDER and FDDB readers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plugins.faces import Faces
+from zoo.evaluate.detection import GroundTruth, evaluate_detections, landmark_errors, overlaps
+
+POINTS = np.float32([[2, 3], [7, 3], [5, 5], [3, 8], [6, 8]])
+
+
+def faces(*rows) -> Faces:
+    """Rows ``x, y, side, score``."""
+    return Faces.from_rows([[x, y, x + side, y + side, *(POINTS * side / 10 + (x, y)).ravel(), score]
+                            for x, y, side, score in rows])
+
+
+def truth(*rows, counts=None) -> GroundTruth:
+    made = faces(*((x, y, side, 1.0) for x, y, side in rows))
+    return GroundTruth(made, np.ones(len(rows), bool) if counts is None else np.array(counts, bool))
+
+
+def test_perfect_and_missed():
+    ground = [truth((0, 0, 40), (100, 0, 40)), truth((50, 50, 40))]
+    found = [faces((0, 0, 40, 0.9), (100, 0, 40, 0.8)), faces((50, 50, 40, 0.7))]
+    result = evaluate_detections(found, ground)
+    assert result.ap == pytest.approx(1, abs=2e-3) and result.recall == 1 and result.false_alarms == 0
+    assert result.landmark_error == pytest.approx(0, abs=1e-6)
+    result = evaluate_detections([found[0][:1], found[1][:0]], ground)
+    assert result.recall == pytest.approx(1 / 3) and result.ap == pytest.approx(1 / 3, abs=2e-3)
+
+
+def test_a_false_alarm_above_a_hit_halves_its_precision():
+    result = evaluate_detections([faces((200, 200, 30, 0.9), (0, 0, 40, 0.6))], [truth((0, 0, 40))])
+    assert result.ap == pytest.approx(0.5, abs=2e-3)
+    assert result.false_alarms == 1 and result.precision == 0.5
+
+
+def test_a_second_detection_of_a_face_is_a_false_alarm():
+    result = evaluate_detections([faces((0, 0, 40, 0.9), (1, 1, 40, 0.8))], [truth((0, 0, 40))])
+    assert result.recall == 1 and result.precision == 0.5
+
+
+def test_faces_outside_the_subset_count_neither_way():
+    result = evaluate_detections([faces((0, 0, 40, 0.9), (100, 0, 10, 0.95))],
+                                 [truth((0, 0, 40), (100, 0, 10), (300, 0, 10), counts=[True, False, False])])
+    assert result.recall == result.precision == 1 and result.faces == 1
+
+
+def test_landmark_error_is_relative_to_the_eyes():
+    shifted = POINTS[None] + np.float32([1, 0])
+    assert landmark_errors(shifted, POINTS[None])[0] == pytest.approx(1 / 5)
+
+
+def test_overlap_counts_pixels_inclusively():
+    assert overlaps(np.array([[0, 0, 9, 9]]), np.array([[0, 0, 9, 4]]))[0, 0] == pytest.approx(0.5)
+
+
+def test_nothing_to_find_is_refused():
+    with pytest.raises(ValueError, match='no face'):
+        evaluate_detections([faces()], [truth((0, 0, 9), counts=[False])])
+    with pytest.raises(ValueError, match='lists of detections'):
+        evaluate_detections([], [truth((0, 0, 9))])

@@ -1,0 +1,144 @@
+"""Training of detectors: label files, views that carry their labels along, losses, and a run that learns and resumes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from plugins.data.pictures import Pictures, read_labels, write_labels
+from plugins.data.scenes import SceneAugment
+from plugins.faces import Faces
+from plugins.losses.multibox import assign, dense_distillation, multibox_loss
+from plugins.preprocess import FaceError
+from plugins.registry import create_detector
+from recipes.config import RecipeError, load_recipe
+from recipes.trainer.labels import vote
+from tests.conftest import encode
+
+SAMPLE = np.float32([[20, 22], [40, 22], [30, 32], [22, 42], [38, 42]])  # landmarks of a face in a box from 10 to 50
+
+
+def one_face(score: float = 1.0) -> Faces:
+    return Faces.from_rows([[10, 10, 50, 54, *SAMPLE.ravel(), score]])
+
+
+@pytest.fixture(scope='module')
+def labelled(picture, tmp_path_factory):
+    """Twelve cuts of the group photo, each around one face, with the label file that says where it is."""
+    from zoo.pipeline.sample import _FACTS
+    root = tmp_path_factory.mktemp('pictures')
+    labels = {}
+    for number, points in enumerate(np.float32(json.loads(_FACTS.read_text())['landmarks'])):
+        middle, side = points.mean(0), 2.6 * np.linalg.norm(points[0] - points[1])
+        for shift in (-20, 25):
+            left, top = (np.maximum(middle - 130 + shift, 0)).astype(int)
+            name = f'{number}_{shift}.jpg'
+            (root / name).write_bytes(encode(picture[top:top + 260, left:left + 260]))
+            own = points - (left, top)
+            box = np.concatenate([own.mean(0) - side / 2, own.mean(0) + side / 2])
+            labels[name] = Faces.from_rows([[*box, *own.ravel(), 1.0]])
+    (root / 'label.txt').write_text(write_labels(labels))
+    return root
+
+
+def test_label_files_round_trip():
+    labels = {'a/b.jpg': one_face(0.75), 'empty.jpg': Faces.from_rows([]), 'bare.jpg': Faces.from_rows(
+        [[1, 2, 11, 22, *[np.nan] * 10, 1.0]])}
+    back = read_labels(write_labels(labels))
+    for name, faces in labels.items():
+        np.testing.assert_allclose(back[name].boxes, faces.boxes, atol=0.02)
+        np.testing.assert_allclose(back[name].landmarks, faces.landmarks, atol=0.02)
+        np.testing.assert_allclose(back[name].scores, faces.scores, atol=1e-3)
+    assert len(read_labels('# a.jpg\n1 2 3 4\n')['a.jpg']) == 1
+    for text, word in (('1 2 3 4\n', 'before the first'), ('# a.jpg\n1 two 3\n', 'line 2')):
+        with pytest.raises(FaceError, match=word):
+            read_labels(text)
+
+
+def test_labels_follow_every_view(labelled):
+    """The bright dot painted on each nose stays under the labelled nose, whatever the view does."""
+    dot = np.zeros((64, 64, 3), np.uint8)
+    dot[30:35, 28:33] = 255
+    plain = SceneAugment(colour=0, grey=0, lowres=0, blur=0, noise=0, turn=1.0)
+    seen = 0
+    for seed in range(20):
+        view, faces = plain(128, lambda longest: (dot, one_face()), np.random.default_rng(seed))
+        for x, y in faces.landmarks[:, 2]:
+            if 3 < x < 124 and 3 < y < 124:
+                patch = view[int(y) - 2:int(y) + 3, int(x) - 2:int(x) + 3]
+                seen += 1
+                assert patch.max() > 80
+    assert seen > 10
+
+
+def test_mirrored_faces_keep_left_on_the_left():
+    faces = one_face().warped(np.float64([[-1, 0, 63], [0, 1, 0]]))
+    assert faces.landmarks[0, 0, 0] < faces.landmarks[0, 1, 0] and faces.landmarks[0, 3, 0] < faces.landmarks[0, 4, 0]
+
+
+def test_multibox_loss_is_zero_for_the_truth():
+    model = create_detector('retinaface_mnet025')
+    priors = model.anchors.priors(64, 64)
+    targets = assign([one_face()], priors)
+    assert targets.face.any() and not targets.face.all()
+    logits = torch.stack([-20.0 * (targets.face * 2 - 1), 20.0 * (targets.face * 2 - 1)], 2)
+    right = multibox_loss((logits, targets.boxes, targets.landmarks), targets)
+    assert max(map(float, right.values())) < 1e-4
+    wrong = multibox_loss((-logits, targets.boxes + 1, targets.landmarks - 1), targets)
+    assert min(map(float, wrong.values())) > 0.5
+    soft = dense_distillation((logits, targets.boxes, targets.landmarks), (logits, targets.boxes, targets.landmarks), targets)
+    assert max(map(float, soft.values())) < 1e-4
+
+
+def test_voting_needs_no_face():
+    class Nobody:
+        name, strides = 'nobody', (8, 16, 32)
+
+        def __call__(self, pictures):
+            cells = [pictures.shape[1] // s * (pictures.shape[2] // s) * 2 for s in self.strides]
+            return [np.zeros((1, k, c), np.float32) for c in (1, 4, 10) for k in cells]
+    assert len(vote(Nobody(), np.zeros((50, 70, 3), np.uint8))) == 0
+
+
+def test_training_learns_and_resumes(labelled, tmp_path):
+    from recipes.trainer.detector import DetectorTrainer
+    from recipes.trainer.engine import Interrupted
+    options = {'pictures': str(labelled), 'labels': str(labelled / 'label.txt'), 'teacher': None, 'num_epoch': 2,
+               'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0, 'frequent': 1,
+               'device': 'cpu'}
+    whole = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'whole')})).fit()
+    losses = [json.loads(line) for line in (tmp_path / 'whole' / 'log.jsonl').read_text().splitlines()]
+    assert len(losses) == 6 and all(np.isfinite(whole['train'][key]) for key in ('score', 'box', 'landmark'))
+    assert (tmp_path / 'whole' / 'last.safetensors').is_file()
+    broken = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves')}))
+    step = broken._step
+
+    def stop_after_two(*args):
+        import os
+        import signal
+        if args[2] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+    broken._step = stop_after_two
+    with pytest.raises(Interrupted):
+        broken.fit()
+    DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves'), 'resume': True})).fit()
+    from plugins.files import sha256_file
+    assert sha256_file(tmp_path / 'halves' / 'last.safetensors') == sha256_file(tmp_path / 'whole' / 'last.safetensors')
+
+
+def test_recipes_of_detectors_are_checked():
+    with pytest.raises(RecipeError, match='multiple of 32'):
+        load_recipe('retinaface_mnet025_kd', {'view_size': 100})
+    with pytest.raises(RecipeError, match='nothing to learn'):
+        load_recipe('retinaface_mnet025_kd', {'teacher': None})
+    with pytest.raises(RecipeError, match=r'augment\.mosaic'):
+        load_recipe('retinaface_mnet025_kd', {'augment': {'mosaic': 1}})
+
+
+def test_pictures_that_are_not_there(labelled):
+    with pytest.raises(FaceError, match=r"'none\.jpg'"):
+        Pictures(labelled, {'none.jpg': one_face()})

@@ -1,0 +1,192 @@
+"""Detectors: contract of every registered one, printed figures, anchors, deployed outputs, runtimes, a teacher's checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from plugins.detectors._deploy import DeployedDetector
+from plugins.detectors.anchors import Anchors, decode, encode, match
+from plugins.faces import Faces
+from plugins.preprocess import PictureNorm
+from plugins.registry import create_detector, list_detectors, register_detector
+from zoo.complexity import profile
+from zoo.export.detector import export_detector
+from zoo.export.fold import fold_batchnorm
+from zoo.runtime.detector import FaceDetector, decode_outputs, fit, open_detector, suppress
+from zoo.runtime.torch import TorchDetector
+
+
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Untrained weights with lively statistics, so that a wrong folding shows."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.7, 1.3)
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def teacher(shared):
+    path = shared / 'data' / 'teachers' / 'retinaface_mnet025.pth'
+    if not path.is_file():
+        pytest.skip(f'needs {path}')
+    return zoo.load('retinaface_mnet025', weights=path)
+
+
+@pytest.mark.parametrize('name', list_detectors())
+def test_contract(name):
+    model = randomise(create_detector(name))
+    card = zoo.card(name)
+    assert card.task == 'detection'
+    height, width = 128, 192
+    with torch.no_grad():
+        logits, boxes, landmarks = model(torch.randn(2, 3, height, width))
+    count = len(model.anchors.priors(height, width))
+    assert logits.shape == (2, count, 2) and boxes.shape == (2, count, 4) and landmarks.shape == (2, count, 10)
+    assert logits.dtype == torch.float32 and not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize('name', list_detectors())
+def test_card_figures(name):
+    card = zoo.card(name)
+    model = create_detector(name)
+    found = profile(model)
+    assert sum(p.numel() for p in model.parameters()) == card.params
+    assert found.macs == card.macs
+
+
+def test_retinaface_meets_the_printed_figures():
+    found = profile(create_detector('retinaface_mnet025', input_size=(320, 320)))
+    assert round(found.params / 1e6, 4) == 0.4266
+    assert round(found.macs_paper / 1e6, 2) == 254.33
+
+
+@pytest.mark.parametrize('name', list_detectors())
+def test_deployed_outputs_are_the_decoded_ones(name):
+    model = randomise(create_detector(name))
+    for heads in (model.heads.scores, model.heads.boxes):  # untrained heads give next to nothing
+        for module in heads.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data.mul_(3)
+    model.preprocess = PictureNorm(mean=(120.0, 110.0, 100.0), std=60.0, colour='BGR')
+    picture = np.random.default_rng(0).integers(0, 256, (1, 128, 192, 3)).astype(np.uint8)
+    with torch.no_grad():
+        logits, boxes, landmarks = model(torch.from_numpy(model.preprocess(picture)))
+        corners, points = decode(boxes, landmarks, model.anchors.priors(128, 192))
+        net = TorchDetector(fold_batchnorm(model))
+    found = decode_outputs([o[0] for o in net(picture)], (128, 192), net.strides, 0.0)
+    assert corners.std() > 1
+    np.testing.assert_allclose(found.boxes, corners[0], rtol=1e-3, atol=2e-2)
+    np.testing.assert_allclose(found.landmarks, points[0], rtol=1e-3, atol=2e-2)
+    np.testing.assert_allclose(found.scores, logits[0].softmax(1)[:, 1], atol=1e-4)
+
+
+def test_maps_and_rows_hold_the_same():
+    model = randomise(create_detector('retinaface_mnet025'))
+    x = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        rows, maps = DeployedDetector(model)(x), DeployedDetector(model, rows=False)(x)
+    for a, b in zip(rows, maps, strict=True):
+        assert torch.equal(a, b.permute(0, 2, 3, 1).reshape(-1, a.shape[1]))
+
+
+def test_anchors_encode_and_decode():
+    priors = Anchors().priors(64, 96)
+    assert priors[0].tolist() == [4, 4, 16] and priors[1].tolist() == [4, 4, 32] and priors[2].tolist() == [12, 4, 16]
+    assert len(priors) == 2 * (8 * 12 + 4 * 6 + 2 * 3)
+    rng = np.random.default_rng(0)
+    boxes = torch.from_numpy(np.sort(rng.uniform(0, 60, (len(priors), 2, 2)), 1).reshape(-1, 4).astype(np.float32))
+    points = torch.from_numpy(rng.uniform(0, 60, (len(priors), 5, 2)).astype(np.float32))
+    back, points_back = decode(*encode(boxes, points, priors), priors)
+    torch.testing.assert_close(back, boxes, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(points_back, points, atol=1e-3, rtol=1e-3)
+
+
+def test_anchors_need_whole_cells():
+    with pytest.raises(ValueError, match='multiple'):
+        Anchors().priors(100, 64)
+
+
+def test_match_gives_every_box_a_prior():
+    priors = Anchors().priors(64, 64)
+    boxes = torch.tensor([[4.0, 4, 20, 20], [10.0, 12, 55, 60], [0.0, 0, 1, 1]])
+    owner, overlap = match(boxes, priors)
+    assert {0, 1} <= set(owner.tolist()) and 2 not in owner  # a box of one pixel is like no prior
+    assert owner.max() < 3 and ((owner >= 0) <= (overlap > 0)).all()
+    assert (match(boxes[:0], priors)[0] == -1).all()
+
+
+def test_suppression_keeps_the_best_of_overlapping_boxes():
+    boxes = np.float32([[0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
+    faces = Faces(boxes, np.zeros((3, 5, 2), np.float32), np.float32([0.6, 0.9, 0.7]))
+    assert suppress(faces).scores.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_fit_never_enlarges_and_pads_with_black(picture):
+    small, factor = fit(picture, 320, 32)
+    assert factor == 0.25 and small.shape == (224, 320, 3)
+    assert not small[222:].any() and small[:221].any(2).mean() > 0.9
+    tiny, factor = fit(picture[:1, :1], 320, 32)
+    assert tiny.shape == (32, 32, 3) and factor == 1
+
+
+def test_public_checkpoint_finds_the_faces_of_the_sample(teacher, picture):
+    from zoo.pipeline.sample import sample_crops  # noqa: F401 (the sample is there)
+    faces = FaceDetector(TorchDetector(teacher))(picture)
+    assert len(faces) == 6 and faces.scores.min() > 0.9
+    assert (faces.landmarks[:, 0, 0] < faces.landmarks[:, 1, 0]).all()
+    assert teacher.preprocess.colour == 'BGR'
+
+
+def test_public_checkpoint_agrees_with_its_own_onnx(teacher, shared, picture):
+    """The published ONNX file of the same weights: loc, conf, landms before decoding."""
+    ort = pytest.importorskip('onnxruntime')
+    session = ort.InferenceSession(shared / 'data' / 'teachers' / 'retinaface_mnet025.onnx', providers=['CPUExecutionProvider'])
+    view = fit(picture, 320, 32)[0][None]
+    x = np.ascontiguousarray((view[..., ::-1].astype(np.float32) - np.float32([104, 117, 123])).transpose(0, 3, 1, 2))
+    theirs = sorted(session.run(None, {session.get_inputs()[0].name: x}), key=lambda o: o.shape[-1])
+    with torch.no_grad():
+        logits, boxes, landmarks = teacher(torch.from_numpy(teacher.preprocess(view)))
+    for own, other in zip((logits.softmax(2), boxes, landmarks), theirs, strict=True):
+        assert other.std() > 0.01
+        np.testing.assert_allclose(own.numpy().reshape(other.shape), other, atol=2e-4)
+
+
+@pytest.mark.parametrize('name', ['retinaface_mnet025', 'ssd_mobilenetv2'])
+@pytest.mark.parametrize('to', ['onnx', 'ncnn'])
+def test_exported_detector_agrees_at_every_size(name, to, tmp_path, picture):
+    pytest.importorskip(to)
+    model = randomise(create_detector(name))
+    sidecar = export_detector(model, name, to, tmp_path / ('net.onnx' if to == 'onnx' else 'net'))
+    assert sidecar['parity']['max_abs'] < 1e-3
+    net = open_detector(tmp_path / ('net.onnx' if to == 'onnx' else 'net'), threads=1, size=256).net
+    assert net.strides == model.anchors.strides
+    view = fit(picture[200:600, 100:400], 192, net.strides[-1])[0][None]
+    for own, other in zip(TorchDetector(model)(view), net(view), strict=True):
+        assert own.shape == other.shape and own.std() > 0
+        np.testing.assert_allclose(other, own, atol=1e-3)
+
+
+def test_bundled_detector_finds_the_faces_of_the_sample(detector_file, picture):
+    faces = open_detector(detector_file, threads=1, threshold=0.75)(picture)
+    assert len(faces) == 6
+    torch_faces = open_detector('retinaface_mnet025', threshold=0.75)(picture)
+    np.testing.assert_allclose(faces.boxes, torch_faces.boxes, atol=0.1)
+    assert not len(open_detector(detector_file, threads=1)(np.zeros((300, 200, 3), np.uint8)))
+
+
+def test_a_recogniser_is_no_detector(recogniser_file):
+    with pytest.raises(ValueError, match='a detector has 9, 12 or 15'):
+        open_detector(recogniser_file)
+
+
+def test_registering_twice_is_refused():
+    with pytest.raises(ValueError, match='registered twice'):
+        def retinaface_mnet025():
+            return None
+        register_detector(retinaface_mnet025)

@@ -1,0 +1,337 @@
+"""From pictures to names: reading, quality gate, pipeline, gallery, enrolment, drawing, with real faces and real runtimes."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from plugins.preprocess import FaceError
+from tests.conftest import encode
+from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
+from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
+from zoo.pipeline.enrol import enrol_folder
+from zoo.pipeline.gallery import Gallery, GalleryError
+from zoo.pipeline.pictures import find_pictures, read_picture
+from zoo.pipeline.quality import Quality, QualityGate
+from zoo.pipeline.recogniser import Pipeline, recognise
+from zoo.pipeline.threshold import threshold_of
+from zoo.runtime import open_embedder
+from zoo.runtime.detector import open_detector
+
+
+@pytest.fixture(scope='module')
+def pipeline(detector_file, recogniser_file):
+    return Pipeline(open_detector(detector_file, threads=1, threshold=0.75), open_embedder(recogniser_file, threads=1))
+
+
+@pytest.fixture(scope='module')
+def people(pipeline, picture, tmp_path_factory):
+    """A folder with two pictures of each of the six persons of the group photo, cut out with some surroundings."""
+    root = tmp_path_factory.mktemp('people')
+    for number, face in enumerate(sorted(pipeline(picture).faces, key=lambda f: f.box[0])):
+        left, top, right, bottom = face.box
+        for name, border in (('a', 0.45), ('b', 0.6)):
+            wide, high = border * (right - left), border * (bottom - top)
+            cut = picture[max(0, int(top - high)):int(bottom + high), max(0, int(left - wide)):int(right + wide)]
+            cut = cut[:, ::-1] if name == 'b' else cut
+            path = root / f'Person {number}' / f'{name}.png'
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode(cut, '.png'))
+    return root
+
+
+@pytest.fixture(scope='module')
+def gallery(pipeline, people):
+    made = Gallery(pipeline.contract())
+    enrol_folder(pipeline, made, people)
+    return made
+
+
+def contract() -> Contract:
+    return Contract('net', {'mean': 127.5}, True, np.eye(3, 4, dtype=np.float32))
+
+
+# reading pictures
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'CMYK', 'P', '1'])
+def test_colour_modes(mode, tmp_path):
+    image = Image.new('RGB', (40, 30), (200, 100, 50)).convert(mode)
+    path = tmp_path / ('a.jpg' if mode == 'CMYK' else 'a.png')
+    image.save(path)
+    array = read_picture(path)
+    assert array.shape == (30, 40, 3) and array.dtype == np.uint8
+    if mode in ('RGB', 'RGBA', 'CMYK'):
+        np.testing.assert_allclose(array[5, 5].astype(int), (200, 100, 50), atol=12)
+
+
+def test_sixteen_bits_become_eight():
+    deep = np.full((9, 9), 40000, np.uint16)
+    assert read_picture(cv2.imencode('.png', deep)[1].tobytes())[0, 0, 0] == 40000 >> 8
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    image = Image.fromarray(np.dstack([np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (32, 1))] * 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for suffix in ('jpg', 'png', 'webp'):
+        image.save(tmp_path / f'a.{suffix}', exif=exif, quality=95)
+        turned = read_picture(tmp_path / f'a.{suffix}')
+        assert turned.shape == (64, 32, 3), suffix
+        assert turned[0].mean() < 20 and turned[-1].mean() > 235, suffix
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new('RGB', (20, 20), colour) for colour in ('red', 'blue')]
+    for suffix in ('gif', 'webp'):
+        frames[0].save(tmp_path / f'a.{suffix}', save_all=True, append_images=frames[1:])
+        assert read_picture(tmp_path / f'a.{suffix}')[10, 10, 0] > 200
+
+
+@pytest.mark.parametrize(('data', 'message'), [(b'', 'empty'), (b'no picture at all', 'not an image')])
+def test_damaged_bytes(data, message, tmp_path):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(data)
+    with pytest.raises(FaceError, match=rf'a\.jpg.*{message}'):
+        read_picture(path)
+
+
+def test_truncated_jpeg_and_png(tmp_path, picture):
+    for suffix in ('.jpg', '.png'):
+        path = tmp_path / f'cut{suffix}'
+        path.write_bytes(encode(picture[:200, :200], suffix)[:-3000])
+        with pytest.raises(FaceError, match='cut'):
+            read_picture(path)
+
+
+def test_folders_missing_files_and_odd_arrays(tmp_path):
+    with pytest.raises(FaceError, match='is a folder'):
+        read_picture(tmp_path)
+    with pytest.raises(FaceError, match='No such file'):
+        read_picture(tmp_path / 'none.jpg')
+    with pytest.raises(FaceError, match='float64'):
+        read_picture(np.zeros((4, 4, 3)))
+    assert read_picture(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
+    with pytest.raises(FaceError, match='no pictures'):
+        list(find_pictures([tmp_path]))
+
+
+def test_a_bomb_is_refused_by_its_header():
+    buffer = io.BytesIO()
+    Image.new('1', (20000, 20000)).save(buffer, 'png')
+    with pytest.raises(FaceError, match='scale it down'):
+        read_picture(buffer.getvalue())
+
+
+# faces
+
+def test_six_faces_with_unit_embeddings(pipeline, picture, crops):
+    faces = pipeline(picture).faces
+    assert len(faces) == 6
+    table = np.stack([face.embedding for face in sorted(faces, key=lambda f: f.box[0])])
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-5)
+    known = pipeline.embed_crops(crops)  # aligned by the landmarks that are known of the photo
+    order = known @ table.T
+    assert order.argmax(1).tolist() == list(range(6)) and np.diag(order).min() > 0.6
+    assert np.abs(table @ table.T - np.eye(6)).max() < 0.999
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 500), (33, 31), (3000, 12000)])
+def test_pictures_of_any_size(pipeline, shape):
+    scene = pipeline(np.full((*shape, 3), 90, np.uint8))
+    assert scene.faces == () and scene.picture.shape == (*shape, 3)
+
+
+def test_batch_goes_on_after_a_bad_picture(pipeline, picture, tmp_path):
+    good, bad = tmp_path / 'good.jpg', tmp_path / 'bad.jpg'
+    good.write_bytes(encode(picture))
+    bad.write_bytes(b'\xff\xd8 broken')
+    first, second, third = pipeline.stream([good, bad, good])
+    assert len(first.faces) == len(third.faces) == 6
+    assert second.error and 'bad.jpg' in second.error and second.to_dict() == {'picture': str(bad), 'error': second.error}
+    np.testing.assert_allclose(first.faces[0].embedding, third.faces[0].embedding, atol=1e-5)
+
+
+def test_batches_give_what_single_faces_give(pipeline, crops):
+    single = np.concatenate([pipeline.embed_crops(crops[i:i + 1]) for i in range(len(crops))])
+    np.testing.assert_allclose(pipeline.embed_crops(crops), single, atol=1e-4)
+    assert pipeline.embed_crops(crops[:0]).shape == (0, 512)
+
+
+def test_gate_says_why(pipeline, picture):
+    strict = Pipeline(pipeline.detector, pipeline.embedder, QualityGate(side=5000))
+    scene = strict(picture)
+    assert all('5000' in face.refused and face.embedding is None for face in scene.faces)
+    gate = QualityGate(score=0.5, side=10, turn=1, sharpness=5)
+    fine = Quality(0.9, 50, 0.1, 100)
+    assert gate.reason(fine) is None
+    for changes, word in (({'score': 0.1}, 'score'), ({'side': 5.0}, 'small'), ({'turn': 2.0}, 'turned'), ({'sharpness': 1.0},
+                                                                                                          'blurred')):
+        assert word in gate.reason(Quality(**{**vars(fine), **changes}))
+
+
+# galleries
+
+def test_everybody_is_recognised(pipeline, gallery, picture):
+    scene = recognise(pipeline(picture), gallery, 0.5)
+    faces = sorted(scene.faces, key=lambda f: f.box[0])
+    assert [face.name for face in faces] == [f'Person {i}' for i in range(6)]
+    assert faces[0].to_dict()['nearest'] == 'Person 0'
+
+
+def test_unknown_is_an_answer(pipeline, gallery, picture):
+    others = Gallery(gallery.contract, gallery._names, gallery._rows, gallery._sources)
+    others.remove('Person 2')
+    faces = sorted(recognise(pipeline(picture), others, 0.5).faces, key=lambda f: f.box[0])
+    assert faces[2].name is None and faces[2].match.name != 'Person 2' and not faces[2].match.known
+    assert faces[3].name == 'Person 3'
+
+
+def test_round_trip(gallery, tmp_path):
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    loaded = Gallery.load(path, gallery.contract)
+    assert loaded.persons == gallery.persons and len(loaded) == 6
+    assert loaded.search(gallery._rows[:1], 0.5) == gallery.search(gallery._rows[:1], 0.5)
+
+
+def test_a_crash_while_saving_loses_nothing(gallery, tmp_path, monkeypatch):
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    before = path.read_bytes()
+
+    def crash(file, **arrays):
+        file.write(b'half a gallery')
+        raise OSError('disk full')
+    monkeypatch.setattr(np, 'savez', crash)
+    with pytest.raises(OSError, match='disk full'):
+        gallery.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('damage', [lambda b: b[:-100], lambda b: b[:50], lambda b: b'', lambda b: b'PK' + b[100:]])
+def test_damaged_gallery(gallery, tmp_path, damage):
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(GalleryError, match='not a whole gallery'):
+        Gallery.load(path)
+
+
+def test_pickles_are_not_executed(tmp_path):
+    path = tmp_path / 'evil.npz'
+    np.savez(path, facts=np.array([{'a': 1}], object), probe=np.zeros(1), embeddings=np.zeros(1))
+    with pytest.raises(GalleryError):
+        Gallery.load(path)
+
+
+def test_another_model_is_refused(gallery, tmp_path):
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    mine = gallery.contract
+    for changes, word in (({'flip': False}, 'flip'), ({'preprocess': {**mine.preprocess, 'colour': 'BGR'}}, 'colour'),
+                          ({'probe': np.roll(mine.probe, 1, 1)}, 'test pattern'), ({'probe': mine.probe[:, :128]}, '128')):
+        with pytest.raises(ContractError, match=word):
+            Gallery.load(path, Contract(**{**vars(mine), **changes}))
+
+
+def test_contract_tells_models_apart_and_runtimes_not(recogniser_file):
+    import zoo
+    from zoo.runtime.torch import TorchEmbedder
+    onnx = open_embedder(recogniser_file, threads=1)
+    torch_net = zoo.load('fdfacenet') if zoo.card('fdfacenet').weights else None
+    probe = contract_of(onnx, True)
+    assert np.abs(probe.probe @ probe.probe.T - np.eye(3)).max() < 0.99
+    if torch_net:
+        probe.require(contract_of(TorchEmbedder(torch_net, onnx.preprocess), True), 'a')
+    with pytest.raises(ContractError):
+        probe.require(contract_of(TorchEmbedder(zoo.create('fdfacenet').eval(), onnx.preprocess), True), 'b')
+    assert len(np.unique(patterns(112).reshape(3, -1), axis=0)) == 3
+
+
+def test_add_replace_remove():
+    gallery = Gallery(contract())
+    gallery.add('Ann', np.eye(2, 4), ['1.jpg', '2.jpg'])
+    gallery.add('Bob', np.eye(4)[3:], ['1.jpg'])
+    gallery.add('Ann', np.eye(4)[2:3], ['2.jpg'])  # the same picture again
+    assert gallery.persons == {'Ann': ['1.jpg', '2.jpg'], 'Bob': ['1.jpg']}
+    match = gallery.search(np.eye(4)[2], 0.5)[0][0]
+    assert match.name == 'Ann' and match.score == pytest.approx(2 ** -0.5)
+    assert [m.name for m in gallery.search(np.eye(4)[3], 0.5, top=5)[0]] == ['Bob', 'Ann']
+    assert gallery.remove('Ann') == 2 and len(gallery) == 1
+    with pytest.raises(GalleryError, match="'Ann'"):
+        gallery.remove('Ann')
+    with pytest.raises(GalleryError, match='zero or not finite'):
+        gallery.add('Eve', np.zeros((1, 4)), ['e.jpg'])
+    with pytest.raises(GalleryError, match='4 numbers'):
+        gallery.add('Eve', np.ones((1, 3)), ['e.jpg'])
+    with pytest.raises(GalleryError, match='name'):
+        gallery.add(' ', np.ones((1, 4)), ['e.jpg'])
+    with pytest.raises(GalleryError, match='empty'):
+        Gallery(contract()).search(np.eye(4)[0], 0.5)
+
+
+def test_faiss_finds_what_the_product_finds():
+    pytest.importorskip('faiss', reason='needs faiss-cpu')
+    from zoo.pipeline.index import ExactIndex, FaissIndex
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    probes = rows[:200] + rng.normal(0, 0.03, (200, 64)).astype(np.float32)
+    exact, fast = ExactIndex(rows).search(probes, 3), FaissIndex(rows).search(probes, 3)
+    assert (exact[1][:, 0] == np.arange(200)).all() and (np.diff(exact[0], axis=1) <= 0).all()
+    assert (exact[1][:, 0] == fast[1][:, 0]).mean() > 0.98
+    np.testing.assert_allclose(exact[0][:, 0], fast[0][:, 0], atol=1e-2)
+
+
+def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
+    import shutil
+    shutil.copytree(people, tmp_path / 'p')
+    (tmp_path / 'p' / 'Person 0' / 'group.jpg').write_bytes(encode(picture))
+    (tmp_path / 'p' / 'Person 0' / 'empty.jpg').write_bytes(b'')
+    (tmp_path / 'p' / 'Person 0' / 'wall.png').write_bytes(encode(np.full((90, 90, 3), 99, np.uint8), '.png'))
+    shutil.copy(people / 'Person 4' / 'a.png', tmp_path / 'p' / 'Person 0' / 'other.png')
+    gallery = Gallery(pipeline.contract())
+    done = enrol_folder(pipeline, gallery, tmp_path / 'p', threshold=0.5)
+    assert len(gallery) == 6 and len(done.enrolled['Person 0']) == 3
+    reasons = {path.rpartition('/')[2]: why for path, why in done.refused}
+    assert set(reasons) == {'group.jpg', 'empty.jpg', 'wall.png'}
+    assert 'similar size' in reasons['group.jpg'] and 'empty' in reasons['empty.jpg'] and 'no face' in reasons['wall.png']
+    assert any(path.endswith('other.png') for path, _ in done.doubtful)
+    assert all('Person 0' in path for path, _ in done.doubtful)
+    with pytest.raises(FaceError, match='NAME'):
+        enrol_folder(pipeline, gallery, tmp_path / 'p' / 'Person 1')
+    with pytest.raises(FaceError, match='no such folder'):
+        enrol_folder(pipeline, gallery, tmp_path / 'none')
+
+
+# thresholds and drawing
+
+def test_thresholds_come_from_cards(recogniser_file):
+    import zoo
+    embedder = open_embedder(recogniser_file, threads=1)
+    embedder.sidecar = {'model': 'fdfacenet'}
+    if zoo.card('fdfacenet').weights:
+        found = [threshold_of(embedder, far) for far in ('1e-3', '1e-4', '1e-5')]
+        assert found == sorted(found) and found[0] == zoo.card('fdfacenet').weights['default'].thresholds['1e-3']
+    embedder.sidecar, embedder.name = {}, '/somewhere/else.onnx'
+    with pytest.raises(ValueError, match='--threshold'):
+        threshold_of(embedder)
+    embedder.sidecar = {'model': 'nfacenet'}
+    with pytest.raises(ValueError, match='no threshold'):
+        threshold_of(embedder)
+
+
+def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):
+    scene = recognise(pipeline(picture), gallery, 0.5)
+    before = scene.picture.copy()
+    drawn = draw_scene(scene)
+    assert (scene.picture == before).all() and drawn.shape == picture.shape
+    for face in scene.faces:
+        x, y = int(face.box[0]), int(face.box[1] + face.box[3]) // 2
+        assert np.abs(drawn[y, x - 2:x + 3].astype(int) - KNOWN).sum(1).min() < 40
+    sheet = contact_sheet([scene, scene, scene])
+    assert sheet.shape[1] == 640 and sheet.std() > 20

@@ -1,0 +1,227 @@
+"""Tracker, threads, dropped frames, and the commands that a user runs on pictures and videos."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from plugins.faces import Faces
+from plugins.preprocess import FaceError, Preprocess
+from tests.conftest import encode
+from zoo.cli import main
+from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.quality import Quality
+from zoo.pipeline.recogniser import Face, Pipeline
+from zoo.pipeline.tracker import Tracker
+from zoo.pipeline.video import Looks, VideoRecogniser, VideoSource
+
+
+def face(x: float, y: float = 0.0, side: float = 40.0) -> Face:
+    return Face(np.float32([x, y, x + side, y + side]), np.zeros((5, 2), np.float32), Quality(0.9, side, 0.0, 99.0))
+
+
+class SquareDetector:
+    """Finds the one bright square of a made-up frame; ``delay`` seconds a frame."""
+
+    name = 'square'
+
+    def __init__(self, delay: float = 0.0, fail_at: int | None = None) -> None:
+        self.delay, self.fail_at, self.calls = delay, fail_at, 0
+
+    def __call__(self, picture: np.ndarray) -> Faces:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError('the accelerator is gone')
+        time.sleep(self.delay)
+        rows, columns = np.nonzero(picture[..., 1] > 128)
+        if len(rows) < 50:
+            return Faces.from_rows([])
+        x, y, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        points = np.float32([[.3, .4], [.7, .4], [.5, .6], [.35, .8], [.65, .8]]) * (right - x, bottom - y) + (x, y)
+        return Faces.from_rows([[x, y, right, bottom, *points.ravel(), 0.9]])
+
+
+class MeanEmbedder:
+    """Embeds a crop by a few of its pixels; counts the faces."""
+
+    name, num_features, preprocess = 'mean', 8, Preprocess()
+
+    def __init__(self) -> None:
+        self.faces = 0
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        self.faces += len(faces)
+        return faces[:, 30:90:8, 56].mean(2).astype(np.float32) + 1
+
+
+@pytest.fixture(scope='module')
+def video(tmp_path_factory):
+    """40 frames of a bright square that moves, leaves after 20 frames and comes back elsewhere after 32."""
+    path = tmp_path_factory.mktemp('video') / 'square.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 20, (160, 120))
+    if not writer.isOpened():
+        pytest.skip('this OpenCV cannot write mp4 videos')
+    for number in range(40):
+        frame = np.full((120, 160, 3), 20, np.uint8)
+        if number < 20 or number >= 32:
+            x = 10 + 3 * number if number < 20 else 20
+            frame[40:80, x:x + 40] = 220
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_tracks_follow_and_end():
+    tracker = Tracker(patience=3)
+    first = tracker.update((face(0), face(100)))
+    again = tracker.update((face(104), face(5)))
+    assert [t.number for t in first] == [1, 2] and [t.number for t in again] == [2, 1]
+    tracker.update((), steps=2)
+    assert [t.number for t in tracker.update((face(6),))] == [1]
+    tracker.update((), steps=4)
+    assert not tracker.tracks
+    assert tracker.update((face(6),))[0].number == 3
+
+
+def test_two_faces_never_share_a_track():
+    tracker = Tracker()
+    tracker.update((face(0),))
+    assert len({t.number for t in tracker.update((face(2), face(4)))}) == 2
+
+
+def test_every_frame_of_a_file_in_order(video):
+    embedder = MeanEmbedder()
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(), embedder, flip=False), looks=Looks(3, 100))
+    results = list(recogniser.run(VideoSource(video)))
+    assert [r.frame.number for r in results] == list(range(40)) and recogniser.rates.dropped == 0
+    assert [len(r.scene.faces) for r in results] == [1] * 20 + [0] * 12 + [1] * 8
+    assert {t.number for r in results for t in r.tracks} == {1, 2}
+    assert embedder.faces == recogniser.rates.embedded == 6  # three looks at each of two tracks, not one a frame
+    facts = recogniser.rates.to_dict()
+    assert facts['frames'] == 40 and facts['fps_sequential'] > 0 and facts['fps_pipelined'] > 0
+
+
+def test_sequential_finds_the_same(video):
+    def run(method: str) -> list[dict]:
+        recogniser = VideoRecogniser(Pipeline(SquareDetector(), MeanEmbedder(), flip=False))
+        return [r.to_dict() for r in getattr(recogniser, method)(VideoSource(video))]
+    assert run('run') == run('run_sequentially')
+
+
+def test_a_live_source_drops_frames_and_does_not_get_late(video):
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(delay=0.2), MeanEmbedder(), flip=False))
+    began, late = time.monotonic(), []
+    for result in recogniser.run(VideoSource(video, live=True)):
+        late.append(time.monotonic() - began - result.frame.seconds)
+    rates = recogniser.rates
+    assert rates.dropped >= 15 and rates.frames + rates.dropped <= 40 and rates.frames >= 4
+    assert late[-1] < 1.5  # 40 frames at 0.2 s each would be 6 s late
+
+
+def test_a_failure_in_a_thread_reaches_the_caller(video):
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(fail_at=5), MeanEmbedder(), flip=False))
+    with pytest.raises(RuntimeError, match='accelerator'):
+        list(recogniser.run(VideoSource(video)))
+
+
+def test_stops_when_asked(video):
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(0.01), MeanEmbedder(), flip=False))
+    results = []
+    for result in recogniser.run(VideoSource(video)):
+        results.append(result)
+        if len(results) == 3:
+            recogniser.stop()
+    assert len(results) == 3
+
+
+def test_names_come_from_the_mean_of_the_looks(video):
+    pipeline = Pipeline(SquareDetector(), MeanEmbedder(), flip=False)
+    probe = next(iter(VideoRecogniser(pipeline).run_sequentially(VideoSource(video))))
+    gallery = Gallery(pipeline.contract())
+    gallery.add('Square', probe.tracks[0].embedding, ['0'])
+    results = list(VideoRecogniser(pipeline, gallery, 0.9).run(VideoSource(video)))
+    assert {f.name for r in results for f in r.scene.faces} == {'Square'}
+
+
+def test_sources_that_are_none(tmp_path):
+    with pytest.raises(FaceError, match='no such video'):
+        VideoSource(tmp_path / 'none.mp4')
+    (tmp_path / 'text.mp4').write_text('no video')
+    with pytest.raises(FaceError, match='OpenCV can read'):
+        VideoSource(tmp_path / 'text.mp4')
+    with pytest.raises(FaceError, match='camera'):
+        VideoSource(99)
+
+
+# the commands, with the bundled models as ONNX files
+
+@pytest.fixture(scope='module')
+def models(detector_file, recogniser_file) -> list[str]:
+    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5',
+            '--score', '0.75']
+
+
+@pytest.fixture(scope='module')
+def made(models, detector_file, picture, tmp_path_factory):
+    """A gallery of two persons of the group photo, made by the command."""
+    from zoo.runtime.detector import open_detector
+    root = tmp_path_factory.mktemp('made')
+    found = open_detector(detector_file, threads=1, threshold=0.75)(picture)
+    for number, box in enumerate(sorted(found.boxes.tolist())[:2]):
+        left, top, right, bottom = (int(v) for v in box)
+        path = root / 'people' / f'Person {number}' / 'a.png'
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode(picture[max(0, top - 50):bottom + 50, max(0, left - 40):right + 40], '.png'))
+    assert main(['enrol', str(root / 'gallery.npz'), str(root / 'people'), *models]) == 0
+    return root
+
+
+def test_enrol_lists_and_removes(made, models, capsys, tmp_path):
+    copy = tmp_path / 'g.npz'
+    copy.write_bytes((made / 'gallery.npz').read_bytes())
+    assert main(['enrol', str(copy), '--remove', 'Person 1', '--list', *models]) == 0
+    assert capsys.readouterr().out.splitlines() == ['Person 1: 1 faces removed', 'Person 0: 1']
+    assert main(['enrol', str(copy), '--remove', 'Person 1', *models]) == 1
+    assert main(['enrol', str(copy)]) == 1
+
+
+def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'group.jpg').write_bytes(encode(picture))
+    (tmp_path / 'in' / 'bad.jpg').write_bytes(b'nothing')
+    status = main(['recognise', str(tmp_path / 'in'), '--gallery', str(made / 'gallery.npz'), '--out', str(tmp_path / 'out'),
+                   '--json', *models])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 1 and 'bad.jpg' in lines[0]['error']
+    assert sorted(str(f['name']) for f in lines[1]['faces']) == ['None'] * 4 + ['Person 0', 'Person 1']
+    drawn = cv2.imread(str(tmp_path / 'out' / 'group.jpg'))
+    assert drawn.shape == picture.shape and (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
+
+
+def test_verify_by_exit_status(made, models, capsys):
+    first, second = (str(made / 'people' / f'Person {i}' / 'a.png') for i in (0, 1))
+    assert main(['verify', first, first, *models]) == 0
+    assert main(['verify', first, second, '--json', *models]) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['same'] is False
+
+
+def test_watch_names_faces_in_a_video(made, models, picture, capsys, tmp_path):
+    path = tmp_path / 'party.mp4'
+    small = cv2.resize(picture, (640, 443), interpolation=cv2.INTER_AREA)[:, :, ::-1]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, (640, 443 // 2 * 2))
+    for shift in range(4):
+        writer.write(np.roll(small[:442], 2 * shift, 1))
+    writer.release()
+    status = main(['watch', str(path), '--gallery', str(made / 'gallery.npz'), '--out', str(tmp_path / 'faces.jsonl'),
+                   '--video', str(tmp_path / 'named.mp4'), *models])
+    lines = [json.loads(line) for line in (tmp_path / 'faces.jsonl').read_text().splitlines()]
+    assert status == 0 and [line['frame'] for line in lines] == [0, 1, 2, 3]
+    assert {f['name'] for line in lines for f in line['faces']} >= {'Person 0', 'Person 1'}
+    assert len({f['track'] for line in lines for f in line['faces']}) == 6
+    out = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
+    assert out.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and out.read()[1].shape == (442, 640, 3)
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])['frames'] == 4

@@ -1,0 +1,44 @@
+"""What the commands ``enrol``, ``recognise``, ``verify`` and ``watch`` share: their options and the pipeline made of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from zoo.pipeline.threshold import FARS
+
+__all__ = ['add_pipeline_options', 'add_threshold_options', 'make_pipeline', 'stated_threshold']
+
+
+def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
+    """Models, size, mirroring and threads."""
+    parser.add_argument('--model', default='fdfacenet', help='recogniser: a model of the zoo, .onnx, .param or its folder')
+    parser.add_argument('--detector', default='retinaface_mnet025', help='the same for the detector; SCRFD .onnx files fit too')
+    parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
+    parser.add_argument('--score', type=float, default=0.5, help='lowest score of a face')
+    parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
+    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+
+
+def add_threshold_options(parser: argparse.ArgumentParser) -> None:
+    """How similar is similar enough."""
+    parser.add_argument('--far', choices=FARS, default='1e-3', help='false accept rate whose threshold is taken from the card')
+    parser.add_argument('--threshold', type=float, help='cosine similarity instead, for models without a card')
+
+
+def make_pipeline(args: argparse.Namespace, gate=None):
+    """The pipeline that the options ask for."""
+    from zoo.pipeline.recogniser import Pipeline
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    detector = open_detector(args.detector, args.threads, args.size, args.score)
+    return Pipeline(detector, open_embedder(args.model, args.threads), gate, not args.no_flip)
+
+
+def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
+    """The threshold, and in words where it comes from."""
+    from zoo.pipeline.threshold import threshold_of
+    if args.threshold is not None:
+        return args.threshold, f'similarity {args.threshold:g}, as given'
+    threshold = threshold_of(embedder, args.far)
+    return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {Path(embedder.name).stem}'

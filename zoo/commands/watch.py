@@ -1,0 +1,129 @@
+"""Recognise the faces of a camera, stream or video.
+
+  facezoo watch 0 --gallery gallery.npz                              camera 0; one JSON line a frame with faces
+  facezoo watch rtsp://door/stream --gallery gallery.npz --out door.jsonl
+  facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
+  facezoo watch party.mp4 --sequential                               one thread, to compare the rates
+
+Ctrl-C stops cleanly. At the end the time of each stage is reported, and two rates: the sequential one is one frame after the
+other, the pipelined one with reading, detection and recognition in threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from zoo.commands.recognition import add_pipeline_options, add_threshold_options, make_pipeline, stated_threshold
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('source', help='number of a camera, URL of a stream, or a video file')
+    parser.add_argument('--gallery', type=Path, help='known persons, made with `facezoo enrol`')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines; standard output by default')
+    parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
+    parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
+    parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
+    parser.add_argument('--seconds', type=float, help='stop after so long')
+    add_pipeline_options(parser)
+    add_threshold_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from zoo.pipeline.gallery import Gallery
+    from zoo.pipeline.video import VideoRecogniser, VideoSource
+    pipeline = make_pipeline(args)
+    gallery, threshold = None, 1.0
+    if args.gallery:
+        gallery = Gallery.load(args.gallery, pipeline.contract())
+        threshold, stated = stated_threshold(args, pipeline.embedder)
+        print(f'known from {stated}; {len(gallery)} persons', file=sys.stderr)
+    source = VideoSource(args.source, args.live or None)
+    recogniser = VideoRecogniser(pipeline, gallery, threshold)
+    results = recogniser.run_sequentially(source) if args.sequential else recogniser.run(source)
+    until = time.monotonic() + args.seconds if args.seconds else float('inf')
+    with ExitStack() as stack:
+        lines = stack.enter_context(open(args.out, 'w')) if args.out else sys.stdout
+        video = stack.enter_context(_video(args.video, source)) if args.video else None
+        stack.enter_context(_stop_on_signal(recogniser))
+        for result in results:
+            if result.scene.faces:
+                print(json.dumps(result.to_dict()), file=lines, flush=True)
+            if video:
+                with recogniser.rates.measure('draw'):
+                    video(result)
+            _show(recogniser.rates)
+            if time.monotonic() > until:
+                recogniser.stop()
+    return _report(recogniser, source)
+
+
+def _report(recogniser, source) -> int:
+    stopped = recogniser.rates.frames + recogniser.rates.dropped < source.read
+    print(json.dumps(recogniser.rates.to_dict()), file=sys.stderr)
+    if source.expected and not stopped and source.read < 0.98 * source.expected:
+        print(f'facezoo watch: {source.name} ended after {source.read} of {source.expected} frames: it is damaged',
+              file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(rates) -> None:
+    """Live rates on the terminal, once a second."""
+    if sys.stderr.isatty() and rates.wall and rates.frames % max(1, int(rates.frames / rates.wall)) == 0:
+        facts = rates.to_dict()
+        stages = ', '.join(f'{stage} {ms:.1f} ms' for stage, ms in facts['milliseconds'].items())
+        print(f'\r{facts["fps_pipelined"]:.1f} frames/s ({stages}; {facts["dropped"]} dropped)  ', end='', file=sys.stderr)
+
+
+@contextmanager
+def _stop_on_signal(recogniser):
+    """The first Ctrl-C ends after the frame in work, a second one at once."""
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number, frame) -> None:
+        recogniser.stop()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _video(path: Path, source):
+    """A function that appends the drawn frame of a result; frames that were dropped show the next one, so that time stays
+    right. The file appears under its name when it is whole."""
+    import cv2
+
+    from plugins.files import atomic_path
+    from zoo.pipeline.draw import draw_scene
+    if path.suffix.lower() != '.mp4':
+        raise ValueError(f'--video {path}: name an .mp4 file')
+    with atomic_path(path) as temporary:
+        part = temporary.with_suffix('.mp4')
+        writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), source.rate, source.size)
+        if not writer.isOpened():
+            raise RuntimeError(f'{path}: this OpenCV cannot write mp4 videos')
+        written = 0
+
+        def append(result) -> None:
+            nonlocal written
+            frame = draw_scene(result.scene)[..., ::-1].copy()
+            for _ in range(result.frame.number + 1 - written):
+                writer.write(frame)
+            written = result.frame.number + 1
+
+        try:
+            yield append
+        finally:
+            writer.release()
+            if part.exists():
+                part.replace(temporary)

@@ -1,0 +1,74 @@
+"""Whether two sets of embeddings may be compared: same network, weights, preprocessing and mirroring.
+
+The contract is what the embedder *does*, not what its file is called: the embeddings of three fixed patterns. The same
+weights on PyTorch, onnxruntime or NCNN agree on them to 1e-4; other weights, another colour order or normalisation do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from plugins.preprocess import l2_normalise
+from zoo.runtime.embedder import Embedder, embed_batches
+
+__all__ = ['Contract', 'ContractError', 'contract_of', 'patterns']
+
+AGREE = 0.99  # cosine on every pattern; rounding to float16 keeps 0.9999, another training of the same recipe does not reach it
+
+
+class ContractError(ValueError):
+    """Embeddings of two different models or preprocessings were about to be compared."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What made the embeddings.
+
+    Attributes:
+        model: name for messages.
+        preprocess: as :meth:`plugins.preprocess.Preprocess.to_dict`.
+        flip: embeddings are sums over the face and its mirror image.
+        probe: float32 ``(3, D)``, unit length: embeddings of :func:`patterns`.
+    """
+
+    model: str
+    preprocess: dict
+    flip: bool
+    probe: np.ndarray
+
+    def require(self, other: Contract, what: str) -> None:
+        """Refuse ``other`` unless its embeddings lie in the same space.
+
+        Raises:
+            ContractError: the message names both and what differs.
+        """
+        reason = self._difference(other)
+        if reason:
+            raise ContractError(f'{what} holds embeddings of {other.model}, not of {self.model}: {reason}. Enrol again with '
+                                'this model, or recognise with that one')
+
+    def _difference(self, other: Contract) -> str | None:
+        for key in sorted(self.preprocess):
+            if self.preprocess[key] != other.preprocess.get(key):
+                return f'preprocess.{key} is {other.preprocess.get(key)!r} there and {self.preprocess[key]!r} here'
+        if self.flip != other.flip:
+            return f'flip is {other.flip} there and {self.flip} here'
+        if self.probe.shape != other.probe.shape:
+            return f'{other.probe.shape[1]} numbers there and {self.probe.shape[1]} here'
+        cosine = float((self.probe * other.probe).sum(1).min())
+        return None if cosine >= AGREE else f'on a test pattern they agree to a cosine of {cosine:.3f} only'
+
+
+def contract_of(embedder: Embedder, flip: bool) -> Contract:
+    """The contract that ``embedder`` keeps."""
+    sums, _ = next(embed_batches(embedder, [patterns(embedder.preprocess.input_size)], flip))
+    return Contract(embedder.name, embedder.preprocess.to_dict(), flip, l2_normalise(sums).astype(np.float32))
+
+
+def patterns(size: int) -> np.ndarray:
+    """Three fixed smooth coloured patterns, uint8 ``(3, size, size, 3)``, without left-right symmetry."""
+    y, x = np.mgrid[0:1:size * 1j, 0:1:size * 1j]
+    waves = [[np.sin(2 * np.pi * ((1 + p + c) * x + (2 + c - p) * y * y) + c) for c in range(3)] for p in range(3)]
+    return (127.5 + 100 * np.array(waves)).astype(np.uint8).transpose(0, 2, 3, 1).copy()

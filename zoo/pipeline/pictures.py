@@ -1,0 +1,95 @@
+"""Pictures from wherever they come: a path, encoded bytes or an array, always uint8 RGB and upright."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from plugins.preprocess import FaceError, decode_image
+
+__all__ = ['Picture', 'find_pictures', 'read_picture']
+
+Picture = str | os.PathLike | bytes | np.ndarray
+SUFFIXES = frozenset({'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.gif', '.avif', '.jp2'})
+_MOST = 1 << 28  # pixels: 16384 x 16384; beyond, decoding alone takes a gigabyte
+
+
+def read_picture(source: Picture) -> np.ndarray:
+    """A picture as uint8 RGB ``(H, W, 3)``.
+
+    Args:
+        source: path, encoded bytes (any format of OpenCV: the EXIF orientation is honoured, 16 bits become 8, grey and CMYK
+            become RGB, transparency is dropped, of an animation the first frame is taken), or an array, uint8 RGB ``(H, W, 3)``
+            or grey ``(H, W)``.
+
+    Raises:
+        FaceError: missing, a folder, empty, damaged, truncated, too large, or an array of another kind; the message names
+            the picture.
+    """
+    if isinstance(source, np.ndarray):
+        return _check_array(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(bytes(source), 'picture')
+    path = Path(source)
+    if path.is_dir():
+        raise FaceError(f'{path}: is a folder; name the pictures in it')
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FaceError(f'{path}: cannot be read ({error.strerror})') from None
+    return _decode(data, str(path))
+
+
+def _check_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8 and array.size:
+        if array.ndim == 2 or array.shape[2:] == (1,):
+            return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        if array.ndim == 3 and array.shape[2] == 3:
+            return np.ascontiguousarray(array)
+    raise FaceError(f'array {array.dtype} {array.shape}: a picture is uint8 RGB (H, W, 3) or grey (H, W)')
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    import cv2
+    _check_size(data, name)
+    try:
+        return decode_image(data, name, upright=True)
+    except cv2.error as error:  # a format that OpenCV knows, with contents that it refuses
+        raise FaceError(f'{name}: cannot be decoded ({error.err})') from None
+
+
+def _check_size(data: bytes, name: str) -> None:
+    """Refuse a picture by its header, before memory is taken for it."""
+    import io
+    import warnings
+
+    from PIL import Image
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            width, height = Image.open(io.BytesIO(data)).size
+    except Image.DecompressionBombError as error:
+        raise FaceError(f'{name}: {error}; scale it down first') from None
+    except Exception:  # not a format of Pillow's, or damaged: OpenCV has the say
+        return
+    if width * height > _MOST:
+        raise FaceError(f'{name}: {width}x{height} pixels; more than {_MOST} are refused: scale it down first')
+
+
+def find_pictures(paths: Iterable[str | os.PathLike]) -> Iterator[Path]:
+    """The files named, and all pictures below the folders named, in sorted order.
+
+    Raises:
+        FaceError: a folder without pictures.
+    """
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not found:
+            raise FaceError(f'{path}: no pictures ({", ".join(sorted(SUFFIXES))}) below this folder')
+        yield from found

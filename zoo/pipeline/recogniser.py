@@ -1,0 +1,166 @@
+"""From pictures to embedded faces: detect, align, judge, embed in batches over all faces of all pictures at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from plugins.faces import Faces
+from plugins.preprocess import FaceError, l2_normalise
+from zoo.pipeline.align import align
+from zoo.pipeline.contract import Contract, contract_of
+from zoo.pipeline.gallery import Gallery, Match
+from zoo.pipeline.pictures import Picture, read_picture
+from zoo.pipeline.quality import Quality, QualityGate, assess
+from zoo.runtime.detector import Detector
+from zoo.runtime.embedder import Embedder, embed_batches
+
+__all__ = ['Face', 'Pipeline', 'Scene', 'recognise']
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face of a picture.
+
+    Attributes:
+        box: float32 ``(4,)`` x1, y1, x2, y2; landmarks: float32 ``(5, 2)``; both in pixels of the picture.
+        quality: what was measured of it.
+        refused: why it was not compared, or None.
+        embedding: float32 ``(D,)`` of unit length; None when refused.
+        match: the most similar person of a gallery, when there was one to ask; ``match.known`` says whether it is good enough.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    quality: Quality
+    refused: str | None = None
+    embedding: np.ndarray | None = None
+    match: Match | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The person's name; None when unknown."""
+        return self.match.name if self.match and self.match.known else None
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON, without the embedding; coordinates to a tenth of a pixel."""
+        return {'box': self.box.round(1).tolist(), 'landmarks': self.landmarks.round(1).tolist(),
+                **self.quality.to_dict(), **({'refused': self.refused} if self.refused else {}),
+                **({'name': self.name, **self.match.to_dict()} if self.match else {})}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was found in one picture.
+
+    Attributes:
+        source: as it was given.
+        picture: uint8 RGB ``(H, W, 3)``, upright; None when it could not be read.
+        faces: best detected first.
+        error: why the picture could not be read, or None.
+    """
+
+    source: Picture
+    picture: np.ndarray | None
+    faces: tuple[Face, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        name = {'picture': str(self.source)} if isinstance(self.source, str) or hasattr(self.source, '__fspath__') else {}
+        if self.error:
+            return {**name, 'error': self.error}
+        height, width = self.picture.shape[:2]
+        return {**name, 'width': width, 'height': height, 'faces': [face.to_dict() for face in self.faces]}
+
+
+class Pipeline:
+    """A detector and an embedder, joined by the one alignment.
+
+    Args:
+        detector, embedder: of any runtime.
+        gate: faces below it are reported, but not embedded.
+        flip: add the embedding of the mirrored face. Off halves the work; thresholds of the cards are measured with it on.
+        batch: faces embedded at once.
+    """
+
+    def __init__(self, detector: Detector, embedder: Embedder, gate: QualityGate | None = None, flip: bool = True,
+                 batch: int = 32) -> None:
+        self.detector, self.embedder, self.gate, self.flip, self.batch = detector, embedder, gate or QualityGate(), flip, batch
+
+    def contract(self) -> Contract:
+        """What the embeddings may be compared with."""
+        return contract_of(self.embedder, self.flip)
+
+    def __call__(self, source: Picture) -> Scene:
+        """The faces of one picture.
+
+        Raises:
+            FaceError: it cannot be read.
+        """
+        picture = read_picture(source)
+        return self.embed([self.detect(picture, source)])[0][0]
+
+    def stream(self, sources: Iterable[Picture]) -> Iterator[Scene]:
+        """Many pictures in order, their faces embedded together; one that cannot be read gives a scene with ``error``."""
+        waiting: list[tuple[Scene, np.ndarray]] = []
+        for source in sources:
+            try:
+                waiting.append(self.detect(read_picture(source), source))
+            except FaceError as error:
+                waiting.append((Scene(source, None, error=str(error)), self._no_crops()))
+            if sum(len(crops) for _, crops in waiting) >= self.batch or len(waiting) >= self.batch:
+                yield from (scene for scene, _ in self.embed(waiting))
+                waiting = []
+        yield from (scene for scene, _ in self.embed(waiting))
+
+    def detect(self, picture: np.ndarray, source: Picture = '') -> tuple[Scene, np.ndarray]:
+        """The faces of a picture uint8 RGB ``(H, W, 3)``, not yet embedded, and the crops ``(C, S, S, 3)`` of those that passed
+        the gate."""
+        found = self.detector(picture)
+        found = found[_spans_face(found)]
+        crops = align(picture, found.landmarks, self.embedder.preprocess.input_size)
+        qualities = assess(found, crops)
+        faces = tuple(Face(box, points, quality, self.gate.reason(quality)) for box, points, quality in
+                      zip(found.boxes, found.landmarks, qualities, strict=True))
+        return Scene(source, picture, faces), crops[[face.refused is None for face in faces]]
+
+    def embed(self, detected: list[tuple[Scene, np.ndarray]]) -> list[tuple[Scene, np.ndarray]]:
+        """Add the embeddings to what :meth:`detect` returned for some pictures."""
+        crops = np.concatenate([crops for _, crops in detected] or [self._no_crops()])
+        rows = iter(self.embed_crops(crops))
+        return [(replace(scene, faces=tuple(face if face.refused else replace(face, embedding=next(rows))
+                                            for face in scene.faces)), own) for scene, own in detected]
+
+    def embed_crops(self, crops: np.ndarray) -> np.ndarray:
+        """Aligned faces uint8 RGB ``(C, S, S, 3)`` to float32 ``(C, D)`` of unit length."""
+        batches = (crops[i:i + self.batch] for i in range(0, len(crops), self.batch))
+        sums = [s for s, _ in embed_batches(self.embedder, batches, self.flip)]
+        return l2_normalise(np.concatenate(sums)).astype(np.float32) if sums else np.empty((0, self.embedder.num_features),
+                                                                                          np.float32)
+
+    def _no_crops(self) -> np.ndarray:
+        size = self.embedder.preprocess.input_size
+        return np.empty((0, size, size, 3), np.uint8)
+
+
+def recognise(scene: Scene, gallery: Gallery, threshold: float) -> Scene:
+    """The scene with every embedded face compared with the gallery.
+
+    Args:
+        threshold: lowest cosine of a known person; :func:`zoo.pipeline.threshold.threshold_of` has it for a false accept rate.
+    """
+    asked = [face for face in scene.faces if face.embedding is not None]
+    if not asked or not len(gallery):
+        return scene
+    matches = iter(gallery.search(np.stack([face.embedding for face in asked]), threshold))
+    return replace(scene, faces=tuple(face if face.embedding is None else replace(face, match=next(matches)[0])
+                                      for face in scene.faces))
+
+
+def _spans_face(faces: Faces) -> np.ndarray:
+    """Detections whose five points do not fall together (a degenerate one cannot be aligned)."""
+    spread = faces.landmarks - faces.landmarks.mean(1, keepdims=True)
+    return np.isfinite(faces.landmarks).all((1, 2)) & (np.square(spread).sum((1, 2)) > 1)

@@ -1,0 +1,269 @@
+"""Recognition of a camera, stream or video: reading, detection and recognition each in a thread of its own.
+
+Between the threads wait at most one or two frames. A live source that is faster than the machine loses frames; it never gets
+behind. A face is embedded a few times when its track begins and now and then after that, not in every frame.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from plugins.preprocess import FaceError
+from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.recogniser import Pipeline, Scene
+from zoo.pipeline.tracker import Track, Tracker
+
+__all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource']
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of the source: its number from 0, seconds since the first, uint8 RGB ``(H, W, 3)``."""
+
+    number: int
+    seconds: float
+    picture: np.ndarray
+
+
+@dataclass(frozen=True)
+class Result:
+    """A frame, what was found in it, and the track of each face."""
+
+    frame: Frame
+    scene: Scene
+    tracks: tuple[Track, ...]
+
+    def to_dict(self) -> dict:
+        """Plain values for a JSON line."""
+        faces = [{'track': track.number, **face.to_dict()} for track, face in zip(self.tracks, self.scene.faces, strict=True)]
+        return {'frame': self.frame.number, 'seconds': round(self.frame.seconds, 3), 'faces': faces}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How often a tracked face is embedded: in its first ``first`` usable frames, then once every ``every`` frames."""
+
+    first: int = 3
+    every: int = 30
+
+    def wanted(self, track: Track, frame: int) -> bool:
+        return track.looks < self.first or frame - track.looked >= self.every
+
+
+@dataclass
+class Rates:
+    """Time spent in each stage.
+
+    Attributes:
+        seconds: by stage; frames: done; dropped: read from a live source and thrown away; wall: from first to last frame.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    frames: int = 0
+    embedded: int = 0
+    dropped: int = 0
+    wall: float = 0.0
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - began
+
+    def to_dict(self) -> dict:
+        """Milliseconds a frame by stage, and frames per second: ``sequential`` is what one thread doing all stages in turn
+        would reach (the stages were timed while the others ran), ``pipelined`` what was reached."""
+        frames = max(self.frames, 1)
+        total = sum(self.seconds.values())
+        return {'frames': self.frames, 'dropped': self.dropped, 'embedded_faces': self.embedded,
+                'milliseconds': {stage: round(1000 * s / frames, 2) for stage, s in self.seconds.items()},
+                'fps_sequential': round(self.frames / total, 2) if total else None,
+                'fps_pipelined': round(self.frames / self.wall, 2) if self.wall else None}
+
+
+class VideoSource:
+    """Frames of a camera (its number), a stream (URL) or a file, by OpenCV.
+
+    Args:
+        live: frames that nobody waits for are dropped; by default for cameras and streams.
+
+    Raises:
+        FaceError: it cannot be opened or gives no frame; the message says what was tried.
+    """
+
+    def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
+        import cv2
+        text = str(source)
+        camera, stream = text.isdigit(), '://' in text
+        if not camera and not stream and not Path(text).is_file():
+            raise FaceError(f'{text}: no such video; a camera is given by its number, a stream by its URL')
+        self.name, self.live = text, (camera or stream) if live is None else live
+        self._paced = self.live and not (camera or stream)
+        self._capture = cv2.VideoCapture(int(text) if camera else text)
+        ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not ok:
+            self._capture.release()
+            kind = 'camera: is it plugged in, and free?' if camera else 'video that OpenCV can read'
+            raise FaceError(f'{text}: no {kind}')
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 1 <= rate <= 240 else 25.0
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.expected = int(count) if count > 0 and not (camera or stream) else None
+        self.size = first.shape[1], first.shape[0]
+        self._first = first
+        self.read = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        began = time.monotonic()
+        picture = self._first
+        while picture is not None:
+            if self._paced:  # a file that plays at its own speed, like a camera
+                time.sleep(max(0.0, began + self.read / self.rate - time.monotonic()))
+            seconds = self.read / self.rate if self.expected or self._paced else time.monotonic() - began
+            yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]))
+            self.read += 1
+            ok, picture = self._capture.read()
+            picture = picture if ok else None
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+_END = object()
+
+
+class VideoRecogniser:
+    """Recognises a video source.
+
+    Args:
+        gallery, threshold: known persons and the cosine from which a face is one; without a gallery faces are only followed.
+    """
+
+    def __init__(self, pipeline: Pipeline, gallery: Gallery | None = None, threshold: float = 1.0,
+                 tracker: Tracker | None = None, looks: Looks | None = None) -> None:
+        self.pipeline, self.gallery, self.threshold = pipeline, gallery, threshold
+        self.tracker, self.looks, self.rates = tracker or Tracker(), looks or Looks(), Rates()
+        self._last = -1
+        self._stop, self._failure = threading.Event(), None
+
+    def stop(self) -> None:
+        """End :meth:`run` after the frame in work; may be called from a signal handler or another thread."""
+        self._stop.set()
+
+    def run(self, source: VideoSource) -> Iterator[Result]:
+        """Results in the order of the frames, while the next ones are read and detected in two other threads.
+
+        Raises:
+            Exception: whatever went wrong in a thread.
+        """
+        frames, detected = queue.Queue(1), queue.Queue(1)
+        threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (
+            lambda: self._read(source, frames), lambda: self._detect(frames, detected))]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        try:
+            while (item := self._take(detected)) is not _END:
+                yield self._recognise(*item)
+                self.rates.wall = time.perf_counter() - began
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+            source.close()
+        if self._failure:
+            raise self._failure
+
+    def run_sequentially(self, source: VideoSource) -> Iterator[Result]:
+        """The same in one thread: what the sum of the stages costs."""
+        began = time.perf_counter()
+        try:
+            for frame in source:
+                if self._stop.is_set():
+                    break
+                yield self._recognise(frame, *self._find(frame))
+                self.rates.wall = time.perf_counter() - began
+        finally:
+            source.close()
+
+    def _read(self, source: VideoSource, frames: queue.Queue) -> None:
+        for frame in source:
+            if self._stop.is_set():
+                break
+            if not source.live:
+                self._give(frames, frame)
+                continue
+            try:
+                frames.put_nowait(frame)
+            except queue.Full:  # the waiting frame is the older one
+                self._discard(frames)
+                self._give(frames, frame)
+        self._give(frames, _END)
+
+    def _discard(self, frames: queue.Queue) -> None:
+        try:
+            frames.get_nowait()
+            self.rates.dropped += 1
+        except queue.Empty:  # it was taken just now
+            pass
+
+    def _detect(self, frames: queue.Queue, detected: queue.Queue) -> None:
+        while (frame := self._take(frames)) is not _END:
+            self._give(detected, (frame, *self._find(frame)))
+        self._give(detected, _END)
+
+    def _find(self, frame: Frame) -> tuple[Scene, np.ndarray]:
+        with self.rates.measure('detect'):
+            return self.pipeline.detect(frame.picture)
+
+    def _recognise(self, frame: Frame, scene: Scene, crops: np.ndarray) -> Result:
+        with self.rates.measure('recognise'):
+            tracks = self.tracker.update(scene.faces, frame.number - self._last)
+            self._last = frame.number
+            usable = [track for track, face in zip(tracks, scene.faces, strict=True) if face.refused is None]
+            rows = [i for i, track in enumerate(usable) if self.looks.wanted(track, frame.number)]
+            for i, embedding in zip(rows, self.pipeline.embed_crops(crops[rows]), strict=True):
+                usable[i].look(embedding, frame.number)
+            self._ask([usable[i] for i in rows])
+            faces = tuple(replace(face, match=track.match) for track, face in zip(tracks, scene.faces, strict=True))
+        self.rates.frames += 1
+        self.rates.embedded += len(rows)
+        return Result(frame, replace(scene, faces=faces), tuple(tracks))
+
+    def _ask(self, tracks: list[Track]) -> None:
+        if self.gallery and tracks:
+            matches = self.gallery.search(np.stack([track.embedding for track in tracks]), self.threshold)
+            for track, found in zip(tracks, matches, strict=True):
+                track.match = found[0]
+
+    def _guard(self, work) -> None:
+        try:
+            work()
+        except BaseException as error:  # handed to the caller of run()
+            self._failure = error
+            self._stop.set()
+
+    def _give(self, to: queue.Queue, item) -> None:
+        while not self._stop.is_set():
+            try:
+                return to.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _take(self, queue_: queue.Queue):
+        while not self._stop.is_set():
+            try:
+                return queue_.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        return _END

@@ -1,0 +1,121 @@
+"""The Detector protocol, the arithmetic around it (scaling, decoding, suppression), and the function that opens one by file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from plugins.faces import Faces
+
+__all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
+
+
+class Detector(Protocol):
+    """A picture, uint8 RGB ``(H, W, 3)``, to its faces, best first."""
+
+    name: str
+
+    def __call__(self, picture: np.ndarray) -> Faces: ...
+
+
+class DetectorNet(Protocol):
+    """What a runtime provides: uint8 RGB pictures ``(N, H, W, 3)`` with sides that are multiples of the last of ``strides`` to
+    InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks (10)."""
+
+    name: str
+    strides: tuple[int, ...]
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]: ...
+
+
+class FaceDetector:
+    """A net as a :class:`Detector`.
+
+    Args:
+        net: of any runtime.
+        size: pictures whose longest side is greater are scaled down to it; smaller ones are never enlarged.
+        threshold: lowest score of a face.
+        overlap: intersection over union above which the weaker of two boxes is dropped.
+    """
+
+    def __init__(self, net: DetectorNet, size: int = 640, threshold: float = 0.5, overlap: float = 0.4) -> None:
+        if size < net.strides[-1]:
+            raise ValueError(f'size={size}: {net.name} needs at least {net.strides[-1]} pixels')
+        self.net, self.size, self.threshold, self.overlap = net, size, threshold, overlap
+        self.name = net.name
+
+    def __call__(self, picture: np.ndarray) -> Faces:
+        """Faces of one picture uint8 RGB ``(H, W, 3)``, best first, in its own pixels; boxes may reach over the border."""
+        padded, factor = fit(picture, self.size, self.net.strides[-1])
+        outputs = self.net(padded[None])
+        faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)
+        return suppress(faces, self.overlap).scaled(1 / factor)
+
+
+def fit(picture: np.ndarray, size: int, multiple: int) -> tuple[np.ndarray, float]:
+    """Scale a picture down to a longest side of ``size`` and fill right and bottom with black to multiples of ``multiple``.
+
+    Returns:
+        The picture and the factor it was scaled by.
+    """
+    height, width = picture.shape[:2]
+    factor = min(1.0, size / max(height, width))
+    if factor < 1:
+        target = max(1, round(width * factor)), max(1, round(height * factor))
+        picture = cv2.resize(picture, target, interpolation=cv2.INTER_LINEAR if factor > 0.5 else cv2.INTER_AREA)
+    height, width = picture.shape[:2]
+    bottom, right = -height % multiple, -width % multiple
+    if bottom or right:
+        picture = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
+    return picture, factor
+
+
+def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: tuple[int, ...], threshold: float) -> Faces:
+    """Faces above a score from the outputs for one picture of ``shape`` (height, width); see :class:`DetectorNet`."""
+    levels, parts = len(strides), []
+    for scores, boxes, points, stride in zip(outputs, outputs[levels:], outputs[2 * levels:], strides, strict=False):
+        scores = scores.reshape(-1)
+        rows = np.flatnonzero(scores >= threshold)
+        columns = -(-shape[1] // stride)
+        cell = rows // (len(scores) // (columns * -(-shape[0] // stride)))
+        corner = np.stack([cell % columns, cell // columns], 1).astype(np.float32)
+        distance = boxes[rows]
+        found = np.concatenate([corner - distance[:, :2], corner + distance[:, 2:]], 1) * stride
+        parts.append(Faces(found, (corner[:, None] + points[rows].reshape(-1, 5, 2)) * stride, scores[rows]))
+    return Faces.join(parts)
+
+
+def suppress(faces: Faces, overlap: float = 0.4) -> Faces:
+    """Greedy non-maximum suppression; the faces that stay, best first."""
+    if not len(faces):
+        return faces
+    corner_size = np.concatenate([faces.boxes[:, :2], faces.sides], 1)
+    return faces[np.asarray(cv2.dnn.NMSBoxes(corner_size, faces.scores, 0.0, overlap)).reshape(-1)]
+
+
+def open_detector(model: str | os.PathLike, threads: int = 0, size: int = 640, threshold: float = 0.5, **options
+                  ) -> FaceDetector:
+    """Open a detector with the runtime that its file asks for.
+
+    Args:
+        model: a zoo name (``retinaface_mnet025``: torch), ``.onnx`` (onnxruntime), ``.param`` or a folder with one (NCNN),
+            ``.safetensors``/``.pth`` (torch).
+        threads: 0 leaves the choice to the runtime.
+        size, threshold: see :class:`FaceDetector`.
+        options: passed to the runtime.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
+    """
+    path = Path(model)
+    if path.suffix == '.onnx':
+        from zoo.runtime.onnx import OnnxDetector as runtime
+    elif path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
+        from zoo.runtime.ncnn import NcnnDetector as runtime
+    else:
+        from zoo.runtime.torch import open_torch_detector as runtime
+    return FaceDetector(runtime(model, threads=threads, **options), size, threshold)
