@@ -16,9 +16,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def weights_table() -> str:
-    """All trained weights with what was measured of them."""
+    """All trained recognisers with what was measured of them."""
     rows = []
-    for model in map(card, list_models(weights=True)):
+    for model in map(card, list_models(weights=True, task='recognition')):
         for tag, weights in model.weights.items():
             lfw, threshold = weights.metrics.get('lfw', {}), weights.thresholds.get('1e-3', '')
             rows.append([f'`{model.name if tag == "default" else f"{model.name}.{tag}"}`', f'{model.params / 1e6:.2f} M',
