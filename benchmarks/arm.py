@@ -1,0 +1,242 @@
+"""NCNN models on the processors of the Raspberry Pi 4 and 5, emulated: do they compute there what they compute here?
+
+Emulation (qemu's user mode; neither root nor a chroot) tells what is computed, and nothing about how fast. It needs an aarch64
+system tree with Python and wheels for it:
+
+    apt-get install qemu-user-static debootstrap
+    debootstrap --arch=arm64 --foreign --variant=minbase --include=python3 trixie boot
+    for deb in boot/var/cache/apt/archives/*.deb; do dpkg-deb -x $deb arm64; done
+    pip install --target packages --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 \\
+        --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \\
+        --python-version 3.13 --implementation cp ncnn==1.0.20261020 numpy pyyaml
+    python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages --calib faces.zip
+
+Each model (fdfacenet in fp32, fp16, bf16 and int8, with the board's own options; and with FP16 arithmetic, which those leave
+off) embeds the sample faces through ``zoo.open`` on each processor, and is compared with PyTorch and with NCNN on this machine
+with the same options; all layers are compared on the first face. Two checks settle where differences come from:
+
+* the 8-bit depthwise layer against its sum in integers, done here in float64;
+* single 3x3 depthwise layers in FP16 arithmetic, against the convolution, and against what NCNN's kernel does as its source
+  reads: convdw3x3s2_pack8_fp16sa_neon loads r14 and r24, the last taps of the second of two columns, through the pointer to
+  row 0 (``[%1]`` for ``[%2]`` and ``[%3]``). It handles columns in fours, then in twos: wrong where width % 4 is 2 or 3.
+
+Writes results/arm.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plugins.preprocess import l2_normalise
+from zoo.export.ncnn_model import NcnnLayer, NcnnModel
+from zoo.export.target import target
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / 'results' / 'arm.json'
+NAME = 'fdfacenet'
+BOARDS = ('raspberrypi-4', 'raspberrypi-5')
+PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
+ARITHMETIC = 'fp16 with fp16_arithmetic'
+# channels, side of the input, stride: outputs 28, 14, 7, 14 and 28 wide. 27 is odd: its last taps fall on the padding
+DEPTHWISE = ((64, 56, 2), (64, 28, 2), (64, 14, 2), (64, 27, 2), (64, 28, 1))
+
+
+@dataclass(frozen=True)
+class Side:
+    """A way to run benchmarks/arm_worker.py: this machine, or a processor under emulation."""
+
+    name: str
+    command: tuple[str, ...]
+    packages: str = ''
+
+    def run(self, work: Path, **job) -> dict[str, np.ndarray]:
+        """What the worker wrote; ``facts`` are its versions."""
+        (work / 'job.json').write_text(json.dumps(job))
+        began = time.time()
+        done = subprocess.run([*self.command, str(ROOT / 'benchmarks' / 'arm_worker.py'), str(work / 'job.json'),
+                               str(work / 'out.npz')], text=True, stdout=subprocess.PIPE,
+                              env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), self.packages])),
+                                   'OMP_NUM_THREADS': '1'})
+        if done.returncode:
+            raise RuntimeError(f'{self.name}: the worker ended with {done.returncode} on {job}')
+        print(f'{self.name}: {job["kind"]} {job.get("model", "")} {time.time() - began:.0f} s', file=sys.stderr, flush=True)
+        with np.load(work / 'out.npz') as found:
+            return {**found, 'facts': json.loads(done.stdout.splitlines()[-1])}
+
+
+def write_models(folder: Path, calib: str) -> tuple[np.ndarray, np.ndarray]:
+    """Export all precisions below ``folder``; returns faces, uint8 RGB (N, 112, 112, 3), and PyTorch's embeddings (N, D)."""
+    import zoo
+    from zoo.export.calibrate import calibration_faces
+    from zoo.export.graph import Graph
+    from zoo.export.job import CALIBRATION_FACES
+    from zoo.export.ncnn import write_ncnn, write_ncnn_int8
+    from zoo.export.onnx import to_onnx
+    from zoo.export.search import Quantiser
+    from zoo.pipeline.sample import sample_crops
+    from zoo.runtime.torch import TorchEmbedder
+    model, faces = zoo.load(NAME), sample_crops()
+    graph = Graph(to_onnx(model))
+    for precision in PRECISIONS:
+        (folder / precision).mkdir(parents=True)
+        if precision == 'int8':
+            quantiser = Quantiser(graph, calibration_faces(calib, CALIBRATION_FACES, faces.shape[1]), model.preprocess)
+            write_ncnn_int8(quantiser, folder / precision, NAME)
+        else:
+            write_ncnn(graph, precision, folder / precision, NAME)
+        (folder / precision / f'{NAME}.json').write_text(json.dumps({'preprocess': model.preprocess.to_dict()}))
+    return faces, TorchEmbedder(model, model.preprocess, NAME)(faces)
+
+
+def compare(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Least cosine and largest difference of embeddings (N, D)."""
+    cosines = (l2_normalise(found.astype(np.float64)) * l2_normalise(expected.astype(np.float64))).sum(1)
+    return {'min_cosine': round(float(cosines.min()), 8), 'max_abs': _short(np.abs(found - expected).max())}
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Norm of the difference over the norm of what was expected."""
+    expected = np.asarray(expected, np.float64).ravel()
+    return _short(np.linalg.norm(found.ravel() - expected) / np.linalg.norm(expected))
+
+
+def _short(value: float) -> float:
+    return float(f'{value:.3g}')
+
+
+def layer_differences(found: dict, expected: dict) -> dict[str, float]:
+    """Relative difference of each layer's output on the first face."""
+    return {key.removeprefix('layer/'): relative(found[key], expected[key]) for key in found if key.startswith('layer/')}
+
+
+def integer_depthwise(layer: NcnnLayer, x: np.ndarray) -> np.ndarray:
+    """An 8-bit depthwise layer whose kernel covers its whole input (C, K, K): integer sum, scaled in float64, (C,)."""
+    scaled = x.reshape(len(x), -1) * layer.arrays['input_scale']
+    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).clip(-127, 127).astype(np.int64)
+    sums = (rounded * layer.arrays['weight'].reshape(rounded.shape)).sum(1)
+    scale = layer.arrays['input_scale'].astype(np.float64) * layer.arrays['weight_scales'].astype(np.float64)
+    return sums / scale + layer.arrays['bias']
+
+
+def depthwise_cases() -> dict[str, np.ndarray]:
+    """Inputs and weights of DEPTHWISE, in values that FP16 represents."""
+    rng, cases = np.random.default_rng(0), {}
+    for number, (channels, side, _) in enumerate(DEPTHWISE):
+        cases[f'x{number}'] = rng.standard_normal((channels, side, side)).astype(np.float16).astype(np.float32)
+        cases[f'w{number}'] = (rng.standard_normal((channels, 9)) / 3).astype(np.float16).astype(np.float32)
+    return cases
+
+
+def depthwise_reference(x: np.ndarray, weight: np.ndarray, stride: int, as_in_source: bool = False) -> np.ndarray:
+    """3x3 depthwise convolution with padding 1 of (C, H, W); ``as_in_source``: as the stride-2 kernel's source reads."""
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    height, width = ((side - 1) // stride + 1 for side in x.shape[1:])
+    taps = {(r, c): padded[:, r:r + stride * (height - 1) + 1:stride, c:c + stride * (width - 1) + 1:stride].copy()
+            for r in range(3) for c in range(3)}
+    if as_in_source and stride == 2 and width % 4 >= 2:
+        column = width // 4 * 4 + 1  # the second of the pair that follows the fours
+        for row in (1, 2):
+            taps[row, 2][:, :, column] = taps[0, 2][:, :, column]
+    return sum(weight[:, 3 * r + c, None, None] * tap for (r, c), tap in taps.items())
+
+
+def depthwise_errors(side: Side, work: Path) -> list[dict]:
+    cases = depthwise_cases()
+    np.savez(work / 'cases.npz', **cases)
+    found, rows = side.run(work, kind='depthwise', tensors=str(work / 'cases.npz'), strides=[c[2] for c in DEPTHWISE]), []
+    for number, (channels, extent, stride) in enumerate(DEPTHWISE):
+        right, read = (depthwise_reference(cases[f'x{number}'], cases[f'w{number}'], stride, as_read) for as_read in (False, True))
+        rows.append({'channels': channels, 'input': extent, 'output': right.shape[2], 'stride': stride,
+                     'packed': relative(found[f'{number}/packed'], right), 'plain': relative(found[f'{number}/plain'], right),
+                     'packed_to_kernel_as_its_source_reads': relative(found[f'{number}/packed'], read)})
+    return rows
+
+
+def measure(side: Side, run: Callable, options: dict[str, dict], expected: np.ndarray, here: dict, int8: NcnnModel) -> dict:
+    """All precisions on one side, against PyTorch and against ``here`` (empty for this machine itself)."""
+    report = {}
+    for precision, chosen in options.items():
+        found = run(side, precision, chosen)
+        entry = {'options': chosen, 'to_torch': compare(found['embeddings'], expected)}
+        if here:
+            entry['to_x86'] = compare(found['embeddings'], here[precision]['embeddings'])
+            entry['layers_to_x86'] = layer_differences(found, here[precision])
+        if precision == 'int8':
+            entry['depthwise_to_integers'] = {
+                layer.name: relative(found[f'layer/{layer.name}'], integer_depthwise(layer, found[f'layer/{before.name}']))
+                for before, layer in zip(int8.layers, int8.layers[1:], strict=False) if layer.kind == 'ConvolutionDepthWise'}
+        report[precision] = entry
+        print(side.name, precision, entry['to_torch'], entry.get('to_x86', ''), flush=True)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--qemu', required=True, nargs='+', help='qemu-aarch64-static; a second version repeats the FP16 checks')
+    parser.add_argument('--system', required=True, metavar='DIR', help='aarch64 system tree with Python 3.13')
+    parser.add_argument('--packages', required=True, metavar='DIR', help='aarch64 wheels of ncnn, numpy and pyyaml, installed')
+    parser.add_argument('--calib', required=True, metavar='FACES', help='aligned faces to calibrate 8 bits on')
+    args = parser.parse_args()
+
+    def emulated(board: str, qemu: str) -> Side:
+        return Side(target(board).cpu, (qemu, '-cpu', target(board).cpu, '-L', args.system, f'{args.system}/usr/bin/python3.13'),
+                    args.packages)
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        faces, expected = write_models(work / 'models', args.calib)
+        np.save(work / 'faces.npy', faces)
+        unit = l2_normalise(expected)
+        spread = float(np.median((unit @ unit.T)[~np.eye(len(unit), dtype=bool)]))
+        if spread > 0.9:
+            raise SystemExit(f'different faces have a median cosine of {spread:.3f}: agreement would prove nothing')
+        int8, seen, here = NcnnModel.load(work / 'models' / 'int8' / f'{NAME}.param'), {}, {}
+
+        def run(side: Side, precision: str, options: dict) -> dict:
+            found = side.run(work, kind='embed', model=str(work / 'models' / precision.split()[0]),
+                             faces=str(work / 'faces.npy'), options=options)
+            seen[side.name] = found['facts']
+            return here.setdefault(precision, found) if side.name == 'x86' else found
+
+        variants = target(BOARDS[0]).runtime.variants
+        options = {**{precision: dict(variants[precision]) for precision in PRECISIONS},
+                   ARITHMETIC: {**variants['fp16'], 'fp16_arithmetic': True}}
+        report = {'x86': measure(Side('x86', (sys.executable,)), run, options, expected, {}, int8)}
+        for board in BOARDS:
+            side = emulated(board, args.qemu[0])
+            report[side.name] = {'board': board, **measure(side, run, options, expected, here, int8)}
+        half = [{'qemu': _version(qemu), 'cpu': target(BOARDS[1]).cpu, 'layers': depthwise_errors(emulated(BOARDS[1], qemu), work)}
+                for qemu in args.qemu]
+        sizes = {p: sum(f.stat().st_size for f in (work / 'models' / p).glob(f'{NAME}.[pb]*')) for p in PRECISIONS}
+    import torch
+    RESULT.write_text(json.dumps({
+        'command': 'python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages --calib faces.zip',
+        'date': time.strftime('%Y-%m-%d'), 'model': NAME, 'weights': _weights(), 'faces': len(faces),
+        'median_cosine_of_different_faces': round(spread, 4), 'bytes': sizes, 'machine': platform.machine(),
+        'qemu': _version(args.qemu[0]), 'versions': {**seen, 'torch': torch.__version__}, 'sides': report,
+        'depthwise_3x3_in_fp16_arithmetic': half}, indent=1) + '\n')
+
+
+def _version(qemu: str) -> str:
+    return subprocess.run([qemu, '--version'], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def _weights() -> str:
+    from zoo.model_card import card
+    return card(NAME).weights['default'].sha256
+
+
+if __name__ == '__main__':
+    main()
