@@ -116,9 +116,19 @@ def _short(value: float) -> float:
     return float(f'{value:.3g}')
 
 
-def layer_differences(found: dict, expected: dict) -> dict[str, float]:
-    """Relative difference of each layer's output on the first face."""
-    return {key.removeprefix('layer/'): relative(found[key], expected[key]) for key in found if key.startswith('layer/')}
+def layer_report(found: dict, expected: dict) -> dict[str, dict]:
+    """Of each layer's output on the first face, the relative difference (if ``expected``) and how it was stored."""
+    return {key.removeprefix('layer/'): {
+        **({'to_x86': relative(value, expected[key])} if expected else {}), 'stored': stored(value)}
+        for key, value in found.items() if key.startswith('layer/')}
+
+
+def stored(values: np.ndarray) -> str:
+    """The narrowest float that represents all values: tells in what form a blob was kept between layers."""
+    if not (values.view(np.uint32) & 0xFFFF).any():
+        return 'bf16'
+    with np.errstate(over='ignore'):
+        return 'fp16' if (values.astype(np.float16) == values).all() else 'fp32'
 
 
 def integer_depthwise(layer: NcnnLayer, x: np.ndarray) -> np.ndarray:
@@ -157,7 +167,7 @@ def depthwise_errors(side: Side, work: Path) -> list[dict]:
     np.savez(work / 'cases.npz', **cases)
     found, rows = side.run(work, kind='depthwise', tensors=str(work / 'cases.npz'), strides=[c[2] for c in DEPTHWISE]), []
     for number, (channels, extent, stride) in enumerate(DEPTHWISE):
-        right, read = (depthwise_reference(cases[f'x{number}'], cases[f'w{number}'], stride, as_read) for as_read in (False, True))
+        right, read = (depthwise_reference(cases[f'x{number}'], cases[f'w{number}'], stride, wrong) for wrong in (False, True))
         rows.append({'channels': channels, 'input': extent, 'output': right.shape[2], 'stride': stride,
                      'packed': relative(found[f'{number}/packed'], right), 'plain': relative(found[f'{number}/plain'], right),
                      'packed_to_kernel_as_its_source_reads': relative(found[f'{number}/packed'], read)})
@@ -172,7 +182,7 @@ def measure(side: Side, run: Callable, options: dict[str, dict], expected: np.nd
         entry = {'options': chosen, 'to_torch': compare(found['embeddings'], expected)}
         if here:
             entry['to_x86'] = compare(found['embeddings'], here[precision]['embeddings'])
-            entry['layers_to_x86'] = layer_differences(found, here[precision])
+        entry['layers'] = layer_report(found, here.get(precision, {}))
         if precision == 'int8':
             entry['depthwise_to_integers'] = {
                 layer.name: relative(found[f'layer/{layer.name}'], integer_depthwise(layer, found[f'layer/{before.name}']))
@@ -184,15 +194,15 @@ def measure(side: Side, run: Callable, options: dict[str, dict], expected: np.nd
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--qemu', required=True, nargs='+', help='qemu-aarch64-static; a second version repeats the FP16 checks')
+    parser.add_argument('--qemu', required=True, nargs='+', help='qemu-aarch64-static; further versions repeat the last check')
     parser.add_argument('--system', required=True, metavar='DIR', help='aarch64 system tree with Python 3.13')
     parser.add_argument('--packages', required=True, metavar='DIR', help='aarch64 wheels of ncnn, numpy and pyyaml, installed')
     parser.add_argument('--calib', required=True, metavar='FACES', help='aligned faces to calibrate 8 bits on')
     args = parser.parse_args()
 
     def emulated(board: str, qemu: str) -> Side:
-        return Side(target(board).cpu, (qemu, '-cpu', target(board).cpu, '-L', args.system, f'{args.system}/usr/bin/python3.13'),
-                    args.packages)
+        cpu = target(board).cpu
+        return Side(cpu, (qemu, '-cpu', cpu, '-L', args.system, f'{args.system}/usr/bin/python3.13'), args.packages)
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -217,7 +227,8 @@ def main() -> None:
         for board in BOARDS:
             side = emulated(board, args.qemu[0])
             report[side.name] = {'board': board, **measure(side, run, options, expected, here, int8)}
-        half = [{'qemu': _version(qemu), 'cpu': target(BOARDS[1]).cpu, 'layers': depthwise_errors(emulated(BOARDS[1], qemu), work)}
+        last = BOARDS[-1]
+        half = [{'qemu': _version(qemu), 'cpu': target(last).cpu, 'layers': depthwise_errors(emulated(last, qemu), work)}
                 for qemu in args.qemu]
         sizes = {p: sum(f.stat().st_size for f in (work / 'models' / p).glob(f'{NAME}.[pb]*')) for p in PRECISIONS}
     import torch
