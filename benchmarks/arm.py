@@ -20,7 +20,7 @@ with the same options; all layers are compared on the first face. Two checks set
   reads: convdw3x3s2_pack8_fp16sa_neon loads r14 and r24, the last taps of the second of two columns, through the pointer to
   row 0 (``[%1]`` for ``[%2]`` and ``[%3]``). It handles columns in fours, then in twos: wrong where width % 4 is 2 or 3.
 
-Writes results/arm.json.
+Writes results/arm.json after every measurement; an interrupted run goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plugins.files import write_atomic
 from plugins.preprocess import l2_normalise
 from zoo.export.ncnn_model import NcnnLayer, NcnnModel
 from zoo.export.target import target
@@ -174,79 +174,98 @@ def depthwise_errors(side: Side, work: Path) -> list[dict]:
     return rows
 
 
-def measure(side: Side, run: Callable, options: dict[str, dict], expected: np.ndarray, here: dict, int8: NcnnModel) -> dict:
-    """All precisions on one side, against PyTorch and against ``here`` (empty for this machine itself)."""
-    report = {}
-    for precision, chosen in options.items():
-        found = run(side, precision, chosen)
-        entry = {'options': chosen, 'to_torch': compare(found['embeddings'], expected)}
-        if here:
-            entry['to_x86'] = compare(found['embeddings'], here[precision]['embeddings'])
-        entry['layers'] = layer_report(found, here.get(precision, {}))
-        if precision == 'int8':
-            entry['depthwise_to_integers'] = {
-                layer.name: relative(found[f'layer/{layer.name}'], integer_depthwise(layer, found[f'layer/{before.name}']))
-                for before, layer in zip(int8.layers, int8.layers[1:], strict=False) if layer.kind == 'ConvolutionDepthWise'}
-        report[precision] = entry
-        print(side.name, precision, entry['to_torch'], entry.get('to_x86', ''), flush=True)
-    return report
+def judge(found: dict, expected: np.ndarray, here: dict, int8: NcnnModel) -> dict:
+    """One model on one side against PyTorch's embeddings and, on a board, against what this machine found."""
+    report = {'ran_on': found['facts'], 'to_torch': compare(found['embeddings'], expected)}
+    if here is not found:
+        if found['facts']['ncnn'] != here['facts']['ncnn']:
+            raise RuntimeError(f'NCNN {found["facts"]["ncnn"]} there and {here["facts"]["ncnn"]} here: install the same version')
+        report['to_x86'] = compare(found['embeddings'], here['embeddings'])
+    report['layers'] = layer_report(found, {} if here is found else here)
+    pairs = zip(int8.layers, int8.layers[1:], strict=False)
+    errors = {layer.name: relative(found[f'layer/{layer.name}'], integer_depthwise(layer, found[f'layer/{before.name}']))
+              for before, layer in pairs if layer.kind == 'ConvolutionDepthWise'}
+    return report | ({'depthwise_to_integers': errors} if found['int8'] else {})
+
+
+class Report:
+    """results/arm.json, written after every measurement: an interrupted run goes on where it was.
+
+    What was measured with other weights or versions is dropped.
+    """
+
+    def __init__(self, facts: dict) -> None:
+        before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        self.data = before if all(before.get(key) == value for key, value in facts.items()) else facts
+
+    def measure(self, side: str, name: str, measurement: Callable[[], dict | list]) -> None:
+        entries = self.data.setdefault(side, {})
+        if name not in entries:
+            entries[name] = measurement()
+            self.data['date'] = time.strftime('%Y-%m-%d')
+            write_atomic(RESULT, json.dumps(self.data, indent=1) + '\n')
+            print(side, name, 'measured', flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--qemu', required=True, nargs='+', help='qemu-aarch64-static; further versions repeat the last check')
+    parser.add_argument('--qemu', required=True, nargs='+', help='qemu-aarch64-static; further versions repeat one check')
     parser.add_argument('--system', required=True, metavar='DIR', help='aarch64 system tree with Python 3.13')
     parser.add_argument('--packages', required=True, metavar='DIR', help='aarch64 wheels of ncnn, numpy and pyyaml, installed')
     parser.add_argument('--calib', required=True, metavar='FACES', help='aligned faces to calibrate 8 bits on')
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run_all(Path(folder), args)
 
+
+def run_all(work: Path, args: argparse.Namespace) -> None:
+    """Export, then measure what the report lacks; what tells most comes first."""
     def emulated(board: str, qemu: str) -> Side:
         cpu = target(board).cpu
         return Side(cpu, (qemu, '-cpu', cpu, '-L', args.system, f'{args.system}/usr/bin/python3.13'), args.packages)
 
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        faces, expected = write_models(work / 'models', args.calib)
-        np.save(work / 'faces.npy', faces)
-        unit = l2_normalise(expected)
-        spread = float(np.median((unit @ unit.T)[~np.eye(len(unit), dtype=bool)]))
-        if spread > 0.9:
-            raise SystemExit(f'different faces have a median cosine of {spread:.3f}: agreement would prove nothing')
-        int8, seen, here = NcnnModel.load(work / 'models' / 'int8' / f'{NAME}.param'), {}, {}
+    def run(side: Side, name: str) -> dict:
+        precision = name.split()[0]
+        found = side.run(work, kind='embed', model=str(work / 'models' / precision), faces=str(work / 'faces.npy'),
+                         options=options[name])
+        return {**found, 'int8': precision == 'int8'}
 
-        def run(side: Side, precision: str, options: dict) -> dict:
-            found = side.run(work, kind='embed', model=str(work / 'models' / precision.split()[0]),
-                             faces=str(work / 'faces.npy'), options=options)
-            seen[side.name] = found['facts']
-            return here.setdefault(precision, found) if side.name == 'x86' else found
-
-        variants = target(BOARDS[0]).runtime.variants
-        options = {**{precision: dict(variants[precision]) for precision in PRECISIONS},
-                   ARITHMETIC: {**variants['fp16'], 'fp16_arithmetic': True}}
-        report = {'x86': measure(Side('x86', (sys.executable,)), run, options, expected, {}, int8)}
+    faces, expected = write_models(work / 'models', args.calib)
+    np.save(work / 'faces.npy', faces)
+    unit = l2_normalise(expected)
+    spread = float(np.median((unit @ unit.T)[~np.eye(len(unit), dtype=bool)]))
+    if spread > 0.9:
+        raise SystemExit(f'different faces have a median cosine of {spread:.3f}: agreement would prove nothing')
+    variants = target(BOARDS[0]).runtime.variants
+    options = {'int8': dict(variants['int8']), 'fp32': dict(variants['fp32']), 'fp16': dict(variants['fp16']),
+               ARITHMETIC: {**variants['fp16'], 'fp16_arithmetic': True}, 'bf16': dict(variants['bf16'])}
+    int8 = NcnnModel.load(work / 'models' / 'int8' / f'{NAME}.param')
+    here = {name: run(Side('x86', (sys.executable,)), name) for name in options}
+    report = Report(_facts(faces, spread, options, work / 'models', here['fp32']['facts'], args.qemu[0]))
+    last = BOARDS[-1]
+    for qemu in args.qemu:
+        report.measure('depthwise_3x3_in_fp16_arithmetic', f'{target(last).cpu}, {_version(qemu)}',
+                       lambda qemu=qemu: depthwise_errors(emulated(last, qemu), work))
+    for name in options:
+        report.measure('x86', name, lambda name=name: judge(here[name], expected, here[name], int8))
         for board in BOARDS:
-            side = emulated(board, args.qemu[0])
-            report[side.name] = {'board': board, **measure(side, run, options, expected, here, int8)}
-        last = BOARDS[-1]
-        half = [{'qemu': _version(qemu), 'cpu': target(last).cpu, 'layers': depthwise_errors(emulated(last, qemu), work)}
-                for qemu in args.qemu]
-        sizes = {p: sum(f.stat().st_size for f in (work / 'models' / p).glob(f'{NAME}.[pb]*')) for p in PRECISIONS}
+            report.measure(board, name, lambda name=name, board=board: judge(
+                run(emulated(board, args.qemu[0]), name), expected, here[name], int8))
+
+
+def _facts(faces: np.ndarray, spread: float, options: dict, models: Path, versions: dict, qemu: str) -> dict:
     import torch
-    RESULT.write_text(json.dumps({
-        'command': 'python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages --calib faces.zip',
-        'date': time.strftime('%Y-%m-%d'), 'model': NAME, 'weights': _weights(), 'faces': len(faces),
-        'median_cosine_of_different_faces': round(spread, 4), 'bytes': sizes, 'machine': platform.machine(),
-        'qemu': _version(args.qemu[0]), 'versions': {**seen, 'torch': torch.__version__}, 'sides': report,
-        'depthwise_3x3_in_fp16_arithmetic': half}, indent=1) + '\n')
+
+    from zoo.model_card import card
+    return {'command': 'python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages '
+                       '--calib faces.zip', 'model': NAME, 'weights': card(NAME).weights['default'].sha256, 'faces': len(faces),
+            'median_cosine_of_different_faces': round(spread, 4), 'options': options,
+            'bytes': {p: sum(f.stat().st_size for f in (models / p).glob(f'{NAME}.[pb]*')) for p in PRECISIONS},
+            'versions': {'torch': torch.__version__, 'ncnn': versions['ncnn'], 'qemu': _version(qemu)}}
 
 
 def _version(qemu: str) -> str:
     return subprocess.run([qemu, '--version'], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-
-def _weights() -> str:
-    from zoo.model_card import card
-    return card(NAME).weights['default'].sha256
 
 
 if __name__ == '__main__':
