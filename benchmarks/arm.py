@@ -179,7 +179,7 @@ def judge(found: dict, expected: np.ndarray, here: dict, int8: NcnnModel) -> dic
     report = {'ran_on': found['facts'], 'to_torch': compare(found['embeddings'], expected)}
     if here is not found:
         if found['facts']['ncnn'] != here['facts']['ncnn']:
-            raise RuntimeError(f'NCNN {found["facts"]["ncnn"]} there and {here["facts"]["ncnn"]} here: install the same version')
+            raise RuntimeError(f'NCNN {found["facts"]["ncnn"]} there, {here["facts"]["ncnn"]} here: install one version')
         report['to_x86'] = compare(found['embeddings'], here['embeddings'])
     report['layers'] = layer_report(found, {} if here is found else here)
     pairs = zip(int8.layers, int8.layers[1:], strict=False)
