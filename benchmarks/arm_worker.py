@@ -22,9 +22,10 @@ def embed(model: str, faces: str, options: dict) -> dict[str, np.ndarray]:
     from zoo.runtime import open_embedder
     embedder, images = open_embedder(model, threads=1, **options), np.load(faces)
     found = {'embeddings': embedder(images)}
+    image = embedder.preprocess(images[:1])[0]  # a name of its own: ncnn.Mat does not keep the array alive
     with embedder.net.create_extractor() as extractor:
         extractor.set_light_mode(False)  # keeps the blobs in between
-        extractor.input(embedder.net.input_names()[0], ncnn.Mat(embedder.preprocess(images[:1])[0]))
+        extractor.input(embedder.net.input_names()[0], ncnn.Mat(image))
         for layer in NcnnModel.load(next(Path(model).glob('*.param'))).layers:
             status, output = extractor.extract(layer.outputs[0])
             if status:
