@@ -1,7 +1,9 @@
 // Compare aligned faces with a model that `facezoo export --to ncnn` wrote.
 //
-//   ./recognise MODEL FACE.ppm FACE.ppm ...      MODEL is the path without .param; faces are 112x112, binary PPM (P6)
+//   ./recognise MODEL FACE.ppm FACE.ppm ...      cosine of each pair
+//   ./recognise MODEL FACE.ppm                   the embedding, a number a line
 //
+// MODEL is the path without .param; faces are 112x112, binary PPM (P6). Latency goes to the standard error stream.
 // Preprocessing and the runtime's options come from the sidecar MODEL.json, so that they are written down once.
 // Needs NCNN and nothing else (make a .ppm with `convert face.jpg face.ppm`).
 
@@ -138,6 +140,8 @@ int main(int argc, char** argv)
         std::vector<std::vector<float> > embeddings;
         for (int i = 2; i < argc; i++)
             embeddings.push_back(recognise(read_ppm(argv[i], recognise.side)));
+        if (embeddings.size() == 1)
+            for (float value : embeddings[0]) std::printf("%.8g\n", value);
         for (size_t i = 0; i + 1 < embeddings.size(); i++)
             for (size_t j = i + 1; j < embeddings.size(); j++)
             {
@@ -154,7 +158,7 @@ int main(int argc, char** argv)
             times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count());
         }
         std::sort(times.begin(), times.end());
-        std::printf("p50 %.2f ms, p90 %.2f ms\n", times[25], times[45]);
+        std::fprintf(stderr, "p50 %.2f ms, p90 %.2f ms\n", times[25], times[45]);
     }
     catch (const std::exception& error)
     {

@@ -1,0 +1,36 @@
+// What docs/examples/ncnn uses of NCNN 20261020, declared only: a compiler checks the sample where NCNN is not installed.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+namespace ncnn {
+struct Mat
+{
+    enum PixelType { PIXEL_RGB = 1, PIXEL_RGB2BGR = 1 | (2 << 16) };
+    static Mat from_pixels(const unsigned char* pixels, int type, int w, int h);
+    void substract_mean_normalize(const float* means, const float* norms);
+    Mat reshape(int w) const;
+    size_t total() const;
+    operator const float*() const;
+    int w;
+};
+struct Option
+{
+    int num_threads;
+    bool use_fp16_packed, use_fp16_storage, use_fp16_arithmetic, use_bf16_storage;
+};
+struct Extractor
+{
+    int input(const char* blob, const Mat& in);
+    int extract(const char* blob, Mat& feat);
+};
+struct Net
+{
+    Option opt;
+    int load_param(const char* path);
+    int load_model(const char* path);
+    const std::vector<const char*>& input_names() const;
+    const std::vector<const char*>& output_names() const;
+    Extractor create_extractor() const;
+};
+}

@@ -1,0 +1,99 @@
+"""The C++ sample of docs/examples/ncnn: it compiles, and computes what the Python embedder computes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plugins.preprocess import l2_normalise
+from zoo.export.artefact import export
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / 'docs' / 'examples' / 'ncnn'
+
+
+def test_sample_is_correct_cpp(tmp_path):
+    """Against declarations of NCNN's functions where NCNN itself is not here; the tests below compile it with the real ones."""
+    compiler = shutil.which('c++') or pytest.skip('needs a C++ compiler')
+    check = [compiler, '-std=c++11', '-Wall', '-Wextra', '-Werror', '-fsyntax-only', '-I', str(ROOT / 'tests' / 'ncnn_headers')]
+    run = subprocess.run([*check, str(SAMPLE / 'recognise.cpp')], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    broken = tmp_path / 'broken.cpp'
+    broken.write_text((SAMPLE / 'recognise.cpp').read_text().replace('create_extractor', 'extractor_of'))
+    assert subprocess.run([*check, str(broken)], capture_output=True).returncode
+
+
+@pytest.fixture(scope='module')
+def recognise(tmp_path_factory):
+    """The compiled sample, as a function of its arguments."""
+    if not (shutil.which('cmake') and shutil.which('c++')):
+        pytest.skip('needs cmake and a C++ compiler')
+    build = tmp_path_factory.mktemp('build')
+    made = subprocess.run(['cmake', '-S', str(SAMPLE), '-B', str(build)], capture_output=True, text=True)
+    if 'ncnnConfig.cmake' in made.stderr:
+        pytest.skip("needs NCNN's C++ library (set ncnn_DIR to its lib/cmake/ncnn); only the syntax was checked")
+    assert made.returncode == 0, made.stderr
+    made = subprocess.run(['cmake', '--build', str(build)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        # one thread: OpenMP's wait for one another by spinning, which takes minutes on a busy machine
+        return subprocess.run([build / 'recognise', *arguments], capture_output=True, text=True,
+                              env={**os.environ, 'OMP_THREAD_LIMIT': '1'})
+    return run
+
+
+@pytest.fixture(scope='module', params=['RGB', 'BGR'])
+def model(request, small_net, tmp_path_factory):
+    """An exported net, in both colour orders."""
+    from dataclasses import replace
+    folder = tmp_path_factory.mktemp(request.param)
+    usual, small_net.preprocess = small_net.preprocess, replace(small_net.preprocess, colour=request.param)
+    export(small_net, 'small', 'ncnn', folder)
+    small_net.preprocess = usual
+    return folder / 'small'
+
+
+@pytest.fixture(scope='module')
+def pictures(crops, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    for number, crop in enumerate(crops):
+        (folder / f'{number}.ppm').write_bytes(b'P6\n112 112\n255\n' + crop.tobytes())
+    return [str(folder / f'{number}.ppm') for number in range(len(crops))]
+
+
+def test_embeddings_are_those_of_python(recognise, model, pictures, crops):
+    import zoo
+    expected = l2_normalise(zoo.open(model.with_suffix('.param'), threads=1)(crops))
+    assert np.median(expected @ expected.T) < 0.9, 'the net does not tell faces apart'
+    found = [recognise(model, picture).stdout.split() for picture in pictures]
+    np.testing.assert_allclose(np.array(found, float), expected, atol=2e-6)
+
+
+def test_cosines_of_pairs(recognise, model, pictures, crops):
+    import zoo
+    unit = l2_normalise(zoo.open(model.with_suffix('.param'), threads=1)(crops))
+    run = recognise(model, *pictures)
+    rows = [line.split() for line in run.stdout.splitlines()]
+    first, second = np.triu_indices(len(crops), 1)
+    assert [row[:2] for row in rows] == [[pictures[i], pictures[j]] for i, j in zip(first, second, strict=True)]
+    np.testing.assert_allclose([float(row[2]) for row in rows], (unit @ unit.T)[first, second], atol=3e-6)
+    assert 'p50' in run.stderr
+
+
+@pytest.mark.parametrize('content, complaint', [
+    (b'P6\n112 112\n255\n' + bytes(100), 'cut off'), (b'P6\n64 64\n255\n' + bytes(64 * 64 * 3), '112 pixels'),
+    (b'P5\n112 112\n255\n' + bytes(112 * 112), 'not a binary PPM')])
+def test_bad_pictures_are_refused(recognise, model, tmp_path, content, complaint):
+    (tmp_path / 'bad.ppm').write_bytes(content)
+    run = recognise(model, tmp_path / 'bad.ppm')
+    assert run.returncode == 1 and complaint in run.stderr and 'bad.ppm' in run.stderr
+
+
+def test_model_without_its_sidecar_is_refused(recognise, model, pictures, tmp_path):
+    shutil.copy(model.with_suffix('.param'), tmp_path)
+    run = recognise(tmp_path / 'small', pictures[0])
+    assert run.returncode == 1 and 'small.json: missing' in run.stderr
