@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from recipes.config import list_recipes, load_recipe, read_config
 from zoo.commands.tables import format_table
@@ -30,12 +31,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    configs = [(name, load_recipe(name)) for name in list_recipes()]
     print(format_table(['recipe', 'network', 'data', 'identities', 'images', 'epochs', 'batch', 'optimiser'],
-                       [[name, c.network, c.rec, c.num_classes or '-', c.num_image or '-', c.num_epoch, c.batch_size,
-                         f'{c.optimizer} {c.lr:g} {c.schedule}'] for name, c in configs]))
-    print('\nthe batch is per process; `facezoo train RECIPE` or `facezoo arcface-torch train_v2.py configs/RECIPE` trains it')
+                       [_row(name, load_recipe(name)) for name in list_recipes()]))
+    print('\nthe batch is per process; `facezoo train RECIPE` trains any of them, `facezoo arcface-torch train_v2.py '
+          'configs/RECIPE` those of recognisers')
     return 0
+
+
+def _row(name: str, config) -> list:
+    data = config.pictures if config.task == 'detection' else config.rec
+    return [name, config.network, data, getattr(config, 'num_classes', None) or '-', getattr(config, 'num_image', None) or '-',
+            config.num_epoch, config.batch_size, f'{config.optimizer} {config.lr:g} {config.schedule}']
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -52,6 +58,8 @@ def _check(args: argparse.Namespace) -> int:
     from plugins.registry import list_backbones, suggest
     from zoo.model_card import CARDS, card
     config = _load(args)
+    if config.task == 'detection':
+        return _check_detector(args.recipe, config)
     size = card(config.network).input_size if (CARDS / f'{config.network}.yaml').exists() else 112
     findings = check_recipe(dataclasses.asdict(config), size=size)
     if config.network not in list_backbones():
@@ -61,6 +69,15 @@ def _check(args: argparse.Namespace) -> int:
         print(('wrong: ' if finding.serious else 'note:  ') + finding.text)
     print(f'{args.recipe}: {f"{serious} things are wrong" if serious else f"fits {config.rec}"}')
     return 1 if serious else 0
+
+
+def _check_detector(recipe: str, config) -> int:
+    from plugins.data.sources import TreeFaces
+    missing = [path for path in (config.labels, config.teacher, config.init) if path and not Path(path).is_file()]
+    for path in missing:
+        print(f'wrong: {path}: no such file')
+    print(f'{recipe}: {len(TreeFaces(config.pictures))} pictures in {config.pictures}')
+    return int(bool(missing))
 
 
 def _load(args: argparse.Namespace):

@@ -8,7 +8,7 @@ from nets import build, inputs_for, settle
 
 import zoo
 from plugins.preprocess import Preprocess
-from plugins.registry import backbone_family, create_backbone, list_backbones, register_backbone
+from plugins.registry import backbone_family, create_backbone, list_backbones, list_detectors, register_backbone
 
 NAMES = list_backbones()
 
@@ -78,8 +78,9 @@ class TestContract:
         assert card.fidelity == 'exact' or card.deviations
 
 
-def test_every_card_has_a_backbone():
-    assert zoo.list_models() == NAMES
+def test_every_card_has_a_network():
+    assert zoo.list_models(task='recognition') == NAMES
+    assert zoo.list_models(task='detection') == list_detectors()
 
 
 def test_family_is_the_module():

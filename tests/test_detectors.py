@@ -190,3 +190,22 @@ def test_registering_twice_is_refused():
         def retinaface_mnet025():
             return None
         register_detector(retinaface_mnet025)
+
+
+def test_another_normalisation_gives_the_same_faces(picture):
+    """BGR minus the mean of ImageNet, as public checkpoints have it, worked into the first layers."""
+    torch.manual_seed(0)
+    model = create_detector('retinaface_mnet025').eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(), module.running_var.uniform_(0.5, 2)
+    model.preprocess = PictureNorm((123.0, 117.0, 104.0), 1.0, 'BGR')
+    pictures = picture[None, :640, :640]
+    with torch.inference_mode():
+        before = model.extract(torch.from_numpy(model.preprocess(pictures)))
+        model.renormalise(PictureNorm())
+        after = model.extract(torch.from_numpy(model.preprocess(pictures)))
+    for a, b in zip(before, after, strict=True):
+        inside = np.s_[..., a.shape[2] // 2:a.shape[2] // 2 + 1, a.shape[3] // 2:a.shape[3] // 2 + 1]
+        assert a.std() > 0
+        torch.testing.assert_close(a[inside], b[inside], rtol=1e-2, atol=1e-3 * float(a.abs().max()))

@@ -21,7 +21,8 @@ def test_page(page, tmp_path, monkeypatch, crops):
     """All blocks of a page in order, in one folder and one namespace, as its reader would type them."""
     monkeypatch.chdir(tmp_path)
     registry.list_backbones()
-    monkeypatch.setattr(registry, '_ENTRY_POINTS', dict(registry._ENTRY_POINTS))  # a page may register one of its own
+    backbones = registry._BACKBONES
+    monkeypatch.setattr(backbones, '_entry_points', dict(backbones._entry_points))  # a page may register one of its own
     namespace: dict = {}
     ran = 0
     for block in BLOCK.finditer(page.read_text()):

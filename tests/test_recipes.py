@@ -9,7 +9,7 @@ from plugins.registry import list_backbones
 from recipes.config import list_recipes, load_recipe, read_config
 from zoo.cli import main
 
-INSIGHTFACE = [name for name in list_recipes() if load_recipe(name).num_classes]
+INSIGHTFACE = [name for name in list_recipes() if getattr(load_recipe(name), 'num_classes', None)]  # detectors have none
 # identities and images, as InsightFace's recipes and data set pages state them
 COUNTS = {'MS1MV3': (93431, 5179510), 'MS1MV2': (85742, 5822653), 'Glint360K': (360232, 17091657),
           'WebFace4M': (205990, 4235242), 'WebFace12M': (617970, 12720066), 'CASIA': (10572, 490623)}

@@ -59,6 +59,22 @@ class Detector(nn.Module):
         match)."""
         return state
 
+    @torch.no_grad()
+    def renormalise(self, norm: PictureNorm) -> None:
+        """Make the network eat pictures normalised by ``norm``: worked into its first convolution and the BatchNorm behind it.
+
+        Exact but at the border of the picture, where the convolution's zero padding now stands for another colour.
+        """
+        old, self.preprocess = self.preprocess, norm
+        conv = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+        batch_norm = next(m for m in self.modules() if isinstance(m, nn.BatchNorm2d))
+        if old.colour != norm.colour:
+            conv.weight.copy_(conv.weight.flip(1))
+        shift = (torch.tensor(norm.mean) - torch.tensor(old.mean)) / old.std
+        shift = shift if norm.colour == 'RGB' else shift.flip(0)
+        batch_norm.running_mean.sub_((conv.weight * shift.reshape(1, 3, 1, 1)).sum((1, 2, 3)))
+        conv.weight.mul_(norm.std / old.std)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.extract(x)
         with torch.autocast(x.device.type, enabled=False):  # offsets of a tenth of a pixel need float32

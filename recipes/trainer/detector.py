@@ -21,6 +21,7 @@ from plugins.detectors._base import Detector
 from plugins.faces import Faces
 from plugins.files import write_atomic
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
+from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -87,6 +88,7 @@ class DetectorTrainer:
         init_weights(self.raw)
         if config.init:
             load_weights(self.raw, config.init)
+            self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
         self.raw.to(memory_format=torch.channels_last)
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = _make_optimizer(config, self.raw)

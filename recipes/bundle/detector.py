@@ -1,6 +1,6 @@
 """Put a trained detector into the zoo: measure it against its teacher, name it by its hash, write the card's entry.
 
-  python -m recipes.bundle_detector runs/det --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
+  python -m recipes.bundle.detector runs/det --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
       --raw lfw_raw_fold1.zip --recogniser fdfacenet --licence TEXT --data TEXT --run TEXT
 
 The truth on the held-out pictures is what the teacher says at two scales and mirrored, all views merged: faces it scores at
@@ -117,7 +117,7 @@ def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder) -> dict[str
 
 def main(argv: list[str] | None = None) -> None:
     """Measure a run and write its card entry."""
-    parser = argparse.ArgumentParser('python -m recipes.bundle_detector', description=__doc__,
+    parser = argparse.ArgumentParser('python -m recipes.bundle.detector', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help="a training's output folder")
     parser.add_argument('--teacher', required=True, help='weights of the teacher')

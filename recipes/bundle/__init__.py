@@ -1,0 +1,1 @@
+"""Put trained weights into the zoo: ``python -m recipes.bundle`` for recognisers, ``python -m recipes.bundle.detector``."""
