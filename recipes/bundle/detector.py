@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {'heldout': _conditions(measure(nets, nets['teacher'], args.pictures), args)}
     if args.raw:
         from zoo.runtime import open_embedder
-        metrics['chain'] = {'recogniser': args.recogniser, 'set': Path(args.raw).stem, 'flip': True,
+        metrics['chain'] = {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True,
                             **chain_accuracy(nets, args.raw, open_embedder(args.recogniser))}
     print(json.dumps(metrics, indent=1))
     if not args.measure_only:
