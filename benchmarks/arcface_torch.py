@@ -204,8 +204,9 @@ def train_variants(bench: Bench) -> None:
                    seconds=seconds, **found)
     status, text, seconds = bench.launch(*settings(bench, 'broken', network='tiny_face', output=str(bench.work / 'out')),
                                          'train_v2.py', 'configs/fdfacenet_ms1mv3')
+    said = next((line.strip().replace(f'{bench.work}/', '') for line in text.splitlines() if 'record 40' in line), None)
     bench.note('a broken image ends the training', status != 0 and 'record 40' in text and seconds < 600, text,
-               seconds=seconds, said=next((line.strip() for line in text.splitlines() if 'record 40' in line), None))
+               seconds=seconds, said=said)
 
 
 def ijb(bench: Bench) -> None:
