@@ -236,7 +236,8 @@ class TestShims:
     def test_loader_error_ends_the_process(self, tmp_path):
         code = ('import queue, threading\nfrom plugins.arcface_torch import compat\ncompat._apply_loader()\n'
                 'class BackgroundGenerator(threading.Thread):\n    def run(self): raise ValueError("record 40 is damaged")\n'
-                'threading.Thread(target=lambda: 1 / 0).start()\n'  # any other thread may fail without ending the process
+                'other = threading.Thread(target=lambda: 1 / 0)\n'  # any other thread may fail without ending the process
+                'other.start()\nother.join()\n'
                 'BackgroundGenerator(daemon=True).start()\nqueue.Queue().get()\n')
         ran = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert ran.returncode == 1 and 'ZeroDivisionError' in ran.stderr
