@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from plugins.files import write_atomic  # noqa: E402
-from zoo.card_page import model_page, models_table, weights_table  # noqa: E402
+from zoo.card_page import markdown_table, model_page, models_table, weights_table  # noqa: E402
 from zoo.model_card import card, list_models  # noqa: E402
 
 
@@ -24,12 +25,44 @@ def fill(text: str) -> str:
                   flags=re.DOTALL)
 
 
+def measured_page() -> str:
+    """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
+    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
+    claims, lowres = results['claims'], results['lowres']
+    machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
+    parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
+             f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
+             markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ratio', 'peak MB'], [
+                 [r['label'], r['runtime'], f'{r["p50"]:.2f}', f'{r["p90"]:.2f}', f'{r["ratio"]:.2f}', f'{r["peak_mb"]:.0f}']
+                 for r in claims['results']]),
+             f'## Low resolution\n\nAccuracy (TAR at FAR 1e-3) in percent on {lowres["set"]}, both images degraded, blur sigma '
+             f'{lowres["sigma"]:g}: `{lowres["command"]}`',
+             markdown_table(['weights', *next(iter(lowres['models'].values()))], [
+                 [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
+                 for model, rows in lowres['models'].items()]),
+             "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
+             f'{results["system_speed"]["conditions"]}.',
+             markdown_table(['picture', 'threads', 'faces found (theirs)', 'ms', 'FaceAnalysis ms', 'ratio'], [
+                 [name, threads, f'{p["faces"]} ({p["faces_insightface"]})', p['ms'], p['ms_insightface'], p['ratio']]
+                 for threads, key in ((1, 'system_speed'), (2, 'system_speed_2_threads'))
+                 for name, p in results[key]['pictures'].items()]),
+             f'## Loader beside MXNet\n\n`{results["loading"]["command"]}`: the same `train.rec` read and decoded, equal pixels: '
+             f'{results["loading"]["same_pixels"]}.',
+             markdown_table(['reader', 'images a second of processor time'], [*results['loading']['images_per_cpu_second'].items()]),
+             f'## Packs in unmodified InsightFace\n\n`{results["packs"]["command"]}`',
+             markdown_table(['version', 'faces', 'least cosine to facezoo', 'passed'], [
+                 [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
+                 for version, r in results['packs']['insightface'].items()])]
+    return '\n\n'.join(parts)
+
+
 def on_files(files, config):
-    """MkDocs: add the models' pages, their index and the README as the first page."""
+    """MkDocs: add the models' pages, their index, what was measured, and the README as the first page."""
     from mkdocs.structure.files import File
     pages = {f'models/{name}.md': model_page(card(name)) for name in list_models()}
     pages['models/index.md'] = f'# Models\n\n{models_table()}'
     pages['index.md'] = re.sub(r'\]\(docs/', '](', (ROOT / 'README.md').read_text())
+    pages['measured.md'] = measured_page()
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
