@@ -28,7 +28,7 @@ def fill(text: str) -> str:
 def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
-    claims, lowres = results['claims'], results['lowres']
+    claims, lowres, loading = results['claims'], results['lowres'], results['loading']
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
@@ -46,9 +46,9 @@ def measured_page() -> str:
                  [name, threads, f'{p["faces"]} ({p["faces_insightface"]})', p['ms'], p['ms_insightface'], p['ratio']]
                  for threads, key in ((1, 'system_speed'), (2, 'system_speed_2_threads'))
                  for name, p in results[key]['pictures'].items()]),
-             f'## Loader beside MXNet\n\n`{results["loading"]["command"]}`: the same `train.rec` read and decoded, equal pixels: '
-             f'{results["loading"]["same_pixels"]}.',
-             markdown_table(['reader', 'images a second of processor time'], [*results['loading']['images_per_cpu_second'].items()]),
+             f'## Loader beside MXNet\n\nThe same `train.rec` read and decoded, equal pixels: {loading["same_pixels"]}; '
+             f'`{loading["command"]}`',
+             markdown_table(['reader', 'images a second of processor time'], [*loading['images_per_cpu_second'].items()]),
              f'## Packs in unmodified InsightFace\n\n`{results["packs"]["command"]}`',
              markdown_table(['version', 'faces', 'least cosine to facezoo', 'passed'], [
                  [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
