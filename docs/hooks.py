@@ -40,6 +40,14 @@ def measured_page() -> str:
              markdown_table(['weights', *next(iter(lowres['models'].values()))], [
                  [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
                  for model, rows in lowres['models'].items()]),
+             "## FDFaceNet's artefacts\n\n`facezoo deploy-report fdfacenet --gate-set val.bin --calib faces_train.zip --targets "
+             'jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities that were not trained on; TensorRT rows are '
+             'computed on the CPU by the rules of each precision.',
+             markdown_table(['artefact', 'MB', 'least cosine', 'accuracy', 'TAR@FAR 1e-3', 'ms here', 'gate'], [
+                 [' '.join(filter(None, (r['form'], r['target'], r['precision']))), _rounded(r['megabytes'], 2),
+                  _rounded(r['min_cosine'], 5), _rounded(100 * r['accuracy'], 2), _rounded(100 * r['tar'], 2),
+                  _rounded(r['latency_ms'], 2), 'passed' if r['passed'] else r['reason']]
+                 for r in results['deploy_report']['rows']]),
              "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
              f'{results["system_speed"]["conditions"]}.',
              markdown_table(['picture', 'threads', 'faces found (theirs)', 'ms', 'FaceAnalysis ms', 'ratio'], [
@@ -54,6 +62,10 @@ def measured_page() -> str:
                  [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
                  for version, r in results['packs']['insightface'].items()])]
     return '\n\n'.join(parts)
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    return '' if value is None else f'{value:.{digits}f}'
 
 
 def on_files(files, config):

@@ -78,7 +78,7 @@ def draw_report(report: Mapping, path: str | os.PathLike) -> None:
 def _bars(axes, names: Sequence[str], values: Sequence[float | None], colours: Sequence[str]) -> None:
     axes.barh(names, [value or 0.0 for value in values], color=colours)
     for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
-        axes.annotate('not measured' if value is None else f'{value:.2f}', (value or 0.0, place), xytext=(3, 0),
+        axes.annotate('not measured' if value is None else f'{value:.2f}', (max(value or 0.0, 0.0), place), xytext=(3, 0),
                       textcoords='offset points', va='center', fontsize=8, color=colour)
     axes.margins(x=0.15)  # room for the figures
     axes.grid(axis='x', alpha=0.3)
