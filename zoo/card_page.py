@@ -10,9 +10,10 @@ __all__ = ['markdown_table', 'model_page', 'models_table', 'weights_table']
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
+    """A Markdown table; bars and line breaks inside cells are escaped."""
     lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines) + '\n'
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in line) + ' |'
+                     for line in lines) + '\n'
 
 
 def weights_table() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from plugins.extras import require
 from plugins.files import atomic_path
+from zoo.card_page import markdown_table
 
 __all__ = ['draw_report', 'report_markdown']
 
@@ -25,13 +26,13 @@ def report_markdown(report: Mapping, picture: str | None = None) -> str:
         f'thread of {machine["processor"]} at load {machine["load"]}. TensorRT rows are computed on a CPU by the rules of each '
         'precision; `verify.py` in the bundle measures the engine itself.',
         *([f'![Accuracy and latency of every artefact]({picture})'] if picture else []),
-        _table(['artefact', 'MB', 'least cosine to PyTorch', 'accuracy', 'points lost', 'TAR@FAR 1e-3', 'latency here ms',
-                'gate'],
-               [['PyTorch FP32', '', '', _percent(torch['accuracy']), '', _percent(torch['tar@1e-3']), '', ''],
-                *(_cells(row, torch['accuracy']) for row in report['rows'])])]
+        markdown_table(
+            ['artefact', 'MB', 'least cosine to PyTorch', 'accuracy', 'points lost', 'TAR@FAR 1e-3', 'latency here ms', 'gate'],
+            [['PyTorch FP32', '', '', _percent(torch['accuracy']), '', _percent(torch['tar@1e-3']), '', ''],
+             *(_cells(row, torch['accuracy']) for row in report['rows'])])]
     parts += [f'## Notes\n\n{notes}'] if (notes := _notes(report['rows'])) else []
     if report['devices']:
-        parts.append('## On devices\n\nBatch 1.\n\n' + _table(
+        parts.append('## On devices\n\nBatch 1.\n\n' + markdown_table(
             ['target', 'what', 'kind', 'ms', 'source'],
             [[t['target'], t['what'], t['kind'], _number(t['milliseconds'], 2), t['source']] for t in report['devices']]))
     versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
@@ -86,11 +87,6 @@ def _bars(axes, names: Sequence[str], values: Sequence[float | None], colours: S
 
 def _label(row: Mapping) -> str:
     return ' '.join(word for word in (row['form'], row['target'], row['precision']) if word)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(cell.replace('|', '\\|').replace('\n', ' ') for cell in line) + ' |' for line in lines)
 
 
 def _number(value: float | None, digits: int) -> str:
