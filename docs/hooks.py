@@ -41,7 +41,7 @@ def measured_page() -> str:
                  [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
                  for model, rows in lowres['models'].items()]),
              "## FDFaceNet's artefacts\n\n`facezoo deploy-report fdfacenet --gate-set val.bin --calib faces_train.zip "
-             '--targets jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities that were not trained on; TensorRT rows are '
+             '--targets jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities not trained on; TensorRT rows are '
              'computed on the CPU by the rules of each precision.',
              markdown_table(['artefact', 'MB', 'least cosine', 'accuracy', 'TAR@FAR 1e-3', 'ms here', 'gate'], [
                  [' '.join(filter(None, (r['form'], r['target'], r['precision']))), _rounded(r['megabytes'], 2),
