@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from plugins.files import write_atomic  # noqa: E402
-from zoo.card_page import markdown_table, model_page, models_table, weights_table  # noqa: E402
+from zoo.card_page import model_page, models_table, weights_table  # noqa: E402
 from zoo.model_card import card, list_models  # noqa: E402
+from zoo.tables import markdown_table  # noqa: E402
 
 
 def fill(text: str) -> str:

@@ -55,8 +55,7 @@ class Faces:
         """The same faces in a picture warped by a similarity ``(2, 3)``, as ``cv2.warpAffine`` takes it.
 
         A mirrored face gets its left and right landmarks exchanged. A turned box becomes the box around the turned ellipse
-        that it
-        encloses: that is what stays of a face, which has no corners.
+        that it encloses: that is what stays of a face, which has no corners.
         """
         linear, shift = matrix[:, :2], matrix[:, 2]
         middle = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2 @ linear.T + shift

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-__all__ = ['FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'l2_normalise']
+__all__ = ['FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'encode_image', 'l2_normalise']
 
 
 class FaceError(ValueError):
@@ -114,3 +114,10 @@ def _check_whole(data: bytes, name: str) -> None:
         Image.open(io.BytesIO(data)).load()
     except OSError as error:
         raise FaceError(f'{name}: {error}') from None
+
+
+def encode_image(image: np.ndarray, suffix: str = '.jpg', quality: int = 95) -> bytes:
+    """Image uint8 RGB ``(H, W, 3)`` as a file of the kind that ``suffix`` names; ``quality`` is JPEG's."""
+    import cv2
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == '.jpg' else []
+    return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()

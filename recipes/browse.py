@@ -14,7 +14,7 @@ import dataclasses
 from pathlib import Path
 
 from recipes.config import list_recipes, load_recipe, read_config
-from zoo.commands.tables import format_table
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
-from zoo.commands.tables import format_table
+from zoo.tables import format_table
 
 __all__ = ['Study', 'load_study', 'report', 'run_study']
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,12 +18,13 @@ import torch
 import zoo
 from plugins.data.augment import Augment
 from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
-from plugins.data.sources import open_faces
+from plugins.data.sources import open_faces, shrink_crop
 from plugins.files import sha256_file
 from plugins.overrides import parse_overrides
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError, list_recipes, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.engine import Diverged, Interrupted, Trainer
 from recipes.trainer.schedule import learning_rate
 from zoo.export.onnx import export_onnx
@@ -167,8 +169,32 @@ def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
 def test_teacher_of_another_input_size_is_refused(recipe, tmp_path):
     export_onnx(zoo.create('fdfacenet', width=0.25, input_size=96), tmp_path / 'small.onnx')
     (tmp_path / 'small.json').write_text(json.dumps({'preprocess': {'input_size': 96}}))
-    with pytest.raises(FaceError, match='96-pixel'):
+    with pytest.raises(FaceError, match='wants 96-pixel faces, the student 112'):
         Trainer(recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'small.onnx')]))
+
+
+def test_a_96_pixel_student_sees_its_teachers_crop_made_smaller(recipe, tmp_path):
+    export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32), tmp_path / 'teacher.onnx')
+    config = recipe(network='mobilefacenet96_eca', network_args={}, distill={'embedding': 0.1}, num_epoch=6,
+                    teachers=[str(tmp_path / 'teacher.onnx')])
+    trainer = Trainer(config)
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    assert batch.clean.shape == (12, 112, 112, 3) and batch.images.shape == (12, 96, 96, 3)
+    assert (batch.images[0].numpy() == shrink_crop(batch.clean[0].numpy(), 96)).all()
+    assert trainer.fit()['six']['pairs'] == 40  # measured on 112-pixel crops; the first epochs collapse and are not measured
+
+
+
+def test_unstrided_depthwise_is_the_same_convolution():
+    net = zoo.create('mobilefacenet96_eca').double().eval()
+    x = torch.randn(2, 3, 96, 96, dtype=torch.double)
+    before = net(x)
+    avoid_strided_depthwise(net)
+    copied = copy.deepcopy(net)  # as the moving average does
+    patched = [m for m in copied.modules() if 'forward' in vars(m)]
+    assert len(patched) == 3 and all(m.forward.conv is m for m in patched)
+    torch.testing.assert_close(net(x), before)
+    torch.testing.assert_close(copied(x), before)
 
 
 def test_bf16_trains(recipe):

@@ -8,7 +8,6 @@ a slow minute hits both. Runs without torch when the models are files.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -19,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from plugins.extras import installed_versions
 
 __all__ = ['BenchResult', 'Candidate', 'bench', 'machine']
 
@@ -141,12 +142,7 @@ def _summary(worker: _Worker, samples: np.ndarray, first: np.ndarray, peak: floa
 
 def machine() -> dict:
     """What a figure depends on: processor, cores, clock policy, system, versions, date. No host name, no paths."""
-    versions = {}
-    for package in ('facezoo', 'torch', 'onnxruntime', 'ncnn', 'numpy'):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = installed_versions(('facezoo', 'torch', 'onnxruntime', 'ncnn', 'numpy'))
     return {'processor': _processor(), 'cores': os.cpu_count(), 'architecture': platform.machine(),
             'governor': _read_line('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor'),
             'board': _read_line('/proc/device-tree/model'), 'system': f'{platform.system()} {platform.release().split("-")[0]}',

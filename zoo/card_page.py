@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from zoo.model_card import ModelCard, Weights, card, list_models
+from zoo.tables import markdown_table
 
-__all__ = ['markdown_table', 'model_page', 'models_table', 'weights_table']
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; bars and line breaks inside cells are escaped."""
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in line) + ' |'
-                     for line in lines) + '\n'
+__all__ = ['model_page', 'models_table', 'weights_table']
 
 
 def weights_table() -> str:

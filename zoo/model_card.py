@@ -15,7 +15,7 @@ from pathlib import Path
 from plugins.preprocess import PictureNorm, Preprocess
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models']
+__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of']
 
 CARDS = Path(__file__).parent / 'cards'
 
@@ -107,6 +107,11 @@ def list_models(weights: bool = False, task: str | None = None) -> list[str]:
     if weights or task:
         names = [name for name in names if (card(name).weights or not weights) and task in (None, card(name).task)]
     return names
+
+
+def preprocess_of(name: str) -> Preprocess:
+    """What a recogniser eats: its card's word, or InsightFace's convention for a backbone without a card (a user's own)."""
+    return card(name).preprocess if (CARDS / f'{name}.yaml').is_file() else Preprocess()
 
 
 def read_card(path: Path) -> ModelCard:

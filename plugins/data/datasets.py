@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
-from plugins.data.sources import FaceSource, decode_face
+from plugins.data.sources import FaceSource, decode_face, shrink_crop
 
 __all__ = ['Batch', 'FaceDataset', 'FaceSampler', 'face_loader']
 
@@ -25,7 +25,8 @@ class Batch(NamedTuple):
         images: uint8 RGB ``(N, S, S, 3)``, what the student sees.
         labels: int64 ``(N,)``, -1 where the identity is unknown.
         indices: int64 ``(N,)`` into the data set.
-        clean: what a teacher sees: the same faces before degradation (``images`` itself when there is none).
+        clean: what a teacher sees: the same faces, before degradation and at the teacher's size (``images`` itself when
+            there is no difference).
     """
 
     images: Tensor
@@ -38,15 +39,17 @@ class FaceDataset(Dataset):
     """Augmented faces. Item ``(epoch, index)`` is a pure function of it and the seed, whatever the worker.
 
     Args:
+        size: side of the crops that are augmented, and that a teacher sees.
         augment: seen by student and teacher alike.
         degrade: seen by the student only, new in every epoch.
         views: number of distinct augmentations of a face; the view of an epoch is ``epoch % views`` (0: always new).
+        student_size: side of the crops that the student sees, when it is smaller than ``size``.
     """
 
     def __init__(self, source: FaceSource, size: int = 112, augment: Augment | None = None, degrade: Degrade | None = None,
-                 views: int = 0, seed: int = 0) -> None:
+                 views: int = 0, seed: int = 0, student_size: int | None = None) -> None:
         self.source, self.size, self.augment, self.degrade = source, size, augment or Augment(), degrade
-        self.views, self.seed = views, seed
+        self.views, self.seed, self.student_size = views, seed, student_size or size
 
     def __len__(self) -> int:
         return len(self.source)
@@ -67,13 +70,16 @@ class FaceDataset(Dataset):
 
     def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
         clean = torch.empty((len(items), self.size, self.size, 3), dtype=torch.uint8)
-        images = torch.empty_like(clean) if self.degrade else clean
+        own = self.degrade or self.student_size != self.size
+        images = torch.empty((len(items), self.student_size, self.student_size, 3), dtype=torch.uint8) if own else clean
         labels = torch.empty(len(items), dtype=torch.int64)
         for row, (epoch, index) in enumerate(items):
             image, labels[row] = self.load(epoch, index)
             clean.numpy()[row] = image
             if self.degrade:
-                images.numpy()[row] = self.degrade(image, np.random.default_rng((self.seed, epoch, index, 1)))
+                image = self.degrade(image, np.random.default_rng((self.seed, epoch, index, 1)))
+            if own:
+                images.numpy()[row] = shrink_crop(image, self.student_size)
         return Batch(images, labels, torch.tensor([index for _, index in items]), clean)
 
 

@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from plugins.data.recordio import RecordError, RecordHeader, RecordReader, unpack
 from plugins.data.verification import read_bin
 from plugins.preprocess import FaceError, decode_image
 
-__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'open_faces', 'read_faces']
+__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'open_faces', 'read_faces',
+           'shrink_crop']
 
 IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'})
 
@@ -229,11 +231,25 @@ def read_faces(source: FaceSource, indices, size: int) -> np.ndarray:
 def decode_face(source: FaceSource, index: int, size: int) -> tuple[np.ndarray, int]:
     """One decoded face and its identity; see :func:`read_faces`."""
     data, label = source.read(index)
-    image = decode_image(data, source.name(index))
-    if image.shape[:2] != (size, size):
-        raise FaceError(f'{source.name(index)}: {image.shape[1]}x{image.shape[0]} pixels, the model wants aligned '
-                        f'{size}x{size} crops; align the faces first (`facezoo data align`)')
-    return image, label
+    return shrink_crop(decode_image(data, source.name(index)), size, source.name(index)), label
+
+
+def shrink_crop(image: np.ndarray, size: int, name: str = 'face') -> np.ndarray:
+    """An aligned crop uint8 ``(S, S, 3)`` as one of ``size`` pixels.
+
+    The ArcFace template scales (:func:`zoo.pipeline.align.template`), so that a 112-pixel crop made smaller is the 96-pixel
+    one; crops are never enlarged, and those of another template (128) never converted.
+
+    Raises:
+        FaceError: the image is no such crop.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    if height == width > size and height % 112 == 0 and (size == 96 or size % 112 == 0):
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    raise FaceError(f'{name}: {width}x{height} pixels, the model wants aligned {size}x{size} crops; align the faces first '
+                    '(`facezoo data align`)')
 
 
 def _split_archive(path: Path) -> tuple[Path | None, PurePosixPath]:

@@ -11,18 +11,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
-import shutil
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from plugins.data.sources import open_faces, read_faces
-from plugins.files import atomic_path, sha256_file, write_atomic
 from plugins.preprocess import l2_normalise
+from recipes.bundle import install_weights
 from zoo.evaluate.verification import threshold_at, verify
-from zoo.hub import BUNDLED
-from zoo.model_card import CARDS
 from zoo.runtime.embedder import Embedder, embed_batches
 from zoo.runtime.torch import open_torch
 from zoo.weights import describe
@@ -62,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
     args = parser.parse_args(argv)
     source = args.run / f'{args.weights}.safetensors'
-    facts, digest = describe(source), sha256_file(source)
+    facts = describe(source)
     embedder = open_torch(source)
     thresholds, tar, conditions = impostor_thresholds(embedder, args.holdout)
     metrics = {'holdout': {f'tar@{far}': tar[far] for far in FARS} | {'conditions': conditions}}
@@ -71,28 +68,14 @@ def main(argv: list[str] | None = None) -> None:
         metrics[name] = {key: round(value, 5) if isinstance(value, float) else value
                          for key, value in verify(embedder, path, progress=True).to_dict().items()} | {'flip': True}
     recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
-    tag = '' if args.tag == 'default' else f'-{args.tag}'
-    name = f'{facts["network"]}{tag}-{digest[:8]}.safetensors'
     entry = {
-        'file': name, 'sha256': digest, 'licence': args.licence, 'data': args.data,
+        'licence': args.licence, 'data': args.data,
         'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs, seed {recipe["seed"]}, {args.weights} weights; bundled '
                   f'{datetime.date.today()} with Python {platform.python_version()}',
         'num_features': facts['num_features'], 'network_args': facts['network_args'], 'metrics': metrics,
         'thresholds': thresholds, 'limits': args.limit}
-    _install(source, facts['network'], args.tag, entry)
+    entry = install_weights(source, facts['network'], entry, args.tag)
     print(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=128))
-
-
-def _install(source: Path, network: str, tag: str, entry: dict) -> None:
-    with atomic_path(BUNDLED / entry['file']) as temporary:
-        shutil.copyfile(source, temporary)
-    path = CARDS / f'{network}.yaml'
-    card = yaml.safe_load(path.read_text())
-    old = card.setdefault('weights', {}).get(tag)
-    card['weights'][tag] = entry
-    write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
-    if old and old['file'] != entry['file']:
-        (BUNDLED / old['file']).unlink(missing_ok=True)
 
 
 if __name__ == '__main__':

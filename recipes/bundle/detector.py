@@ -22,14 +22,12 @@ import yaml
 from plugins.data.pictures import Pictures
 from plugins.data.sources import MemoryFaces, TreeFaces
 from plugins.faces import Faces
-from plugins.files import atomic_path, sha256_file, write_atomic
-from plugins.preprocess import decode_image
+from plugins.preprocess import decode_image, encode_image
+from recipes.bundle import install_weights
 from recipes.trainer.labels import vote
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
-from zoo.hub import BUNDLED
 from zoo.loading import load_model
-from zoo.model_card import CARDS
 from zoo.pipeline.align import align
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, FaceDetector
@@ -107,7 +105,7 @@ def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder) -> dict[str
             missed += points is None
             size = embedder.preprocess.input_size
             crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
-            crops.append(cv2.imencode('.png', crop[..., ::-1])[1].tobytes())
+            crops.append(encode_image(crop, '.png'))
         aligned = VerificationSet(data.name, MemoryFaces(crops, raw), data.pairs, data.same)
         result = verify(embedder, aligned)
         figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5), 'pairs': result.pairs,
@@ -131,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--measure-only', action='store_true', help='print the figures, change nothing')
     args = parser.parse_args(argv)
     source = args.run / 'last.safetensors'
-    facts, digest = describe(source), sha256_file(source)
+    facts = describe(source)
     nets = {'student': TorchDetector(load_model(source, None, None, {})),
             'teacher': TorchDetector(load_model(facts['network'], args.teacher, None, {}))}
     metrics = {'heldout': _conditions(measure(nets, nets['teacher'], args.pictures), args)}
@@ -141,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
                             **chain_accuracy(nets, args.raw, open_embedder(args.recogniser))}
     print(json.dumps(metrics, indent=1))
     if not args.measure_only:
-        _install(args, facts, digest, metrics)
+        install_weights(source, facts['network'], _entry(args, facts, metrics))
 
 
 def _conditions(figures: dict, args: argparse.Namespace) -> dict:
@@ -150,25 +148,15 @@ def _conditions(figures: dict, args: argparse.Namespace) -> dict:
                           f'eye distance) at score {THRESHOLD}; teacher: its own single view', **figures}
 
 
-def _install(args: argparse.Namespace, facts: dict, digest: str, metrics: dict) -> None:
+def _entry(args: argparse.Namespace, facts: dict, metrics: dict) -> dict:
     recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
-    name = f'{facts["network"]}-{digest[:8]}.safetensors'
     steps = [json.loads(line)['step'] for line in (args.run / 'log.jsonl').read_text().splitlines()]
-    entry = {'file': name, 'sha256': digest, 'licence': args.licence, 'data': args.data,
-             'recipe': f'retinaface_mnet025_kd, run {args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}'
-                       f'), batch {recipe["batch_size"]}, views of {recipe["view_size"]} pixels, lr {recipe["lr"]}, seed '
-                       f'{recipe["seed"]}, averaged weights. {args.history} Bundled {datetime.date.today()} with Python '
-                       f'{platform.python_version()}',
-             'network_args': facts['network_args'], 'metrics': metrics, 'limits': args.limit}
-    with atomic_path(BUNDLED / name) as temporary:
-        temporary.write_bytes((args.run / 'last.safetensors').read_bytes())
-    path = CARDS / f'{facts["network"]}.yaml'
-    card = yaml.safe_load(path.read_text())
-    old = card.setdefault('weights', {}).get('default')
-    card['weights']['default'] = entry
-    write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
-    if old and old['file'] != name:
-        (BUNDLED / old['file']).unlink(missing_ok=True)
+    return {'licence': args.licence, 'data': args.data,
+            'recipe': f'retinaface_mnet025_kd, run {args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}'
+                      f'), batch {recipe["batch_size"]}, views of {recipe["view_size"]} pixels, lr {recipe["lr"]}, seed '
+                      f'{recipe["seed"]}, averaged weights. {args.history} Bundled {datetime.date.today()} with Python '
+                      f'{platform.python_version()}',
+            'network_args': facts['network_args'], 'metrics': metrics, 'limits': args.limit}
 
 
 if __name__ == '__main__':

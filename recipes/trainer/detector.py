@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
@@ -19,15 +17,22 @@ from plugins.data.pictures import Pictures, read_labels
 from plugins.data.scenes import SceneAugment
 from plugins.detectors._base import Detector
 from plugins.faces import Faces
-from plugins.files import write_atomic
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
-from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from recipes.trainer.engine import Diverged, Interrupted, _make_fabric, _make_optimizer, _plain, _stop_signal
+from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
+from recipes.trainer.run import (
+    Diverged,
+    Interrupted,
+    make_fabric,
+    make_optimizer,
+    refuse_used_output,
+    save_recipe,
+    stop_signal,
+)
 from recipes.trainer.schedule import learning_rate
 from zoo.export.fold import fold_batchnorm
 from zoo.loading import load_model
@@ -74,9 +79,8 @@ class DetectorTrainer:
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config, self.output = config, Path(config.output)
-        self.fabric = _make_fabric(config)
-        if not config.resume and (self.output / 'checkpoint.pt').exists():
-            raise CheckpointError(f'{self.output} holds a training; go on with resume=true, or choose another output')
+        self.fabric = make_fabric(config)
+        refuse_used_output(config)
         self.teacher = self._load_teacher() if config.teacher else None
         if config.labels:
             pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
@@ -91,7 +95,7 @@ class DetectorTrainer:
             self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
         self.raw.to(memory_format=torch.channels_last)
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
-        self.optimizer = _make_optimizer(config, self.raw)
+        self.optimizer = make_optimizer(config, self.raw)
         self.ema = (AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
                     if config.ema else None)
         self.images = 0
@@ -114,12 +118,11 @@ class DetectorTrainer:
         sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
                               self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        save_recipe(config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * batch, self.images, self.fabric.is_global_zero)
         saved = began = time.monotonic()
         means: dict[str, float] = {}
-        with _stop_signal() as stop:
+        with stop_signal() as stop:
             for views, faces, _ in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(views, faces, step, per_epoch)
                 step += 1

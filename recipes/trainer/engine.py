@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,31 +15,33 @@ from plugins.data.augment import Augment
 from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
 from plugins.data.degrade import Degrade
 from plugins.data.sources import open_faces
-from plugins.extras import require
-from plugins.files import write_atomic
 from plugins.losses.margin import margin_at
-from plugins.preprocess import FaceError, Preprocess
+from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from recipes.trainer.cpu import avoid_strided_depthwise, keep_memory
 from recipes.trainer.log import TrainLog
+from recipes.trainer.run import (
+    Diverged,
+    Interrupted,
+    make_fabric,
+    make_optimizer,
+    refuse_used_output,
+    save_recipe,
+    stop_signal,
+)
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
-from recipes.trainer.teacher import open_teacher
+from recipes.trainer.teacher import open_teacher, teacher_size
+from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
+from zoo.model_card import preprocess_of
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import load_weights, save_weights
 
 __all__ = ['Diverged', 'Interrupted', 'Trainer']
 
 _LOG = logging.getLogger(__name__)
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The training was asked to stop and has saved where it was."""
 
 
 class Trainer:
@@ -55,26 +53,30 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.output = config, Path(config.output)
-        self.fabric = _make_fabric(config)
-        self.preprocess = Preprocess()
+        self.fabric = make_fabric(config)
+        refuse_used_output(config)
+        self.preprocess = preprocess_of(config.network)
+        size = self.preprocess.input_size
         source = open_faces(config.rec)
         _check_data(config, len(source), source.num_classes)
-        self.dataset = FaceDataset(source, self.preprocess.input_size, Augment(**config.augment),
-                                   Degrade(**config.degrade) if config.degrade else None, config.views, config.seed)
+        self.dataset = FaceDataset(source, teacher_size(config, size), Augment(**config.augment),
+                                   Degrade(**config.degrade) if config.degrade else None, config.views, config.seed, size)
         self.val_sets = [load_verification_set(_find_val(config, name)) for name in config.val_targets]
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw = Student(config, self.preprocess, source.num_classes)
         if config.init:
             load_weights(self.raw.backbone, config.init)
-        self.optimizer = _make_optimizer(config, self.raw)
+        if self.fabric.device.type == 'cpu':
+            keep_memory()
+            if config.precision == 'bf16':
+                avoid_strided_depthwise(self.raw.backbone)
+        self.optimizer = make_optimizer(config, self.raw)
         self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=_ema(config.ema), use_buffers=True)
                     if config.ema else None)
         self.images = 0  # seen so far, over all processes
         self.best = -1.0
         if config.resume:
             self._restore()
-        elif (self.output / 'checkpoint.pt').exists():
-            raise CheckpointError(f'{self.output} holds a training; go on with resume=true, or choose another output')
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
         self.teacher = open_teacher(config, self.raw, self.dataset) if config.teachers else None
 
@@ -97,13 +99,12 @@ class Trainer:
                               self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         if self.fabric.is_global_zero:
-            self.output.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+            save_recipe(config)
         self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
                             self.fabric.is_global_zero)
         saved, results, verified = time.monotonic(), {}, -1
         began, began_images = saved, self.images
-        with _stop_signal() as stop:
+        with stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(batch, step, per_epoch)
                 step += 1
@@ -177,7 +178,10 @@ class Trainer:
         if self.fabric.is_global_zero:
             embedder = TorchEmbedder(self.raw.as_deployed(self.final), self.preprocess, self.config.network,
                                      bf16=self.config.precision == 'bf16')
-            results = {data.name: verify(embedder, data).to_dict() for data in self.val_sets}
+            try:
+                results = {data.name: verify(embedder, data).to_dict() for data in self.val_sets}
+            except Collapsed as error:  # usual in the first steps, before BatchNorm's averages have settled
+                _LOG.warning('step %d: %s; not measured', step, error)
             for name, result in results.items():
                 self.log.write(step, **{f'{name}/{key}': value for key, value in result.items()})
                 _LOG.info('step %d: %s accuracy %.4f, TAR@FAR1e-3 %.4f', step, name, result['accuracy'], result['tar@1e-3'])
@@ -209,26 +213,6 @@ class Trainer:
         if self.images % self.world_batch:
             raise CheckpointError(f'{self.images} images were seen, not a multiple of the {self.world_batch} a step now has; '
                                   'choose a batch_size that divides it')
-
-
-def _make_fabric(config: TrainConfig):
-    fabric = require('lightning_fabric', 'train')
-    if config.device == 'cuda' and not torch.cuda.is_available():
-        raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
-    accelerator = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy='ddp' if processes > 1 else 'auto',
-                         num_nodes=int(os.environ.get('GROUP_WORLD_SIZE', 1)),
-                         precision='bf16-mixed' if config.precision == 'bf16' else '32-true')
-    made.launch()
-    return made
-
-
-def _make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == 'adamw':
-        return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
-                           nesterov=config.nesterov)
 
 
 def _ema(decay: float):
@@ -263,30 +247,3 @@ def _find_val(config: TrainConfig, name: str) -> Path:
         raise RecipeError(f'val_targets: neither {Path(config.rec) / name}.bin nor {name} exists; '
                           'leave it out or put the set there')
     return path
-
-
-def _plain(value):
-    """Tuples to lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-@contextmanager
-def _stop_signal():
-    """A list that becomes non-empty when SIGINT or SIGTERM comes; a second signal is not held back."""
-    received: list[int] = []
-    previous = {}
-
-    def handle(number, frame) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.getsignal(number)
-        signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -27,10 +27,11 @@ from plugins.preprocess import FaceError, l2_normalise
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.student import Student, see
 from zoo.hub import cache_folder
+from zoo.model_card import preprocess_of
 from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
 
-__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'open_teacher']
+__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'open_teacher', 'teacher_size']
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
@@ -51,6 +52,25 @@ def open_teacher(config: TrainConfig, student: Student, dataset: FaceDataset) ->
     if len(config.teachers) > 1:
         raise RecipeError(f'teachers={list(config.teachers)}: a finished training teaches alone')
     return NetworkTeacher(Path(runs[0]), student)
+
+
+def teacher_size(config: TrainConfig, size: int) -> int:
+    """Side of the crops that the teachers want; ``size``, the student's, without teachers.
+
+    Raises:
+        FaceError: smaller than the student's.
+    """
+    if not config.teachers:
+        return size
+    first = Path(config.teachers[0])
+    if (first / 'checkpoint.pt').is_file():
+        wanted = preprocess_of(yaml.safe_load((first / 'recipe.yaml').read_text())['network']).input_size
+    else:
+        wanted = open_embedder(first).preprocess.input_size
+    if wanted < size:
+        raise FaceError(f'teacher {first} wants {wanted}-pixel faces, the student {size}; they must see the same crop, and '
+                        'crops are only made smaller')
+    return wanted
 
 
 class NetworkTeacher:
@@ -99,12 +119,12 @@ class EmbeddingTeacher:
         self.models = [open_embedder(path, threads=threads) for path in paths]
         for model in self.models:
             if model.preprocess.input_size != dataset.size:
-                raise FaceError(f'teacher {model.name} wants {model.preprocess.input_size}-pixel faces, the student '
+                raise FaceError(f'teacher {model.name} wants {model.preprocess.input_size}-pixel faces, the first teacher '
                                 f'{dataset.size}; they must see the same crop')
         self.length = sum(model.num_features for model in self.models)
         self._dataset = dataset
         key = json.dumps([[_fingerprint_model(path) for path in paths], fingerprint(dataset.source), dataset.seed,
-                          vars(dataset.augment), num_features])
+                          vars(dataset.augment)])
         self._folder = cache_folder() / 'teachers' / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._maps: dict[int, np.memmap] = {}
         self._projection = self._load_projection(num_features)
@@ -144,7 +164,7 @@ class EmbeddingTeacher:
         """Float32 ``(length, num_features)`` that keeps inner products as well as its rank allows."""
         if self.length == num_features:
             return np.eye(num_features, dtype=np.float32)
-        path = self._folder / 'projection.npy'
+        path = self._folder / f'projection-{num_features}.npy'
         if not path.exists():
             with atomic_path(path) as temporary, open(temporary, 'wb') as file:
                 np.save(file, self._fit_projection(num_features))

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from plugins.files import write_atomic
 from zoo.bench import BenchResult, Candidate, bench, machine
-from zoo.commands.tables import format_table
 from zoo.progress import progress_bar
+from zoo.tables import format_table
 
 RUNTIMES = ('torch', 'torch-compiled', 'onnxruntime', 'ncnn')
 

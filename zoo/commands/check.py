@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from zoo.commands.tables import format_table
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.preprocess import FaceError, decode_image, l2_normalise
-from zoo.commands.tables import format_table
+from plugins.preprocess import FaceError, decode_image, encode_image, l2_normalise
+from zoo.tables import format_table
 
 _CELL = 112
 
@@ -87,11 +87,9 @@ def _system(args: argparse.Namespace, steps: _Steps) -> None:
 
 
 def _write(path: Path, scene) -> Path:
-    import cv2
-
     from plugins.files import write_atomic
     from zoo.pipeline.draw import draw_scene
-    write_atomic(path, cv2.imencode('.jpg', draw_scene(scene)[..., ::-1])[1].tobytes())
+    write_atomic(path, encode_image(draw_scene(scene)))
     return path
 
 
@@ -133,4 +131,4 @@ def _draw(faces: np.ndarray, similarity: np.ndarray, threshold: float, path: Pat
             cv2.rectangle(sheet, (left + 2, top + 2), (left + _CELL - 3, top + _CELL - 3), colour, -1)
             cv2.putText(sheet, f'{value:.2f}', (left + 26, top + 63), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (30, 30, 30), 2,
                         cv2.LINE_AA)
-    write_atomic(path, cv2.imencode('.png', sheet[..., ::-1])[1].tobytes())
+    write_atomic(path, encode_image(sheet, '.png'))

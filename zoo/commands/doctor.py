@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import platform
 
-from zoo.commands.tables import format_table
+from plugins.extras import installed_versions
+from zoo.tables import format_table
 
 PACKAGES = ('facezoo', 'torch', 'torchvision', 'numpy', 'scipy', 'opencv-python-headless', 'opencv-python', 'onnx',
             'onnxruntime', 'onnxruntime-gpu', 'ncnn', 'pnnx', 'tensorrt', 'insightface', 'mxnet', 'scikit-learn',
@@ -26,24 +25,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    report = {'python': platform.python_version(), 'machine': platform.platform(), 'packages': _versions(), **_devices(),
+    packages = dict.fromkeys(PACKAGES) | installed_versions(PACKAGES)
+    report = {'python': platform.python_version(), 'machine': platform.platform(), 'packages': packages, **_devices(),
               'arcface_torch': _arcface_torch(args.checkout)}
     if args.json:
         print(json.dumps(report, indent=2))
         return
     print(f'Python {report["python"]} on {report["machine"]}')
     print(f'CUDA for PyTorch: {report["cuda"]}; onnxruntime: {", ".join(report["providers"]) or "not installed"}\n')
-    packages = report['packages'].items()
-    print(format_table(['package', 'version'], [[name, version or 'not installed'] for name, version in packages]))
+    print(format_table(['package', 'version'], [[name, version or 'not installed'] for name, version in packages.items()]))
     _show(report['arcface_torch'])
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _devices() -> dict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from zoo.commands.tables import format_table
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

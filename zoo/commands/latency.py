@@ -16,8 +16,8 @@ import argparse
 import json
 
 from zoo.commands.options import add_backbone_options, backbone_options
-from zoo.commands.tables import format_table
 from zoo.latency import DATA, FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, load_latency, widest
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

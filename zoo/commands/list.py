@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from zoo.commands.tables import format_table
 from zoo.model_card import ModelCard, card, list_models
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

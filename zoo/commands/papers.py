@@ -18,6 +18,7 @@ from pathlib import Path
 
 from zoo.papers import Cell, Paper, Table, list_papers, load_paper
 from zoo.papers.tables import MEASURES
+from zoo.tables import markdown_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def _markdown(table: Table) -> str:
             cell = table.get(row, measure) or Cell(row, measure)
             cells += [cell.printed or '-', _ours(cell)] if counted else [cell.printed or '-']
         rows.append(cells)
-    lines = ['| ' + ' | '.join(cells) + ' |' for cells in [header, ['---'] * len(header), *rows]]
+    lines = markdown_table(header, rows).splitlines()
     reasons = [f'* {cell.row}, {cell.measure}: {cell.reason}.' for cell in table.cells if cell.reason]
     conventions = [f'{measure}: {MEASURES[measure][0]}' for measure, counted in columns if counted and measure in MEASURES]
     return '\n'.join(lines + [''] * bool(reasons or conventions) + reasons

@@ -10,7 +10,7 @@ import argparse
 import json
 
 from zoo.commands.options import add_backbone_options, backbone_options
-from zoo.commands.tables import format_table
+from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

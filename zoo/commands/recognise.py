@@ -71,7 +71,6 @@ def _save(scene, folder: Path):
 
 
 def _write_picture(path: Path, picture) -> None:
-    import cv2
-
     from plugins.files import write_atomic
-    write_atomic(path, cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    from plugins.preprocess import encode_image
+    write_atomic(path, encode_image(picture, quality=92))

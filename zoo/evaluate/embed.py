@@ -9,7 +9,11 @@ from plugins.preprocess import FaceError, l2_normalise
 from zoo.progress import progress_bar
 from zoo.runtime.embedder import Embedder, embed_batches
 
-__all__ = ['embed_faces']
+__all__ = ['Collapsed', 'embed_faces']
+
+
+class Collapsed(FaceError):
+    """A network gives every face the same embedding."""
 
 
 def embed_faces(embedder: Embedder, faces: FaceSource, flip: bool = True, batch_size: int = 64, label: str = '',
@@ -17,7 +21,8 @@ def embed_faces(embedder: Embedder, faces: FaceSource, flip: bool = True, batch_
     """L2-normalised embeddings float64 ``(N, D)`` and norms before that ``(N, 1 + flip)`` of all faces.
 
     Raises:
-        FaceError: a face is damaged or of another size, embeddings are not finite, or all faces get the same one.
+        FaceError: a face is damaged or of another size, or embeddings are not finite.
+        Collapsed: all faces get the same embedding.
     """
     rows = np.array_split(np.arange(len(faces)), max(1, len(faces) // batch_size))
     batches = (read_faces(faces, batch, embedder.preprocess.input_size) for batch in rows)
@@ -31,5 +36,5 @@ def embed_faces(embedder: Embedder, faces: FaceSource, flip: bool = True, batch_
     if not np.isfinite(embeddings).all():
         raise FaceError(f'{embedder.name}: embeddings are not finite')
     if np.ptp(embeddings, axis=0).max() < 1e-4:
-        raise FaceError(f'{embedder.name}: all {len(embeddings)} faces get the same embedding; the model is broken')
+        raise Collapsed(f'{embedder.name}: all {len(embeddings)} faces get the same embedding; the model is broken')
     return embeddings, np.concatenate(norms)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 
-import cv2
 import numpy as np
 
 from plugins.data.degrade import degrade
 from plugins.data.sources import FaceSource, SubsetFaces
-from plugins.preprocess import decode_image
+from plugins.preprocess import decode_image, encode_image
 from zoo.evaluate.verification import VerificationResult, VerificationSet, load_verification_set, verify
 from zoo.runtime.embedder import Embedder
 
@@ -36,7 +35,7 @@ class DegradedFaces:
         if index < len(self.source):
             return data, label
         image = degrade(decode_image(data, self.name(index)), self.factor, self.sigma)
-        return cv2.imencode('.png', image[..., ::-1])[1].tobytes(), label  # lossless: only the degradation is measured
+        return encode_image(image, '.png'), label  # lossless: only the degradation is measured
 
     def name(self, index: int) -> str:
         return self.source.name(index % len(self.source))

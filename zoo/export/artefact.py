@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
+from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from zoo.export.gates import Gates, Judge, sample_faces
 from zoo.export.job import Job
@@ -30,6 +30,9 @@ from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
 __all__ = ['FORMATS', 'Format', 'Gates', 'Parity', 'export', 'export_job', 'sample_faces']
+
+
+PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str, licence: str) -> 
 def _finish(sidecar: dict, artefact: Path, files: list[Path], licence: str) -> dict:
     """Complete the sidecar with hashes, sizes and versions, and write it beside the artefact."""
     sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
-                'licence': licence, 'versions': _versions(),
+                'licence': licence, 'versions': installed_versions(PACKAGES),
                 'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
     write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
     return sidecar
@@ -174,10 +177,3 @@ def _staging(out: Path):
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy'):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

@@ -6,12 +6,9 @@ every stride ``score_8 (K, 1)``, then ``bbox_8 (K, 4)``, then ``kps_8 (K, 10)``;
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import subprocess
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,8 @@ from plugins.detectors._deploy import DeployedDetector
 from plugins.extras import require
 from plugins.files import sha256_file, write_atomic
 from zoo.export.fold import fold_batchnorm
-from zoo.export.onnx import INPUT, IR_VERSION, OPSET
+from zoo.export.ncnn import run_pnnx
+from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
 from zoo.runtime.detector import DetectorNet, fit
 from zoo.runtime.embedder import sidecar_path
@@ -78,16 +76,9 @@ def _write_onnx(model: Detector, name: str, folder: Path) -> Path:
 
 def _write_ncnn(model: Detector, name: str, folder: Path) -> Path:
     """Through pnnx; the maps are put out as they are, the runtime brings them into rows."""
-    pnnx = require('pnnx', 'ncnn')
-    height, width = _traced_size(model)
-    (folder / 'net.onnx').write_bytes(_trace(model, rows=False).SerializeToString())
-    run = subprocess.run([pnnx.EXEC_PATH, 'net.onnx', f'inputshape=[1,3,{height},{width}]', 'fp16=0'], cwd=folder,
-                         capture_output=True, text=True)
-    param = folder / 'net.ncnn.param'
-    if run.returncode or not param.exists():
-        raise RuntimeError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
+    param = run_pnnx(_trace(model, rows=False), (1, 3, *_traced_size(model)), folder)
     for suffix in ('.param', '.bin'):
-        (folder / f'net.ncnn{suffix}').rename(folder / f'{name}{suffix}')
+        param.with_suffix(suffix).rename(folder / f'{name}{suffix}')
     return folder / f'{name}.param'
 
 
@@ -100,21 +91,11 @@ def _traced_size(model: Detector) -> tuple[int, int]:
 
 
 def _trace(model: Detector, rows: bool):
-    onnx, onnxsim = require('onnx', 'onnx'), require('onnxsim', 'onnx')
     net = DeployedDetector(model.to('cpu', memory_format=torch.contiguous_format), rows)
     names = output_names(model.anchors.strides)
     sides = {2: 'height', 3: 'width'}
     axes = {INPUT: sides, **{key: {0: 'anchors'} if rows else sides for key in names}}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter('ignore')  # the TorchScript exporter is deprecated, but only it writes opset 13
-        torch.onnx.export(net, torch.zeros(1, 3, *_traced_size(model)), buffer, dynamo=False, opset_version=OPSET,
-                          input_names=[INPUT], output_names=names, dynamic_axes=axes)
-    graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
-    if not confirmed:
-        raise RuntimeError('onnxsim changed what the graph computes; please report the model')
-    graph.ir_version = IR_VERSION
-    return graph
+    return trace_onnx(net, torch.zeros(1, 3, *_traced_size(model)), names, axes)
 
 
 def _open(artefact: Path) -> DetectorNet:

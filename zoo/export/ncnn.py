@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -18,7 +18,7 @@ from zoo.export.ncnn_model import NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.search import Int8Plan, Quantiser
 
-__all__ = ['convert_to_ncnn', 'export_ncnn', 'write_ncnn', 'write_ncnn_int8']
+__all__ = ['convert_to_ncnn', 'export_ncnn', 'run_pnnx', 'write_ncnn', 'write_ncnn_int8']
 
 
 def convert_to_ncnn(graph: Graph) -> NcnnModel:
@@ -27,19 +27,28 @@ def convert_to_ncnn(graph: Graph) -> NcnnModel:
     Raises:
         RuntimeError: pnnx failed (its log is in the message), or wrote what NCNN cannot load.
     """
-    pnnx = require('pnnx', 'ncnn')
     require('ncnn', 'ncnn')
-    shape = ','.join(map(str, [1, *graph.shapes[graph.input][1:]]))
     with tempfile.TemporaryDirectory() as work:
-        (Path(work) / 'model.onnx').write_bytes(graph.model.SerializeToString())
-        run = subprocess.run([pnnx.EXEC_PATH, 'model.onnx', f'inputshape=[{shape}]', 'fp16=0'], cwd=work,
-                             capture_output=True, text=True)
-        param = Path(work) / 'model.ncnn.param'
-        if run.returncode or not param.exists():
-            raise RuntimeError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
+        param = run_pnnx(graph.model, (1, *graph.shapes[graph.input][1:]), Path(work))
         from zoo.runtime.ncnn import ncnn_net
         ncnn_net(param)  # pnnx writes layers unknown to NCNN without an error
         return NcnnModel.load(param)
+
+
+def run_pnnx(model, shape: Sequence[int], folder: Path) -> Path:
+    """Convert an ``onnx.ModelProto`` with an input of ``shape``; returns the ``.param`` in ``folder``, its ``.bin`` beside it.
+
+    Raises:
+        RuntimeError: pnnx failed; its log is in the message.
+    """
+    pnnx = require('pnnx', 'ncnn')
+    (folder / 'model.onnx').write_bytes(model.SerializeToString())
+    run = subprocess.run([pnnx.EXEC_PATH, 'model.onnx', f'inputshape=[{",".join(map(str, shape))}]', 'fp16=0'], cwd=folder,
+                         capture_output=True, text=True)
+    param = folder / 'model.ncnn.param'
+    if run.returncode or not param.exists():
+        raise RuntimeError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
+    return param
 
 
 def export_ncnn(model: nn.Module, folder: str | os.PathLike, name: str) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.export.fold import fold_batchnorm
 
-__all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx', 'to_onnx']
+__all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx', 'to_onnx', 'trace_onnx']
 
 OPSET, IR_VERSION = 13, 7
 INPUT, OUTPUT = 'image', 'embedding'
@@ -34,24 +35,39 @@ def to_onnx(model: nn.Module):
     Raises:
         RuntimeError: the graph is not at the asked opset, or onnxsim could not confirm the simplified graph.
     """
-    onnx, onnxsim = require('onnx', 'onnx'), require('onnxsim', 'onnx')
     folded = fold_batchnorm(model).to('cpu', memory_format=torch.contiguous_format)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter('ignore')  # the TorchScript exporter is deprecated, but only it writes opset 13
-        torch.onnx.export(folded, torch.zeros(2, 3, *model.input_size), buffer, dynamo=False, opset_version=OPSET,
-                          input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: 'N'}, OUTPUT: {0: 'N'}})
-    graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
-    if not confirmed:
-        raise RuntimeError('onnxsim changed what the graph computes; please report the model')
-    graph.ir_version = IR_VERSION
+    graph = trace_onnx(folded, torch.zeros(2, 3, *model.input_size), [OUTPUT], {INPUT: {0: 'N'}, OUTPUT: {0: 'N'}})
     versions = {entry.domain: entry.version for entry in graph.opset_import}
     if versions != {'': OPSET}:
         raise RuntimeError(f'the exporter wrote opsets {versions}, asked for {OPSET}')
     for index, node in enumerate(graph.graph.node):
         node.name = f'node{index}_{node.op_type}'
     _reshape_slopes(graph)
-    onnx.checker.check_model(graph)
+    require('onnx', 'onnx').checker.check_model(graph)
+    return graph
+
+
+def trace_onnx(net: nn.Module, sample: Tensor, outputs: Sequence[str], axes: Mapping[str, Mapping[int, str]]):
+    """Trace a network of one input into a simplified ``onnx.ModelProto`` of opset 13 and IR 7.
+
+    Args:
+        sample: float32 ``(N, 3, H, W)`` to trace with.
+        outputs: their names; the input is called ``image``.
+        axes: which axes of input and outputs are dynamic, and what they are called.
+
+    Raises:
+        RuntimeError: onnxsim could not confirm the simplified graph.
+    """
+    onnx, onnxsim = require('onnx', 'onnx'), require('onnxsim', 'onnx')
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter('ignore')  # the TorchScript exporter is deprecated, but only it writes opset 13
+        torch.onnx.export(net, sample, buffer, dynamo=False, opset_version=OPSET, input_names=[INPUT],
+                          output_names=list(outputs), dynamic_axes=axes)
+    graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
+    if not confirmed:
+        raise RuntimeError('onnxsim changed what the graph computes; please report the model')
+    graph.ir_version = IR_VERSION
     return graph
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from plugins.extras import require
 from plugins.files import atomic_path
-from zoo.card_page import markdown_table
+from zoo.tables import markdown_table
 
 __all__ = ['draw_report', 'report_markdown']
 

@@ -6,41 +6,20 @@ import csv
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from plugins.data.sources import TreeFaces
 from plugins.extras import require
+from plugins.faces import Faces
 from plugins.files import write_atomic
-from plugins.preprocess import FaceError, decode_image
+from plugins.preprocess import FaceError, decode_image, encode_image
 from zoo.pipeline.align import align
 
-__all__ = ['Detected', 'InsightFaceDetector', 'align_folder', 'central_face']
+__all__ = ['InsightFaceDetector', 'align_folder', 'central_face']
 
-_QUALITY = 95
 REPORT = 'unaligned.csv'
-
-
-class Detected(Protocol):
-    """What a detector returns for a picture uint8 RGB ``(H, W, 3)``.
-
-    Attributes:
-        boxes: float ``(F, 4)``, x1 y1 x2 y2 in pixels; landmarks: ``(F, 5, 2)``, image-left first; scores: ``(F,)``.
-    """
-
-    boxes: np.ndarray
-    landmarks: np.ndarray
-    scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Faces:
-    boxes: np.ndarray
-    landmarks: np.ndarray
-    scores: np.ndarray
 
 
 class InsightFaceDetector:
@@ -60,9 +39,9 @@ class InsightFaceDetector:
             raise FaceError(f'{path}: InsightFace does not take this file for a detector')
         self._model.prepare(-1, input_size=(size, size), det_thresh=threshold)
 
-    def __call__(self, picture: np.ndarray) -> _Faces:
+    def __call__(self, picture: np.ndarray) -> Faces:
         boxes, landmarks = self._model.detect(np.ascontiguousarray(picture[..., ::-1]))
-        return _Faces(boxes[:, :4], np.asarray(landmarks).reshape(-1, 5, 2), boxes[:, 4])
+        return Faces(boxes[:, :4], np.asarray(landmarks).reshape(-1, 5, 2), boxes[:, 4])
 
 
 def central_face(boxes: np.ndarray, shape: tuple[int, int]) -> int:
@@ -72,7 +51,7 @@ def central_face(boxes: np.ndarray, shape: tuple[int, int]) -> int:
     return int(np.argmax(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1) - 2 * np.square(middles - centre).sum(1)))
 
 
-def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np.ndarray], Detected], size: int = 112,
+def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np.ndarray], Faces], size: int = 112,
                  progress: Callable[[int], object] | None = None) -> tuple[int, list[tuple[str, str]]]:
     """Write the aligned crop of every picture's central face to ``out`` under the same name (as JPEG).
 
@@ -91,7 +70,7 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
         raise FaceError(f'{source.root}: several pictures would become {double}; rename them')
     for name, target in zip(source.names, targets, strict=True):
         try:
-            write_atomic(out / target, _encode(_crop(source.read_file(name), detect, size)))
+            write_atomic(out / target, encode_image(_crop(source.read_file(name), detect, size)))
         except FaceError as error:
             left_out.append((name, str(error)))
         if progress:
@@ -105,7 +84,7 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
     return len(targets) - len(left_out), left_out
 
 
-def _crop(data: bytes, detect: Callable[[np.ndarray], Detected], size: int) -> np.ndarray:
+def _crop(data: bytes, detect: Callable[[np.ndarray], Faces], size: int) -> np.ndarray:
     picture = decode_image(data, upright=True)
     faces = detect(picture)
     if not len(faces.boxes):
@@ -117,7 +96,3 @@ def _crop(data: bytes, detect: Callable[[np.ndarray], Detected], size: int) -> n
     except ValueError as error:
         raise FaceError(str(error)) from None
 
-
-def _encode(image: np.ndarray) -> bytes:
-    import cv2
-    return cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
 from plugins.faces import Faces
+from zoo.runtime.embedder import runtime_of
 
 __all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
+
+_OPENERS = {'onnx': 'OnnxDetector', 'ncnn': 'NcnnDetector', 'torch': 'open_torch_detector'}
 
 
 class Detector(Protocol):
@@ -111,11 +113,5 @@ def open_detector(model: str | os.PathLike, threads: int = 0, size: int = 640, t
     Raises:
         FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
     """
-    path = Path(model)
-    if path.suffix == '.onnx':
-        from zoo.runtime.onnx import OnnxDetector as runtime
-    elif path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
-        from zoo.runtime.ncnn import NcnnDetector as runtime
-    else:
-        from zoo.runtime.torch import open_torch_detector as runtime
-    return FaceDetector(runtime(model, threads=threads, **options), size, threshold)
+    net = runtime_of(model, _OPENERS)(model, threads=threads, **options)
+    return FaceDetector(net, size, threshold)

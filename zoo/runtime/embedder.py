@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from plugins.preprocess import Preprocess
 
-__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'sidecar_path']
+__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_of', 'sidecar_path']
+
+_OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
 
 class Embedder(Protocol):
@@ -41,14 +44,23 @@ def open_embedder(model: str | os.PathLike, threads: int = 0, **options) -> Embe
     Raises:
         FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
     """
+    return runtime_of(model, _OPENERS)(model, threads=threads, **options)
+
+
+def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable:
+    """What opens a model, from the module of the runtime that its file asks for; no other runtime is imported.
+
+    Args:
+        openers: by runtime (``onnx``, ``ncnn``, ``torch``), a name in its module.
+    """
     path = Path(model)
     if path.suffix == '.onnx':
-        from zoo.runtime.onnx import OnnxEmbedder as runtime
+        runtime = 'onnx'
     elif path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
-        from zoo.runtime.ncnn import NcnnEmbedder as runtime
+        runtime = 'ncnn'
     else:
-        from zoo.runtime.torch import open_torch as runtime
-    return runtime(model, threads=threads, **options)
+        runtime = 'torch'
+    return getattr(importlib.import_module(f'zoo.runtime.{runtime}'), openers[runtime])
 
 
 def embed_batches(embedder: Embedder, batches: Iterable[np.ndarray], flip: bool = True

@@ -1,10 +1,10 @@
-"""Plain text tables for the terminal."""
+"""Tables of text: for the terminal, and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ['format_table']
+__all__ = ['format_table', 'markdown_table']
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -15,6 +15,13 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     lines = ['  '.join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip()
              for row in cells]
     return '\n'.join([lines[0], '  '.join('-' * w for w in widths), *lines[1:]])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; bars and line breaks inside cells are escaped."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in line) + ' |'
+                     for line in lines) + '\n'
 
 
 def _text(cell: object) -> str:

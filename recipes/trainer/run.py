@@ -1,0 +1,101 @@
+"""What the trainings of recognisers and of detectors share: engine, optimiser, how a run begins and how it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from plugins.extras import require
+from plugins.files import write_atomic
+from recipes.config import RecipeError, TrainConfig
+from recipes.detection import DetectorConfig
+from recipes.trainer.checkpoint import CheckpointError
+
+__all__ = ['Diverged', 'Interrupted', 'make_fabric', 'make_optimizer', 'refuse_used_output', 'save_recipe', 'stop_signal']
+
+Config = TrainConfig | DetectorConfig
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The training was asked to stop and has saved where it was."""
+
+
+def refuse_used_output(config: Config) -> None:
+    """A new training must not begin in the folder of another one.
+
+    Raises:
+        CheckpointError: there is a checkpoint in ``output``.
+    """
+    if not config.resume and (Path(config.output) / 'checkpoint.pt').exists():
+        raise CheckpointError(f'{config.output} holds a training; go on with resume=true, or choose another output')
+
+
+def save_recipe(config: Config) -> None:
+    """Write the resolved recipe to ``output/recipe.yaml``; the folder is made."""
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+
+
+def _plain(value):
+    """Tuples to lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def make_fabric(config: Config):
+    """A launched ``lightning_fabric.Fabric``: CPU or GPU, one process or those of ``torchrun``.
+
+    Raises:
+        RecipeError: CUDA is asked for where there is none.
+    """
+    fabric = require('lightning_fabric', 'train')
+    if config.device == 'cuda' and not torch.cuda.is_available():
+        raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
+    accelerator = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy='ddp' if processes > 1 else 'auto',
+                         num_nodes=int(os.environ.get('GROUP_WORLD_SIZE', 1)),
+                         precision='bf16-mixed' if config.precision == 'bf16' else '32-true')
+    made.launch()
+    return made
+
+
+def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD over all parameters of a module."""
+    if config.optimizer == 'adamw':
+        return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
+                           nesterov=config.nesterov)
+
+
+@contextmanager
+def stop_signal():
+    """A list that becomes non-empty when SIGINT or SIGTERM comes; a second signal is not held back."""
+    received: list[int] = []
+    previous = {}
+
+    def handle(number, frame) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.getsignal(number)
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
