@@ -186,15 +186,15 @@ def test_a_96_pixel_student_sees_its_teachers_crop_made_smaller(recipe, tmp_path
 
 
 def test_unstrided_depthwise_is_the_same_convolution():
-    net = zoo.create('mobilefacenet96_eca').double().eval()
-    x = torch.randn(2, 3, 96, 96, dtype=torch.double)
+    net, x = zoo.create('mobilefacenet96_eca').train(), torch.randn(8, 3, 96, 96)  # BatchNorm of the batch keeps faces apart
     before = net(x)
+    assert before.std(0).min() > 0.1
     avoid_strided_depthwise(net)
     copied = copy.deepcopy(net)  # as the moving average does
     patched = [m for m in copied.modules() if 'forward' in vars(m)]
     assert len(patched) == 3 and all(m.forward.conv is m for m in patched)
-    torch.testing.assert_close(net(x), before)
-    torch.testing.assert_close(copied(x), before)
+    torch.testing.assert_close(net(x), before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(copied(x), before, rtol=1e-3, atol=1e-3)
 
 
 def test_bf16_trains(recipe):
