@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 # task of a recipe: its trainer, as module:name
 TRAINERS = {'recognition': 'recipes.trainer.engine:Trainer', 'detection': 'recipes.trainer.detector:DetectorTrainer'}
@@ -26,8 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from plugins.overrides import parse_overrides
-    from recipes.config import load_recipe
-    config = load_recipe(args.recipe, parse_overrides(args.overrides))
+    from recipes.config import load_recipe, read_config
+    overrides = parse_overrides(args.overrides)
+    config = load_recipe(args.recipe, overrides)
+    sampled = {**read_config(args.recipe), **overrides}.get('sample_rate', 1)
+    if sampled != 1:
+        print(f"note: sample_rate={sampled} (PartialFC) is for InsightFace's trainer, `facezoo arcface-torch train_v2.py "
+              f'configs/{args.recipe}`; here every process holds and updates all class centres', file=sys.stderr)
     module, _, name = TRAINERS[config.task].partition(':')
     results = getattr(importlib.import_module(module), name)(config).fit()
     for name, result in results.items():

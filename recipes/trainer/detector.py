@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from plugins.data.datasets import FaceSampler, face_loader
@@ -22,13 +21,16 @@ from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recipes.trainer.cpu import keep_memory
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
+    any_process,
     make_fabric,
     make_optimizer,
+    moving_average,
     refuse_used_output,
     save_recipe,
     stop_signal,
@@ -80,6 +82,8 @@ class DetectorTrainer:
     def __init__(self, config: DetectorConfig) -> None:
         self.config, self.output = config, Path(config.output)
         self.fabric = make_fabric(config)
+        if self.fabric.device.type == 'cpu':
+            keep_memory()
         refuse_used_output(config)
         self.teacher = self._load_teacher() if config.teacher else None
         if config.labels:
@@ -96,8 +100,7 @@ class DetectorTrainer:
         self.raw.to(memory_format=torch.channels_last)
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
-        self.ema = (AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-                    if config.ema else None)
+        self.ema = moving_average(self.raw, config.ema)
         self.images = 0
         if config.resume:
             self._restore()
@@ -118,7 +121,8 @@ class DetectorTrainer:
         sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
                               self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        save_recipe(config)
+        if self.fabric.is_global_zero:
+            save_recipe(config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * batch, self.images, self.fabric.is_global_zero)
         saved = began = time.monotonic()
         means: dict[str, float] = {}
@@ -133,10 +137,11 @@ class DetectorTrainer:
                     rate = config.frequent * batch / (time.monotonic() - began)
                     began = time.monotonic()
                     log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
-                if stop or time.monotonic() - saved > 60 * config.save_minutes:
+                stopping = any_process(self.fabric, bool(stop))
+                if stopping or time.monotonic() - saved > 60 * config.save_minutes:
                     self._save()
                     saved = time.monotonic()
-                if stop:
+                if stopping:
                     log.close()
                     raise Interrupted(f'stopped after {self.images} views; go on with resume=true')
         self._save()

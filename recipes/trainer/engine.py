@@ -8,8 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from plugins.data.augment import Augment
 from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
@@ -24,8 +23,10 @@ from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
+    any_process,
     make_fabric,
     make_optimizer,
+    moving_average,
     refuse_used_output,
     save_recipe,
     stop_signal,
@@ -71,8 +72,7 @@ class Trainer:
             if config.precision == 'bf16':
                 avoid_strided_depthwise(self.raw.backbone)
         self.optimizer = make_optimizer(config, self.raw)
-        self.ema = (AveragedModel(self.raw.backbone, multi_avg_fn=_ema(config.ema), use_buffers=True)
-                    if config.ema else None)
+        self.ema = moving_average(self.raw.backbone, config.ema)
         self.images = 0  # seen so far, over all processes
         self.best = -1.0
         if config.resume:
@@ -118,7 +118,7 @@ class Trainer:
                 if step % (config.verbose or per_epoch) == 0:
                     results, verified = self._verify(step), step
                     began, began_images = time.monotonic(), self.images
-                stopping = self._any(bool(stop))
+                stopping = any_process(self.fabric, bool(stop))
                 if stopping or time.monotonic() - saved > 60 * config.save_minutes:
                     self._save()
                     saved = time.monotonic()
@@ -160,12 +160,6 @@ class Trainer:
             if self.ema:
                 self.ema.update_parameters(self.raw.backbone)
         return {key: value.item() for key, value in losses.items()}
-
-    def _any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process: all must leave the loop at the same step."""
-        if self.fabric.world_size == 1:
-            return flag
-        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op='max'))
 
     @property
     def final(self) -> nn.Module:
@@ -213,19 +207,6 @@ class Trainer:
         if self.images % self.world_batch:
             raise CheckpointError(f'{self.images} images were seen, not a multiple of the {self.world_batch} a step now has; '
                                   'choose a batch_size that divides it')
-
-
-def _ema(decay: float):
-    """Moving average that forgets the untrained weights quickly: decay ``min(decay, (1 + n) / (10 + n))`` at update n."""
-    @torch.no_grad()
-    def update(averages, values, count: Tensor) -> None:
-        current = min(decay, (1 + int(count)) / (10 + int(count)))
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - current)
-            else:
-                average.copy_(value)
-    return update
 
 
 def _check_data(config: TrainConfig, images: int, classes: int) -> None:

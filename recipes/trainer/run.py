@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from plugins.extras import require
 from plugins.files import write_atomic
@@ -18,7 +19,8 @@ from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError
 
-__all__ = ['Diverged', 'Interrupted', 'make_fabric', 'make_optimizer', 'refuse_used_output', 'save_recipe', 'stop_signal']
+__all__ = ['Diverged', 'Interrupted', 'any_process', 'make_fabric', 'make_optimizer', 'moving_average', 'refuse_used_output',
+           'save_recipe', 'stop_signal']
 
 Config = TrainConfig | DetectorConfig
 
@@ -79,6 +81,31 @@ def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(module.parameters(), config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay,
                            nesterov=config.nesterov)
+
+
+def moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
+    """An average over the updates of a module that forgets its untrained weights quickly: the decay at update n is
+    ``min(decay, (1 + n) / (10 + n))``. None for ``decay`` 0.
+    """
+    if not decay:
+        return None
+
+    @torch.no_grad()
+    def update(averages, values, count: Tensor) -> None:
+        current = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - current)
+            else:
+                average.copy_(value)
+    return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+
+
+def any_process(fabric, flag: bool) -> bool:
+    """Whether the flag is set in any process: all must leave the loop at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op='max'))
 
 
 @contextmanager
