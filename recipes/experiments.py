@@ -1,7 +1,8 @@
 """Studies: many trainings that differ in one thing, run one after the other, and the report of what came out.
 
   facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --work runs/studies
-  facezoo experiments status fdfacenet_ablation
+  facezoo experiments run rec=faces --set lfw=lfw.bin    all shipped studies, one after the other
+  facezoo experiments status
   facezoo experiments report fdfacenet_ablation
 
 A study is a YAML file (recipes/studies/NAME.yaml, or a path): a recipe, the overrides of each run, seeds. Finished runs are
@@ -59,27 +60,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
     for verb, text in (('run', 'run what is missing'), ('status', 'which runs are done'), ('report', 'write the table')):
         sub = verbs.add_parser(verb, help=text)
-        sub.add_argument('study', help='a shipped study, or a .yaml file')
+        words = 'studies and values for all runs' if verb == 'run' else 'studies'
+        sub.add_argument('words', nargs='*', metavar='STUDY' + ' | KEY=VALUE' * (verb == 'run'),
+                         help=f'{words}; a study is a shipped one by name, or a .yaml file; none: all shipped ones')
         sub.add_argument('--results', type=Path, default=Path('results/studies'), help='folder of the results')
         if verb == 'run':
-            sub.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='for all runs')
             sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to measure on')
             sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), help='folder of the trainings')
 
 
 def run(args: argparse.Namespace) -> None:
-    study = load_study(args.study)
-    if args.verb == 'run':
-        sets = dict(item.split('=', 1) for item in args.set)
-        run_study(study, args.results, args.work, parse_overrides(args.overrides), sets)
-    elif args.verb == 'status':
-        done = {(row['run'], row['seed']) for row in _read(study, args.results)}
-        rows = [[label, *('done' if (label, seed) in done else '-' for seed in study.seeds)] for label in study.runs]
-        print(format_table(['run', *(f'seed {seed}' for seed in study.seeds)], rows))
-    else:
-        text = report(study, _read(study, args.results))
-        write_atomic(args.results / f'{study.name}.md', text)
-        print(text)
+    changes = [word for word in args.words if '=' in word and args.verb == 'run']
+    names = [word for word in args.words if word not in changes] or sorted(path.stem for path in STUDIES.glob('*.yaml'))
+    overrides = parse_overrides(changes)
+    for study in [load_study(name) for name in names]:
+        if args.verb == 'run':
+            run_study(study, args.results, args.work, overrides, dict(item.split('=', 1) for item in args.set))
+        elif args.verb == 'status':
+            print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
+        else:
+            text = report(study, _read(study, args.results))
+            write_atomic(args.results / f'{study.name}.md', text)
+            print(text)
+
+
+def _status(study: Study, rows: list[dict]) -> str:
+    done = {(row['run'], row['seed']) for row in rows}
+    table = [[label, *('done' if (label, seed) in done else '-' for seed in study.seeds)] for label in study.runs]
+    return format_table(['run', *(f'seed {seed}' for seed in study.seeds)], table)
 
 
 def load_study(name: str) -> Study:
