@@ -21,4 +21,5 @@ config = dict(
     precision='bf16',
     compile=True,
     num_workers=1,
+    verbose=1_000_000,  # measured at the end only
 )
