@@ -11,7 +11,7 @@ from plugins.files import atomic_path, sha256_file, write_atomic
 from zoo.hub import BUNDLED
 from zoo.model_card import CARDS
 
-__all__ = ['install_weights']
+__all__ = ['install_weights', 'write_entry']
 
 
 def install_weights(source: Path, network: str, entry: dict, tag: str = 'default') -> dict:
@@ -27,11 +27,17 @@ def install_weights(source: Path, network: str, entry: dict, tag: str = 'default
     entry = {'file': f'{label}-{digest[:8]}.safetensors', 'sha256': digest, **entry}
     with atomic_path(BUNDLED / entry['file']) as temporary:
         shutil.copyfile(source, temporary)
-    path = CARDS / f'{network}.yaml'
-    card = yaml.safe_load(path.read_text())
-    old = card.setdefault('weights', {}).get(tag)
-    card['weights'][tag] = entry
-    write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
+    old = write_entry(network, tag, entry)
     if old and old['file'] != entry['file']:
         (BUNDLED / old['file']).unlink(missing_ok=True)
     return entry
+
+
+def write_entry(network: str, tag: str, changes: dict) -> dict | None:
+    """Change fields of a card's entry of trained weights, or make the entry; returns what it was before."""
+    path = CARDS / f'{network}.yaml'
+    card = yaml.safe_load(path.read_text())
+    old = card.setdefault('weights', {}).get(tag)
+    card['weights'][tag] = (old or {}) | changes
+    write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
+    return old

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,8 @@ from plugins.data.sources import MemoryFaces, TreeFaces
 from plugins.faces import Faces
 from plugins.preprocess import decode_image, encode_image
 from recipes.bundle import install_weights
-from recipes.trainer.labels import vote
+from recipes.bundle.score import choose_score, score_table
+from recipes.trainer.labels import LOWEST, vote
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
 from zoo.loading import load_model
@@ -34,16 +36,20 @@ from zoo.runtime.detector import DetectorNet, FaceDetector
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import describe
 
-__all__ = ['CONDITIONS', 'central', 'chain_accuracy', 'main', 'measure']
+__all__ = ['CONDITIONS', 'add_measure_options', 'central', 'chain_accuracy', 'chain_metrics', 'heldout_metrics', 'main',
+           'observe']
 
 SURE = 0.8  # score from which the teacher's merged opinion counts as a face
-THRESHOLD = 0.5
 # name: (scale, angle in degrees) of the held-out picture, and the least side of the faces that count
 CONDITIONS = {'as_is': (1.0, 0, 16), 'small': (0.4, 0, 10), 'turned_30': (1.0, 30, 16), 'turned_45': (1.0, 45, 16)}
 
 
-def measure(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> dict[str, dict[str, dict]]:
-    """Agreement of each net with the teacher's merged opinion on the pictures below ``root``, by condition."""
+def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tuple[dict, dict]:
+    """What each net finds in the pictures below ``root``, and what the teacher's merged opinion has there.
+
+    Returns:
+        Detections of all pictures by net and condition, and the truth by condition.
+    """
     tree = TreeFaces(root)
     pictures = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
     detectors = {key: FaceDetector(net, 1024, 0.02) for key, net in nets.items()}
@@ -59,11 +65,20 @@ def measure(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> di
                 for key, detector in detectors.items():
                     found[key, name].append(detector(view))
             bar.update(1)
-    return {key: {name: _figures(found[key, name], truth[name]) for name in CONDITIONS} for key in nets}
+    return found, truth
 
 
-def _figures(found: list[Faces], truth: list[GroundTruth]) -> dict:
-    result = evaluate_detections(found, truth, THRESHOLD)
+def heldout_metrics(found: dict, truth: dict, nets: Iterable[str], score: float) -> dict:
+    """The card's figures of what :func:`observe` returned: each net's agreement with the truth, by condition."""
+    return {'conditions': 'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
+                          f'{SURE} count, those from {LOWEST} on are ignored) at IoU 0.5; recall, precision, false alarms a '
+                          f'picture and landmark error (fraction of the eye distance) at score {score:g}; teacher: its own '
+                          'single view',
+            **{key: {name: _figures(found[key, name], truth[name], score) for name in CONDITIONS} for key in nets}}
+
+
+def _figures(found: list[Faces], truth: list[GroundTruth], score: float) -> dict:
+    result = evaluate_detections(found, truth, score)
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.to_dict().items()}
 
 
@@ -91,14 +106,23 @@ def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
     return faces.landmarks[np.square(middle).sum(1).argmin()]
 
 
-def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder) -> dict[str, dict]:
+def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
+    """The card's figures of the whole chain with each net, where the command names a set for it; else nothing."""
+    if not args.raw:
+        return {}
+    from zoo.runtime import open_embedder
+    return {'chain': {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True, 'score': score,
+                      **chain_accuracy(nets, args.raw, open_embedder(args.recogniser), score)}}
+
+
+def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder, score: float) -> dict[str, dict]:
     """Verification accuracy from unaligned pictures to decisions with each net doing the alignment.
 
     A picture in which no face is found gives a black crop, and is counted in ``missed``.
     """
     data, figures = load_verification_set(raw), {}
     for key, net in nets.items():
-        detector, crops, missed = FaceDetector(net), [], 0
+        detector, crops, missed = FaceDetector(net, threshold=score), [], 0
         for index in range(len(data.faces)):
             picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
             points = central(detector(picture), picture)
@@ -113,15 +137,20 @@ def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder) -> dict[str
     return figures
 
 
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    """What a detector is measured with."""
+    parser.add_argument('--teacher', required=True, help='weights of the teacher')
+    parser.add_argument('--pictures', required=True, help='held-out pictures')
+    parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
+    parser.add_argument('--recogniser', default='fdfacenet', help='embedder of the chain')
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure a run and write its card entry."""
     parser = argparse.ArgumentParser('python -m recipes.bundle.detector', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help="a training's output folder")
-    parser.add_argument('--teacher', required=True, help='weights of the teacher')
-    parser.add_argument('--pictures', required=True, help='held-out pictures')
-    parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
-    parser.add_argument('--recogniser', default='fdfacenet', help='embedder of the chain')
+    add_measure_options(parser)
     parser.add_argument('--licence', default='')
     parser.add_argument('--data', default='', help='what it was trained on')
     parser.add_argument('--history', default='', help='trainings that came before, when the run started from their weights')
@@ -132,20 +161,13 @@ def main(argv: list[str] | None = None) -> None:
     facts = describe(source)
     nets = {'student': TorchDetector(load_model(source, None, None, {})),
             'teacher': TorchDetector(load_model(facts['network'], args.teacher, None, {}))}
-    metrics = {'heldout': _conditions(measure(nets, nets['teacher'], args.pictures), args)}
-    if args.raw:
-        from zoo.runtime import open_embedder
-        metrics['chain'] = {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True,
-                            **chain_accuracy(nets, args.raw, open_embedder(args.recogniser))}
+    found, truth = observe(nets, nets['teacher'], args.pictures)
+    score = choose_score(score_table(found['student', 'as_is'], truth['as_is']))
+    metrics = {'heldout': heldout_metrics(found, truth, nets, score), **chain_metrics(nets, args, score)}
     print(json.dumps(metrics, indent=1))
     if not args.measure_only:
-        install_weights(source, facts['network'], _entry(args, facts, metrics))
-
-
-def _conditions(figures: dict, args: argparse.Namespace) -> dict:
-    return {'conditions': f'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
-                          f'{SURE}) at IoU 0.5; recall, precision, false alarms a picture and landmark error (fraction of the '
-                          f'eye distance) at score {THRESHOLD}; teacher: its own single view', **figures}
+        install_weights(source, facts['network'],
+                        _entry(args, facts, metrics) | {'thresholds': {'score': score}})
 
 
 def _entry(args: argparse.Namespace, facts: dict, metrics: dict) -> dict:

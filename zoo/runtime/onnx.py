@@ -10,7 +10,7 @@ import numpy as np
 
 from plugins.extras import MissingExtra, require
 from plugins.preprocess import PictureNorm
-from zoo.runtime.embedder import read_sidecar
+from zoo.runtime.embedder import read_sidecar, score_of
 
 __all__ = ['OnnxDetector', 'OnnxEmbedder', 'onnx_session']
 
@@ -54,7 +54,7 @@ class OnnxDetector:
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU) -> None:
         self.name = str(path)
         self.session = onnx_session(path, threads, providers)
-        self.preprocess = PictureNorm()
+        self.preprocess, self.score = PictureNorm(), score_of(read_sidecar(path)[0])
         self._input = self.session.get_inputs()[0].name
         levels, rest = divmod(len(self.session.get_outputs()), 3)
         if rest or levels not in (3, 4, 5):
