@@ -143,7 +143,7 @@ def test_fit_never_enlarges_and_pads_with_black(picture):
 class OneBox:
     """A net that sees one face, over the whole of a picture of one cell row; it remembers the size of what it was given."""
 
-    name, strides, score = 'one box', (8,), None
+    name, strides, score, side = 'one box', (8,), None, None
 
     def __call__(self, pictures):
         self.shape = pictures.shape
@@ -162,6 +162,24 @@ def test_thin_pictures_are_scaled_back_in_both_directions():
         np.testing.assert_allclose(faces.boxes, [[0, 0, 12000, shape[0]]], rtol=1e-6)
     faces = FaceDetector(net, math.inf)(np.zeros((10, 12000, 3), np.uint8))
     assert net.shape == (1, 16, 12000, 3) and faces.boxes[0, 2] == 12000
+
+
+def test_detectors_of_a_fixed_input(detector_file, picture, tmp_path):
+    """As some of InsightFace's are exported (shape640x640): padded to the square, never given anything larger."""
+    onnx = pytest.importorskip('onnx')
+    free = open_detector(detector_file, threads=1)
+    for name, sides in (('square', (640, 640)), ('flat', (480, 640))):
+        model = onnx.load(detector_file)
+        for dimension, side in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], sides, strict=True):
+            dimension.dim_value = side
+        onnx.save(model, tmp_path / f'{name}.onnx')
+    for size in (640, 1280):
+        found = open_detector(tmp_path / 'square.onnx', threads=1, size=size, threshold=free.threshold)(picture)
+        assert len(found) == 6
+        np.testing.assert_allclose(found.boxes, free(picture).boxes, atol=2)
+    assert free.net.side is None and not len(open_detector(tmp_path / 'square.onnx', threads=1)(picture[:5, :5]))
+    with pytest.raises(ValueError, match='480x640 pixels only'):
+        open_detector(tmp_path / 'flat.onnx')
 
 
 def test_lowest_score_is_that_of_the_weights(detector_file, tmp_path):

@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     detections = detect_pictures(FaceDetector(opened.net, opened.size, LOWEST), data, args.pictures, progress=True)
     report = {'model': str(args.model), 'set': data.name, 'pictures': len(data.faces), 'score': opened.threshold,
-              'conditions': f'{f"longest side at most {args.size} pixels" if args.size else "original size"}, EXIF '
-                            f'orientation ignored, detections from score {LOWEST:g}, suppressed at overlap {opened.overlap:g}, '
+              'conditions': f'{f"longest side at most {opened.size} pixels" if opened.size < math.inf else "original size"}, '
+                            f'EXIF orientation ignored, detections from score {LOWEST:g}, suppressed at overlap {opened.overlap:g}, '
                             'hits at overlap 0.5', **summarise(data, detections, opened.threshold)}
     seconds = time.perf_counter() - began
     if args.json:

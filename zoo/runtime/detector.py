@@ -30,12 +30,14 @@ class DetectorNet(Protocol):
     """What a runtime provides: uint8 RGB pictures ``(N, H, W, 3)`` with sides that are multiples of the last of ``strides`` to
     InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks (10).
 
-    ``score`` is the lowest score of a face that was chosen for its weights (the card's ``thresholds``), None when unknown.
+    ``score`` is the lowest score of a face that was chosen for its weights (the card's ``thresholds``), None when unknown;
+    ``side`` the one side of the square pictures that a net of fixed input takes, None when it takes any.
     """
 
     name: str
     strides: tuple[int, ...]
     score: float | None
+    side: int | None
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]: ...
 
@@ -54,12 +56,12 @@ class FaceDetector:
     def __init__(self, net: DetectorNet, size: float = 640, threshold: float | None = None, overlap: float = 0.4) -> None:
         if size < net.strides[-1]:
             raise ValueError(f'size={size}: {net.name} needs at least {net.strides[-1]} pixels')
-        self.net, self.size, self.overlap, self.name = net, size, overlap, net.name
+        self.net, self.size, self.overlap, self.name = net, min(size, net.side or size), overlap, net.name
         self.threshold = next(score for score in (threshold, net.score, USUAL_SCORE) if score is not None)
 
     def __call__(self, picture: np.ndarray) -> Faces:
         """Faces of one picture uint8 RGB ``(H, W, 3)``, best first, in its own pixels; boxes may reach over the border."""
-        padded, factors = fit(picture, self.size, self.net.strides[-1])
+        padded, factors = fit(picture, self.size, self.net.side or self.net.strides[-1])
         outputs = self.net(padded[None])
         faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)
         return suppress(faces, self.overlap).scaled(1 / factors)

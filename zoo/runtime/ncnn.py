@@ -52,7 +52,7 @@ class NcnnDetector:
         if 'strides' not in self.sidecar:
             raise ValueError(f'{param}: its .json does not say "strides"; export the detector again with `facezoo export`')
         self.strides, self.preprocess = tuple(self.sidecar['strides']), PictureNorm()
-        self.score = score_of(self.sidecar)
+        self.score, self.side = score_of(self.sidecar), None
         self.net = ncnn_net(param, threads=threads, **options)
         self._input, self._outputs = self.net.input_names()[0], self.net.output_names()
 

@@ -50,7 +50,7 @@ class TorchDetector:
     def __init__(self, detector: Detector, name: str = '', score: float | None = None) -> None:
         self.model = DeployedDetector(detector).to(memory_format=torch.channels_last)
         self.preprocess, self.strides, self.name = PictureNorm(), detector.anchors.strides, name or type(detector).__name__
-        self.score = score
+        self.score, self.side = score, None
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
