@@ -343,8 +343,8 @@ def test_what_is_not_there(pictures, tmp_path, detector_file, capsys):
     assert main(['eval-detector', str(detector_file), '--truth', str(tmp_path / name), '--pictures', str(pictures)]) == 1
     error = capsys.readouterr().err
     assert "1 of 1 annotated pictures are not there, the first is '0--Parade/elsewhere.jpg'; name the folder" in error
-    (tmp_path / 'label.txt').write_text('\n')
-    with pytest.raises(FaceError, match='no pictures'):
+    (tmp_path / 'label.txt').write_text('# a.jpg\n')
+    with pytest.raises(FaceError, match="no face counts in the subset 'all'"):
         open_detection_set(tmp_path / 'label.txt')
 
 

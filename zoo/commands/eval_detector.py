@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> None:
     opened = open_detector(args.model, args.threads, args.size or math.inf, args.score)
     began = time.perf_counter()
     detections = detect_pictures(FaceDetector(opened.net, opened.size, LOWEST), data, args.pictures, progress=True)
+    size = f'longest side at most {opened.size} pixels' if opened.size < math.inf else 'original size'
     report = {'model': str(args.model), 'set': data.name, 'pictures': len(data.faces), 'score': opened.threshold,
-              'conditions': f'{f"longest side at most {opened.size} pixels" if opened.size < math.inf else "original size"}, '
-                            f'EXIF orientation ignored, detections from score {LOWEST:g}, suppressed at overlap {opened.overlap:g}, '
-                            'hits at overlap 0.5', **summarise(data, detections, opened.threshold)}
+              'conditions': f'{size}, EXIF orientation ignored, detections from score {LOWEST:g}, suppressed at overlap '
+                            f'{opened.overlap:g}, hits at overlap 0.5', **summarise(data, detections, opened.threshold)}
     seconds = time.perf_counter() - began
     if args.json:
         print(json.dumps({**report, 'seconds': round(seconds, 2)}, indent=2))

@@ -61,8 +61,19 @@ def open_detection_set(path: str | os.PathLike) -> DetectionSet:
     for pattern, reader in _READERS.items():
         files = sorted(path.glob(pattern)) if path.is_dir() else [path] if fnmatch(path.name, pattern) else []
         if files:
-            return reader(files)
+            return _checked(path, reader(files))
     raise FaceError(f'{path}: no annotations that facezoo reads ({", ".join(_READERS)})')
+
+
+def _checked(path: Path, data: DetectionSet) -> DetectionSet:
+    """What would stop the evaluation is said now, not after an hour of detection."""
+    for subset, masks in data.subsets.items():
+        if not any(mask.any() for mask in masks.values()):
+            raise FaceError(f'{path}: no face counts in the subset {subset!r}, so that average precision means nothing; is the '
+                            'file whole?')
+    if data.ellipses:
+        require('scipy.optimize', 'bench')
+    return data
 
 
 def _one(files: list[Path]) -> Path:
@@ -154,8 +165,6 @@ def _once(path: Path, name: str, seen: dict) -> None:
 def _read_label_file(files: list[Path]) -> DetectionSet:
     path = _one(files)
     faces = read_labels(path.read_text(), str(path))
-    if not faces:
-        raise FaceError(f'{path}: no pictures; a label file has lines "# picture.jpg", each followed by its faces')
     return DetectionSet(path.name, faces, {'all': {name: np.ones(len(f), bool) for name, f in faces.items()}})
 
 
