@@ -17,7 +17,7 @@ from plugins.preprocess import FaceError
 from plugins.registry import create_detector
 from recipes import bundle
 from recipes.bundle import score
-from recipes.bundle.score import choose_score, score_table
+from recipes.bundle.detection import choose_score, score_table
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.labels import vote
 from tests.conftest import encode
