@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,6 +113,17 @@ def test_wider_list_on_a_real_picture(pictures, boxes, detector_file, tmp_path, 
     assert float(out.splitlines()[-1].split()[2]) < 5
 
 
+def test_needs_no_torch(pictures, boxes, detector_file, tmp_path):
+    """On a board there is none."""
+    (tmp_path / 'wider_face_val_bbx_gt.txt').write_text(wider_list(boxes))
+    code = 'import sys; sys.modules["torch"] = None; from zoo.cli import main; sys.exit(main(sys.argv[1:]))'
+    command = ['eval-detector', str(detector_file), '--truth', str(tmp_path), '--pictures', str(pictures), '--size', '320',
+               '--json']
+    done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)['subsets']['valid']['ap'] > 0.9
+
+
 def test_wider_list_fields(boxes, tmp_path):
     (tmp_path / 'wider_face_val_bbx_gt.txt').write_text(wider_list(boxes).replace(f'{boxes[0, 2]} {boxes[0, 3]}', '0 9', 1))
     data = open_detection_set(tmp_path)
@@ -163,6 +177,23 @@ def test_damaged_wider_lists(boxes, tmp_path, change, message):
     (tmp_path / 'wider_face_val_bbx_gt.txt').write_text(change(wider_list(boxes)))
     with pytest.raises(FaceError, match=message):
         open_detection_set(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['wider_face_val_bbx_gt.txt', 'FDDB-fold-01-ellipseList.txt', 'label.txt'])
+def test_whatever_is_in_a_file_the_message_names_it(boxes, tmp_path, name):
+    texts = {'label.txt': '# a.jpg\n1 2 3 4\n', 'FDDB-fold-01-ellipseList.txt': fold('50 30 1.5 100 100  1\n')}
+    path, rng, refused = tmp_path / name, np.random.default_rng(0), 0
+    whole = texts.get(name, wider_list(boxes)).encode()
+    for _ in range(100):
+        damaged = np.frombuffer(whole, np.uint8)[:rng.integers(len(whole) + 1)].copy()
+        damaged[rng.integers(len(damaged), size=min(len(damaged), 3))] = rng.integers(256) if len(damaged) else 0
+        path.write_bytes(damaged.tobytes())
+        try:
+            open_detection_set(path)
+        except FaceError as error:
+            refused += 1
+            assert str(tmp_path) in str(error)
+    assert refused > 20
 
 
 def test_damaged_wider_mats(tmp_path):

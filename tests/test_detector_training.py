@@ -169,6 +169,15 @@ def test_score_by_its_rule():
         choose_score(score_table([Faces.join([faces, false]) for faces in found], truth))
 
 
+def test_the_card_has_the_measured_score():
+    report = json.loads((CARDS.parents[1] / 'results' / 'detector_score.json').read_text())
+    weights = zoo.card(report['model']).weights['default']
+    assert weights.thresholds['score'] == report['score'] and weights.sha256 == report['sha256']
+    assert choose_score({float(key): row for key, row in report['table'].items()}) == report['score']
+    measured, row = weights.metrics['heldout']['student']['as_is'], report['table'][f'{report["score"]:.2f}']
+    assert {key: measured[key] for key in row} == row
+
+
 def test_score_is_written_into_the_card(labelled, tmp_path, monkeypatch):
     """By the command, with the bundled weights as their own teacher; the card in the sources stays as it is."""
     monkeypatch.setattr(bundle, 'CARDS', tmp_path)

@@ -50,6 +50,8 @@ class DetectionSet:
 def open_detection_set(path: str | os.PathLike) -> DetectionSet:
     """Read annotations: a file, or the folder that holds them; the names of the files say what they are.
 
+    SciPy's reader of ``.mat`` files can crash the process on altered ones: take them from the official download.
+
     Raises:
         FileNotFoundError: nothing is there.
         FaceError: no known format, or something wrong in a file; the message names file, line and remedy.
@@ -98,7 +100,7 @@ def _with_sides(rows: np.ndarray) -> Faces:
 
 def _read_blocks(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and rows float64 ``(count, len(fields))`` of every block; WIDER puts a row of zeros where the count is 0."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line.strip() for line in path.read_text(errors='replace').splitlines()]
     at = 0
     while at < len(lines):
         if not lines[at]:
@@ -113,7 +115,7 @@ def _read_blocks(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, np.
 
 
 def _read_count(path: Path, lines: list[str], at: int) -> int:
-    if at < len(lines) and lines[at].isdigit():
+    if at < len(lines) and lines[at].isdecimal():
         return int(lines[at])
     found = repr(lines[at]) if at < len(lines) else 'the end of the file'
     raise FaceError(f'{path}, line {at + 1}: {found} where the number of faces of {lines[at - 1]!r} should stand; the file is '
@@ -164,7 +166,7 @@ def _once(path: Path, name: str, seen: dict) -> None:
 
 def _read_label_file(files: list[Path]) -> DetectionSet:
     path = _one(files)
-    faces = read_labels(path.read_text(), str(path))
+    faces = read_labels(path.read_text(errors='replace'), str(path))
     return DetectionSet(path.name, faces, {'all': {name: np.ones(len(f), bool) for name, f in faces.items()}})
 
 
