@@ -31,8 +31,6 @@ from zoo.pipeline.sample import sample_image
 from zoo.runtime import open_embedder
 from zoo.runtime.detector import open_detector
 
-SCORE = 0.75  # lowest score of a face, of both
-
 
 def pictures(detector) -> dict[str, np.ndarray]:
     """Name to picture, uint8 RGB, all with a longest side of 640 pixels but the tiled one."""
@@ -46,14 +44,14 @@ def pictures(detector) -> dict[str, np.ndarray]:
     return {'one face': one, 'six faces': half, '24 faces': np.tile(np.pad(quarter, ((0, 98), (0, 0), (0, 0))), (2, 2, 1))}
 
 
-def face_analysis(args: argparse.Namespace, root: str):
+def face_analysis(args: argparse.Namespace, root: str, score: float):
     from insightface.app import FaceAnalysis
     write_pack(root, 'facezoo', args.recogniser, Preprocess(), 512, 'benchmark', detector=args.detector)
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     made = FaceAnalysis('facezoo', root=root, providers=['CPUExecutionProvider'], sess_options=options)
-    made.prepare(ctx_id=-1, det_size=(640, 640), det_thresh=SCORE)
+    made.prepare(ctx_id=-1, det_size=(640, 640), det_thresh=score)
     return made
 
 
@@ -100,12 +98,12 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--out', type=Path, default=Path('results/system_speed.json'))
     args = parser.parse_args()
-    detector = open_detector(args.detector, args.threads, threshold=SCORE)
+    detector = open_detector(args.detector, args.threads)
     ours = Pipeline(detector, open_embedder(args.recogniser, args.threads), flip=False)
     with tempfile.TemporaryDirectory() as root:
-        theirs = face_analysis(args, root)
+        theirs = face_analysis(args, root, detector.threshold)
         figures = {name: compare(ours, theirs, picture, args.rounds) for name, picture in pictures(detector).items()}
-    report = {'pictures': figures, 'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
+    report = {'pictures': figures, 'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': detector.threshold,
               'load_average': os.getloadavg(),
               'peak_memory_mb_of_both': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
               'machine': platform.machine(), 'cores': os.cpu_count(),

@@ -29,7 +29,7 @@ def fill(text: str) -> str:
 def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
-    claims, lowres, loading = results['claims'], results['lowres'], results['loading']
+    claims, lowres, loading, score = (results[key] for key in ('claims', 'lowres', 'loading', 'detector_score'))
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
@@ -49,6 +49,9 @@ def measured_page() -> str:
                   _rounded(r['min_cosine'], 5), _rounded(100 * r['accuracy'], 2), _rounded(100 * r['tar'], 2),
                   _rounded(r['latency_ms'], 2), 'passed' if r['passed'] else r['reason']]
                  for r in results['deploy_report']['rows']]),
+             f'## Lowest score of a face\n\n`{score["model"]}`: {score["score"]:g}, {score["rule"]}; {score["conditions"]}.',
+             markdown_table(['score', 'recall', 'precision', 'false alarms a picture'], [
+                 [at, *row.values()] for at, row in score['table'].items() if at[-1] in '05' or float(at) == score['score']]),
              "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
              f'{results["system_speed"]["conditions"]}.',
              markdown_table(['picture', 'threads', 'faces found (theirs)', 'ms', 'FaceAnalysis ms', 'ratio'], [

@@ -47,9 +47,10 @@ class Faces:
         """Widths and heights of the boxes, ``(F, 2)``."""
         return self.boxes[:, 2:] - self.boxes[:, :2]
 
-    def scaled(self, factor: float) -> Faces:
-        """The same faces in a picture ``factor`` times as large."""
-        return Faces(self.boxes * np.float32(factor), self.landmarks * np.float32(factor), self.scores)
+    def scaled(self, factor: float | np.ndarray) -> Faces:
+        """The same faces in a picture ``factor`` times as large; two numbers are factors in x and y."""
+        factors = np.broadcast_to(np.float32(factor), 2)
+        return Faces(self.boxes * np.tile(factors, 2), self.landmarks * factors, self.scores)
 
     def warped(self, matrix: np.ndarray) -> Faces:
         """The same faces in a picture warped by a similarity ``(2, 3)``, as ``cv2.warpAffine`` takes it.

@@ -123,10 +123,9 @@ def detector_file(tmp_path_factory) -> Path:
     """The bundled detector as ONNX."""
     import zoo
     from zoo.export.detector import export_detector
-    if not zoo.card('retinaface_mnet025').weights:
-        pytest.skip('retinaface_mnet025 has no bundled weights yet')
     path = tmp_path_factory.mktemp('detector') / 'retinaface_mnet025.onnx'
-    export_detector(zoo.load('retinaface_mnet025'), 'retinaface_mnet025', 'onnx', path)
+    thresholds = zoo.card('retinaface_mnet025').weights['default'].thresholds
+    export_detector(zoo.load('retinaface_mnet025'), 'retinaface_mnet025', 'onnx', path, thresholds=thresholds)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Average precision of detectors: hand-made cases with known answers, and the WIDER and FDDB readers."""
+"""Average precision of detectors: hand-made cases with known answers."""
 
 from __future__ import annotations
 

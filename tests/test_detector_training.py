@@ -8,15 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+import zoo
 from plugins.data.pictures import Pictures, read_labels, write_labels
 from plugins.data.scenes import SceneAugment
 from plugins.faces import Faces
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import FaceError
 from plugins.registry import create_detector
+from recipes import bundle
+from recipes.bundle import score
+from recipes.bundle.detection import choose_score, score_table
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.labels import vote
 from tests.conftest import encode
+from zoo.evaluate.detection import GroundTruth
+from zoo.hub import resolve
+from zoo.model_card import CARDS, read_card
 
 SAMPLE = np.float32([[20, 22], [40, 22], [30, 32], [22, 42], [38, 42]])  # landmarks of a face in a box from 10 to 50
 
@@ -28,10 +35,10 @@ def one_face(score: float = 1.0) -> Faces:
 @pytest.fixture(scope='module')
 def labelled(picture, tmp_path_factory):
     """Twelve cuts of the group photo, each around one face, with the label file that says where it is."""
-    from zoo.pipeline.sample import _FACTS
+    from zoo.pipeline.sample import sample_landmarks
     root = tmp_path_factory.mktemp('pictures')
     labels = {}
-    for number, points in enumerate(np.float32(json.loads(_FACTS.read_text())['landmarks'])):
+    for number, points in enumerate(np.float32(sample_landmarks())):
         middle, side = points.mean(0), 2.6 * np.linalg.norm(points[0] - points[1])
         for shift in (-20, 25):
             left, top = (np.maximum(middle - 130 + shift, 0)).astype(int)
@@ -142,3 +149,47 @@ def test_recipes_of_detectors_are_checked():
 def test_pictures_that_are_not_there(labelled):
     with pytest.raises(FaceError, match=r"'none\.jpg'"):
         Pictures(labelled, {'none.jpg': one_face()})
+
+
+# the lowest score of a face
+
+def test_score_by_its_rule():
+    """Two false alarms in 50 pictures, at 0.405 and 0.705: the rule allows one, so the score lies above the lower one."""
+    truth = [GroundTruth(one_face(), np.ones(1, bool))] * 50
+    found = [one_face(0.9)] * 50
+    false = Faces.from_rows([[200, 200, 240, 240, *SAMPLE.ravel(), score] for score in (0.405, 0.705)])
+    found[0] = Faces.join([one_face(0.9), false])
+    table = score_table(found, truth)
+    assert choose_score(table) == 0.41
+    assert table[0.4]['false_alarms'] == 0.04 and table[0.41] == {'recall': 1, 'precision': 0.9804, 'false_alarms': 0.02}
+    worse = [Faces.join([faces, false]) for faces in found]
+    assert choose_score(score_table(worse, truth)) == 0.71
+    false.scores[:] = 1
+    with pytest.raises(ValueError, match=r'even at score 0\.99'):
+        choose_score(score_table([Faces.join([faces, false]) for faces in found], truth))
+
+
+def test_the_card_has_the_measured_score():
+    report = json.loads((CARDS.parents[1] / 'results' / 'detector_score.json').read_text())
+    weights = zoo.card(report['model']).weights['default']
+    assert weights.thresholds['score'] == report['score'] and weights.sha256 == report['sha256']
+    assert choose_score({float(key): row for key, row in report['table'].items()}) == report['score']
+    measured, row = weights.metrics['heldout']['student']['as_is'], report['table'][f'{report["score"]:.2f}']
+    assert {key: measured[key] for key in row} == row
+
+
+def test_score_is_written_into_the_card(labelled, tmp_path, monkeypatch):
+    """By the command, with the bundled weights as their own teacher; the card in the sources stays as it is."""
+    monkeypatch.setattr(bundle, 'CARDS', tmp_path)
+    card = tmp_path / 'retinaface_mnet025.yaml'
+    before = (CARDS / card.name).read_text()
+    card.write_text(before)
+    teacher = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
+    score.main(['retinaface_mnet025', '--teacher', teacher, '--pictures', str(labelled), '--out', str(tmp_path / 'score.json')])
+    report, entry = json.loads((tmp_path / 'score.json').read_text()), read_card(card).weights['default']
+    chosen, heldout = report['score'], entry.metrics['heldout']
+    assert entry.thresholds == {'score': chosen} and report['table'][f'{chosen:.2f}']['false_alarms'] <= 1 / 50
+    assert heldout['student']['as_is']['pictures'] == 12 and f'at score {chosen:g}' in heldout['conditions']
+    assert entry.sha256 == report['sha256'] and entry.limits == zoo.card('retinaface_mnet025').weights['default'].limits
+    assert len(report['halves']) == 2 and str(labelled.parent.parent) not in report['command']
+    assert (CARDS / card.name).read_text() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,14 @@ from plugins.detectors.anchors import Anchors, decode, encode, match
 from plugins.faces import Faces
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector, list_detectors, register_detector
+from zoo.cli import main
 from zoo.complexity import profile
 from zoo.export.detector import export_detector
 from zoo.export.fold import fold_batchnorm
-from zoo.runtime.detector import FaceDetector, decode_outputs, fit, open_detector, suppress
+from zoo.hub import resolve
+from zoo.runtime.detector import USUAL_SCORE, FaceDetector, decode_outputs, fit, open_detector, suppress
 from zoo.runtime.torch import TorchDetector
+from zoo.weights import save_weights
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
@@ -128,11 +133,77 @@ def test_suppression_keeps_the_best_of_overlapping_boxes():
 
 
 def test_fit_never_enlarges_and_pads_with_black(picture):
-    small, factor = fit(picture, 320, 32)
-    assert factor == 0.25 and small.shape == (224, 320, 3)
+    small, factors = fit(picture, 320, 32)
+    assert factors.tolist() == pytest.approx([320 / 1280, 222 / 886]) and small.shape == (224, 320, 3)
     assert not small[222:].any() and small[:221].any(2).mean() > 0.9
-    tiny, factor = fit(picture[:1, :1], 320, 32)
-    assert tiny.shape == (32, 32, 3) and factor == 1
+    tiny, factors = fit(picture[:1, :1], 320, 32)
+    assert tiny.shape == (32, 32, 3) and (factors == 1).all()
+
+
+class OneBox:
+    """A net that sees one face, over the whole of a picture of one cell row; it remembers the size of what it was given."""
+
+    name, strides, score, side = 'one box', (8,), None, None
+
+    def __call__(self, pictures):
+        self.shape = pictures.shape
+        cells = pictures.shape[1] * pictures.shape[2] // 64
+        scores, boxes = np.zeros((1, cells, 1), np.float32), np.zeros((1, cells, 4), np.float32)
+        scores[0, 0], boxes[0, 0] = 0.9, (0, 0, pictures.shape[2] / 8, 1 / 8)
+        return [scores, boxes, np.zeros((1, cells, 10), np.float32)]
+
+
+def test_thin_pictures_are_scaled_back_in_both_directions():
+    """12000 x 10 pixels become 640 x 1, not 640 x 0.53."""
+    net = OneBox()
+    for shape in ((10, 12000, 3), (1, 12000, 3)):
+        faces = FaceDetector(net)(np.zeros(shape, np.uint8))
+        assert net.shape == (1, 8, 640, 3)
+        np.testing.assert_allclose(faces.boxes, [[0, 0, 12000, shape[0]]], rtol=1e-6)
+    faces = FaceDetector(net, math.inf)(np.zeros((10, 12000, 3), np.uint8))
+    assert net.shape == (1, 16, 12000, 3) and faces.boxes[0, 2] == 12000
+
+
+def test_detectors_of_a_fixed_input(detector_file, picture, tmp_path):
+    """As some of InsightFace's are exported (shape640x640): padded to the square, never given anything larger."""
+    onnx = pytest.importorskip('onnx')
+    free = open_detector(detector_file, threads=1)
+    for name, sides in (('square', (640, 640)), ('flat', (480, 640))):
+        model = onnx.load(detector_file)
+        for dimension, side in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], sides, strict=True):
+            dimension.dim_value = side
+        onnx.save(model, tmp_path / f'{name}.onnx')
+    for size in (640, 1280):
+        found = open_detector(tmp_path / 'square.onnx', threads=1, size=size, threshold=free.threshold)(picture)
+        assert len(found) == 6
+        np.testing.assert_allclose(found.boxes, free(picture).boxes, atol=2)
+    assert free.net.side is None and not len(open_detector(tmp_path / 'square.onnx', threads=1)(picture[:5, :5]))
+    with pytest.raises(ValueError, match='480x640 pixels only'):
+        open_detector(tmp_path / 'flat.onnx')
+
+
+def test_lowest_score_is_that_of_the_weights(detector_file, tmp_path):
+    """From the card for the zoo's weights, from the sidecar for what was exported from them, else InsightFace's."""
+    chosen = zoo.card('retinaface_mnet025').weights['default'].thresholds['score']
+    assert open_detector('retinaface_mnet025').threshold == open_detector(detector_file).threshold == chosen
+    assert open_detector('retinaface_mnet025', threshold=0.2).threshold == 0.2
+    bare = tmp_path / 'retinaface_mnet025.onnx'
+    bare.write_bytes(detector_file.read_bytes())
+    assert open_detector(bare).threshold == FaceDetector(OneBox()).threshold == USUAL_SCORE != chosen
+    other = zoo.load('retinaface_mnet025')
+    save_weights(tmp_path / 'other.safetensors', other, 'retinaface_mnet025')
+    assert open_detector(tmp_path / 'other.safetensors').threshold == USUAL_SCORE
+    assert open_detector('retinaface_mnet025', weights=tmp_path / 'other.safetensors').threshold == USUAL_SCORE
+
+
+def test_exported_file_keeps_the_lowest_score(tmp_path):
+    chosen = zoo.card('retinaface_mnet025').weights['default'].thresholds['score']
+    assert main(['export', 'retinaface_mnet025', '--to', 'ncnn', '--out', str(tmp_path / 'net')]) == 0
+    assert open_detector(tmp_path / 'net', threads=1).threshold == chosen
+    weights = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
+    out = str(tmp_path / 'own.onnx')
+    assert main(['export', 'retinaface_mnet025', '--weights', weights, '--to', 'onnx', '--out', out]) == 0
+    assert open_detector(out, threads=1).threshold == USUAL_SCORE  # nothing is known of a user's weights
 
 
 def test_public_checkpoint_finds_the_faces_of_the_sample(teacher, picture):
@@ -173,9 +244,9 @@ def test_exported_detector_agrees_at_every_size(name, to, tmp_path, picture):
 
 
 def test_bundled_detector_finds_the_faces_of_the_sample(detector_file, picture):
-    faces = open_detector(detector_file, threads=1, threshold=0.75)(picture)
+    faces = open_detector(detector_file, threads=1)(picture)
     assert len(faces) == 6
-    torch_faces = open_detector('retinaface_mnet025', threshold=0.75)(picture)
+    torch_faces = open_detector('retinaface_mnet025')(picture)
     np.testing.assert_allclose(faces.boxes, torch_faces.boxes, atol=0.1)
     assert not len(open_detector(detector_file, threads=1)(np.zeros((300, 200, 3), np.uint8)))
 

@@ -18,6 +18,7 @@ from plugins.files import sha256_file
 from zoo import hub
 from zoo.hub import HubError, resolve
 from zoo.model_card import CardError, Weights, read_card
+from zoo.pipeline.threshold import FARS
 from zoo.weights import WeightsError, read_state, save_weights
 
 
@@ -43,7 +44,7 @@ def test_every_weights_entry_is_bundled_and_verified():
         for weights in zoo.card(name).weights.values():
             assert resolve(weights).is_file()
             assert weights.licence and weights.data and weights.recipe and weights.metrics
-            assert weights.thresholds or zoo.card(name).task == 'detection'
+            assert set(weights.thresholds) == ({'score'} if zoo.card(name).task == 'detection' else set(FARS))
 
 
 def test_unknown_names():

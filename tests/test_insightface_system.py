@@ -20,12 +20,12 @@ def analysis(detector_file, recogniser_file, tmp_path_factory):
     root = tmp_path_factory.mktemp('insightface')
     write_pack(root, 'facezoo', recogniser_file, Preprocess(), 512, 'test', detector=detector_file)
     made = app.FaceAnalysis('facezoo', root=str(root), providers=['CPUExecutionProvider'])
-    made.prepare(ctx_id=-1, det_size=(640, 640), det_thresh=0.75)
+    made.prepare(ctx_id=-1, det_size=(640, 640), det_thresh=open_detector(detector_file).threshold)
     return made
 
 
 def test_face_analysis_agrees_with_our_pipeline(analysis, detector_file, recogniser_file, picture):
-    detector = open_detector(detector_file, threads=1, threshold=0.75)
+    detector = open_detector(detector_file, threads=1)
     pipeline = Pipeline(detector, open_embedder(recogniser_file, threads=1), flip=False)
     ours = sorted(pipeline(picture).faces, key=lambda f: f.box[0])
     theirs = sorted(analysis.get(np.ascontiguousarray(picture[..., ::-1])), key=lambda f: f.bbox[0])

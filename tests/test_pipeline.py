@@ -25,7 +25,7 @@ from zoo.runtime.detector import open_detector
 
 @pytest.fixture(scope='module')
 def pipeline(detector_file, recogniser_file):
-    return Pipeline(open_detector(detector_file, threads=1, threshold=0.75), open_embedder(recogniser_file, threads=1))
+    return Pipeline(open_detector(detector_file, threads=1), open_embedder(recogniser_file, threads=1))
 
 
 @pytest.fixture(scope='module')

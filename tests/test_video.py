@@ -161,8 +161,7 @@ def test_sources_that_are_none(tmp_path):
 
 @pytest.fixture(scope='module')
 def models(detector_file, recogniser_file) -> list[str]:
-    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5',
-            '--score', '0.75']
+    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5']
 
 
 @pytest.fixture(scope='module')
@@ -170,7 +169,7 @@ def made(models, detector_file, picture, tmp_path_factory):
     """A gallery of two persons of the group photo, made by the command."""
     from zoo.runtime.detector import open_detector
     root = tmp_path_factory.mktemp('made')
-    found = open_detector(detector_file, threads=1, threshold=0.75)(picture)
+    found = open_detector(detector_file, threads=1)(picture)
     for number, box in enumerate(sorted(found.boxes.tolist())[:2]):
         left, top, right, bottom = (int(v) for v in box)
         path = root / 'people' / f'Person {number}' / 'a.png'
@@ -217,7 +216,7 @@ def test_watch_names_faces_in_a_video(made, models, picture, capsys, tmp_path):
         writer.write(np.roll(small[:442], 2 * shift, 1))
     writer.release()
     status = main(['watch', str(path), '--gallery', str(made / 'gallery.npz'), '--out', str(tmp_path / 'faces.jsonl'),
-                   '--video', str(tmp_path / 'named.mp4'), *models])
+                   '--video', str(tmp_path / 'named.mp4'), '--score', '0.8', *models])  # compression shows a seventh, of 0.73
     lines = [json.loads(line) for line in (tmp_path / 'faces.jsonl').read_text().splitlines()]
     assert status == 0 and [line['frame'] for line in lines] == [0, 1, 2, 3]
     assert {f['name'] for line in lines for f in line['faces']} >= {'Person 0', 'Person 1'}

@@ -52,7 +52,8 @@ def _weights(name: str, tag: str, weights: Weights) -> str:
     call = f"zoo.load('{name if tag == 'default' else f'{name}.{tag}'}')"
     rows = [['file', weights.file], ['sha256', f'`{weights.sha256}`'], ['licence', weights.licence], ['data', weights.data],
             ['recipe', weights.recipe]]
-    rows += [[f'cosine threshold at FAR {far}', value] for far, value in weights.thresholds.items()]
+    rows += [['lowest score of a face' if key == 'score' else f'cosine threshold at FAR {key}', value]
+             for key, value in weights.thresholds.items()]
     parts = [f'## Weights `{call}`\n', markdown_table(['', ''], rows)]
     parts += [f'Measured on `{data}`:\n\n' + markdown_table(['measure', 'value'], _flat(measured))
               for data, measured in weights.metrics.items() if isinstance(measured, Mapping)]

@@ -19,6 +19,7 @@ COMMANDS = {
     'data': ('zoo.commands.data', 'make, unpack and check training and verification files'),
     'train': ('recipes.train', 'train a recipe'),
     'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
+    'eval-detector': ('zoo.commands.eval_detector', 'average precision of a detector on WIDER FACE, FDDB or a label file'),
     'ijb': ('zoo.commands.ijb', 'TAR at FAR of IJB-B or IJB-C templates'),
     'identify': ('zoo.commands.identify', '1:N identification on a folder of persons'),
     'recipe': ('recipes.browse', 'list, show and check the training recipes'),

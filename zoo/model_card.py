@@ -7,6 +7,7 @@ hash, licence, provenance and measurements.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +16,7 @@ from pathlib import Path
 from plugins.preprocess import PictureNorm, Preprocess
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of']
+__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'weights_of']
 
 CARDS = Path(__file__).parent / 'cards'
 
@@ -36,7 +37,8 @@ class Weights:
         recipe: recipe and run that made it.
         num_features, network_args: how to build the network (a detector has no embedding).
         metrics: measurements by data set, each with its conditions.
-        thresholds: cosine similarity above which two faces count as one person, by FAR, and where it was measured.
+        thresholds: of a recogniser, cosine similarity above which two faces count as one person, by FAR; of a detector,
+            ``score``: the lowest score of a face.
         limits: what it is known not to do well.
     """
 
@@ -112,6 +114,13 @@ def list_models(weights: bool = False, task: str | None = None) -> list[str]:
 def preprocess_of(name: str) -> Preprocess:
     """What a recogniser eats: its card's word, or InsightFace's convention for a backbone without a card (a user's own)."""
     return card(name).preprocess if (CARDS / f'{name}.yaml').is_file() else Preprocess()
+
+
+def weights_of(name: str | os.PathLike) -> Weights | None:
+    """The card's entry of trained weights by zoo name (``fdfacenet``, ``fdfacenet.lowquality``); None for anything else."""
+    model, _, tag = str(name).partition('.')
+    known = '/' not in model and (CARDS / f'{model}.yaml').is_file()
+    return card(model).weights.get(tag or 'default') if known else None
 
 
 def read_card(path: Path) -> ModelCard:

@@ -2,9 +2,6 @@
 
   python -m recipes.bundle.detector runs/det --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
       --raw lfw_raw_fold1.zip --recogniser fdfacenet --licence TEXT --data TEXT --run TEXT
-
-The truth on the held-out pictures is what the teacher says at two scales and mirrored, all views merged: faces it scores at
-least 0.8 count, those from 0.3 on are ignored, found or not. The teacher's own single view is measured beside.
 """
 
 from __future__ import annotations
@@ -15,102 +12,15 @@ import json
 import platform
 from pathlib import Path
 
-import cv2
-import numpy as np
 import yaml
 
-from plugins.data.pictures import Pictures
-from plugins.data.sources import MemoryFaces, TreeFaces
-from plugins.faces import Faces
-from plugins.preprocess import decode_image, encode_image
 from recipes.bundle import install_weights
-from recipes.trainer.labels import vote
-from zoo.evaluate.detection import GroundTruth, evaluate_detections
-from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
+from recipes.bundle.detection import add_measure_options, chain_metrics, choose_score, heldout_metrics, observe, score_table
 from zoo.loading import load_model
-from zoo.pipeline.align import align
-from zoo.progress import progress_bar
-from zoo.runtime.detector import DetectorNet, FaceDetector
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import describe
 
-__all__ = ['CONDITIONS', 'central', 'chain_accuracy', 'main', 'measure']
-
-SURE = 0.8  # score from which the teacher's merged opinion counts as a face
-THRESHOLD = 0.5
-# name: (scale, angle in degrees) of the held-out picture, and the least side of the faces that count
-CONDITIONS = {'as_is': (1.0, 0, 16), 'small': (0.4, 0, 10), 'turned_30': (1.0, 30, 16), 'turned_45': (1.0, 45, 16)}
-
-
-def measure(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> dict[str, dict[str, dict]]:
-    """Agreement of each net with the teacher's merged opinion on the pictures below ``root``, by condition."""
-    tree = TreeFaces(root)
-    pictures = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
-    detectors = {key: FaceDetector(net, 1024, 0.02) for key, net in nets.items()}
-    found = {(key, name): [] for key in nets for name in CONDITIONS}
-    truth: dict[str, list[GroundTruth]] = {name: [] for name in CONDITIONS}
-    with progress_bar(len(pictures), 'pictures', 'measure') as bar:
-        for index in range(len(pictures)):
-            picture = pictures.load(index)[0]
-            labels = vote(teacher, picture)
-            for name, (scale, angle, least) in CONDITIONS.items():
-                view, faces = _view(picture, labels, scale, angle)
-                truth[name].append(GroundTruth(faces, (faces.scores >= SURE) & (faces.sides.mean(1) >= least)))
-                for key, detector in detectors.items():
-                    found[key, name].append(detector(view))
-            bar.update(1)
-    return {key: {name: _figures(found[key, name], truth[name]) for name in CONDITIONS} for key in nets}
-
-
-def _figures(found: list[Faces], truth: list[GroundTruth]) -> dict:
-    result = evaluate_detections(found, truth, THRESHOLD)
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.to_dict().items()}
-
-
-def _view(picture: np.ndarray, faces: Faces, scale: float, angle: float) -> tuple[np.ndarray, Faces]:
-    """Picture and faces scaled and turned about the middle, in a frame that holds all of it."""
-    if scale == 1 and not angle:
-        return picture, faces
-    height, width = picture.shape[:2]
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-    size = np.abs(matrix[:, :2]) @ (width, height)
-    matrix[:, 2] += size / 2 - (width / 2, height / 2)
-    flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    if not angle:
-        view = cv2.resize(picture, tuple(np.rint(size).astype(int)), interpolation=flags)
-    else:
-        view = cv2.warpAffine(picture, matrix, tuple(np.rint(size).astype(int)))
-    return view, faces.warped(matrix)
-
-
-def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
-    """Landmarks ``(5, 2)`` of the face nearest to the middle, as LFW is aligned; None without a face."""
-    if not len(faces):
-        return None
-    middle = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - np.array(picture.shape[1::-1]) / 2
-    return faces.landmarks[np.square(middle).sum(1).argmin()]
-
-
-def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder) -> dict[str, dict]:
-    """Verification accuracy from unaligned pictures to decisions with each net doing the alignment.
-
-    A picture in which no face is found gives a black crop, and is counted in ``missed``.
-    """
-    data, figures = load_verification_set(raw), {}
-    for key, net in nets.items():
-        detector, crops, missed = FaceDetector(net), [], 0
-        for index in range(len(data.faces)):
-            picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
-            points = central(detector(picture), picture)
-            missed += points is None
-            size = embedder.preprocess.input_size
-            crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
-            crops.append(encode_image(crop, '.png'))
-        aligned = VerificationSet(data.name, MemoryFaces(crops, raw), data.pairs, data.same)
-        result = verify(embedder, aligned)
-        figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5), 'pairs': result.pairs,
-                        'tar@1e-3': round(result.tar['1e-3'], 5), 'missed': missed}
-    return figures
+__all__ = ['main']
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -118,10 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser('python -m recipes.bundle.detector', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help="a training's output folder")
-    parser.add_argument('--teacher', required=True, help='weights of the teacher')
-    parser.add_argument('--pictures', required=True, help='held-out pictures')
-    parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
-    parser.add_argument('--recogniser', default='fdfacenet', help='embedder of the chain')
+    add_measure_options(parser)
     parser.add_argument('--licence', default='')
     parser.add_argument('--data', default='', help='what it was trained on')
     parser.add_argument('--history', default='', help='trainings that came before, when the run started from their weights')
@@ -132,20 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     facts = describe(source)
     nets = {'student': TorchDetector(load_model(source, None, None, {})),
             'teacher': TorchDetector(load_model(facts['network'], args.teacher, None, {}))}
-    metrics = {'heldout': _conditions(measure(nets, nets['teacher'], args.pictures), args)}
-    if args.raw:
-        from zoo.runtime import open_embedder
-        metrics['chain'] = {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True,
-                            **chain_accuracy(nets, args.raw, open_embedder(args.recogniser))}
+    found, truth = observe(nets, nets['teacher'], args.pictures)
+    score = choose_score(score_table(found['student', 'as_is'], truth['as_is']))
+    metrics = {'heldout': heldout_metrics(found, truth, nets, score), **chain_metrics(nets, args, score)}
     print(json.dumps(metrics, indent=1))
     if not args.measure_only:
-        install_weights(source, facts['network'], _entry(args, facts, metrics))
-
-
-def _conditions(figures: dict, args: argparse.Namespace) -> dict:
-    return {'conditions': f'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
-                          f'{SURE}) at IoU 0.5; recall, precision, false alarms a picture and landmark error (fraction of the '
-                          f'eye distance) at score {THRESHOLD}; teacher: its own single view', **figures}
+        install_weights(source, facts['network'],
+                        _entry(args, facts, metrics) | {'thresholds': {'score': score}})
 
 
 def _entry(args: argparse.Namespace, facts: dict, metrics: dict) -> dict:

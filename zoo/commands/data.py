@@ -1,6 +1,6 @@
 """Make, unpack and check training and verification files.
 
-  facezoo data align pictures/ --out faces/ --detector det.onnx     the central face of each picture, aligned
+  facezoo data align pictures/ --out faces/              the central face of each picture, aligned
   facezoo data pack faces.zip more/ --out DIR            DIR/train.rec, train.idx, property, in InsightFace's layout
   facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin, DIR/holdout of 500 identities kept out
   facezoo data pairs lfw/ --out lfw.bin                  a verification .bin from a folder with pairs.txt
@@ -16,6 +16,7 @@ import argparse
 import json
 from pathlib import Path
 
+from zoo.commands.recognition import add_detector_options
 from zoo.progress import progress_bar
 
 
@@ -24,9 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser('align', help='pictures, a folder a person, to aligned crops')
     verb.add_argument('source', help='folder, zip, or folder in a zip')
     verb.add_argument('--out', required=True, type=Path)
-    verb.add_argument('--detector', required=True, type=Path, metavar='FILE', help="ONNX detector of InsightFace's contract")
     verb.add_argument('--size', type=int, default=112, help='side of the crops: 96, or a multiple of 112 or 128')
-    verb.add_argument('--threshold', type=float, default=0.5, help='lowest score of a face')
+    add_detector_options(verb)
     verb = verbs.add_parser('pack', help='folders or zips of identities to train.rec')
     verb.add_argument('sources', nargs='+', metavar='SOURCE', help='folder, zip, or folder in a zip (faces.zip/labelled)')
     verb.add_argument('--out', required=True, type=Path)
@@ -63,10 +63,11 @@ def run(args: argparse.Namespace) -> None:
 def _align(args: argparse.Namespace) -> None:
     from plugins.data.sources import TreeFaces
     from zoo.pipeline.align import template
-    from zoo.pipeline.crop import REPORT, InsightFaceDetector, align_folder
+    from zoo.pipeline.crop import REPORT, align_folder
+    from zoo.runtime.detector import open_detector
     template(args.size)
     source = TreeFaces(args.source)
-    detector = InsightFaceDetector(args.detector, threshold=args.threshold)
+    detector = open_detector(args.detector, args.threads, threshold=args.score)
     with progress_bar(len(source), 'pictures', 'align') as bar:
         crops, left_out = align_folder(source, args.out, detector, args.size, bar.update)
     note = f'; {len(left_out)} pictures left out, see {args.out / REPORT}' if left_out else ''

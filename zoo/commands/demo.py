@@ -76,7 +76,7 @@ def _system(args: argparse.Namespace, steps: _Steps) -> None:
     from zoo.runtime import open_embedder
     from zoo.runtime.detector import open_detector
     picture = read_picture(sample_image())
-    pipeline = Pipeline(open_detector(args.detector, threshold=0.75), open_embedder(args.model))
+    pipeline = Pipeline(open_detector(args.detector), open_embedder(args.model))
     gallery = Gallery(pipeline.contract())
     mirrored = steps('detect', lambda: pipeline(np.ascontiguousarray(picture[:, ::-1])), lambda s: f'{len(s.faces)} faces')
     for number, face in enumerate(sorted(mirrored.faces, key=lambda face: -face.box[0])[::2]):

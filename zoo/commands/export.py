@@ -71,15 +71,18 @@ def _print(precision: str, report: dict) -> None:
 
 def _run_detector(args: argparse.Namespace, model, to: str, name: str) -> None:
     from zoo.export.detector import export_detector
-    sidecar = export_detector(model, name, to, args.out, licence_of(args))
+    entry = _entry(args)
+    sidecar = export_detector(model, name, to, args.out, licence_of(args), entry.thresholds if entry else None)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB; largest difference to PyTorch '
           f'{sidecar["parity"]["max_abs"]:.1e}')
 
 
 def licence_of(args: argparse.Namespace) -> str:
     """Of the weights that ``args.name`` and ``args.weights`` name; empty when no card says it."""
-    from zoo.model_card import CARDS, card
-    name, _, tag = args.name.partition('.')
-    if args.weights or not (CARDS / f'{name}.yaml').exists():
-        return ''
-    return card(name).weights[tag or 'default'].licence
+    entry = _entry(args)
+    return entry.licence if entry else ''
+
+
+def _entry(args: argparse.Namespace):
+    from zoo.model_card import weights_of
+    return None if args.weights else weights_of(args.name)

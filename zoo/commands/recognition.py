@@ -7,17 +7,23 @@ from pathlib import Path
 
 from zoo.pipeline.threshold import FARS
 
-__all__ = ['add_pipeline_options', 'add_threshold_options', 'make_pipeline', 'stated_threshold']
+__all__ = ['add_detector_options', 'add_pipeline_options', 'add_threshold_options', 'make_pipeline', 'stated_threshold']
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """The detector, its lowest score, and threads."""
+    parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
+                        help="a model of the zoo, .onnx (InsightFace's too), .param or its folder")
+    parser.add_argument('--score', type=float, help="lowest score of a face; by default the card's, or InsightFace's 0.5")
+    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Models, size, mirroring and threads."""
     parser.add_argument('--model', default='fdfacenet', help='recogniser: a model of the zoo, .onnx, .param or its folder')
-    parser.add_argument('--detector', default='retinaface_mnet025', help='the same for the detector; SCRFD .onnx files fit too')
+    add_detector_options(parser)
     parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
-    parser.add_argument('--score', type=float, default=0.5, help='lowest score of a face')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
-    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
-"""Average precision of detectors on WIDER FACE, FDDB and label files, and landmark errors where landmarks are known.
+"""Average precision of detectors, and landmark errors where landmarks are known.
 
-The arithmetic is that of the official WIDER FACE evaluation: scores are stretched to [0, 1] over the whole set, precision and
-recall are taken at 1000 thresholds, a detection of a face outside the subset counts neither for nor against, a second
-detection of the same face counts against, and the average precision is the area under the monotone envelope (PASCAL VOC
-2010).
+Annotations are read by :mod:`zoo.evaluate.detection_sets`. The arithmetic is that of the official WIDER FACE evaluation: scores
+are stretched to [0, 1] over the whole set, precision and recall are taken at 1000 thresholds, a detection of a face outside the
+subset counts neither for nor against, a second detection of the same face counts against, and the average precision is the area
+under the monotone envelope (PASCAL VOC 2010).
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ class DetectionResult:
     faces: int
 
     def to_dict(self) -> dict:
-        """Plain mapping."""
-        return dict(vars(self))
+        """Plain mapping; None where a figure is NaN, which JSON does not know."""
+        return {key: None if value != value else value for key, value in vars(self).items()}
 
 
-def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], threshold: float = 0.5, overlap: float = 0.5
-                        ) -> DetectionResult:
+def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], threshold: float = 0.5, overlap: float = 0.5,
+                        spread: tuple[float, float] | None = None) -> DetectionResult:
     """Compare detections with the truth, picture by picture.
 
     Args:
         found: down to a low score (0.02 is usual), else the average precision is cut off.
         threshold: score at which recall, precision and landmark errors are reported.
         overlap: intersection over union that makes a hit.
+        spread: lowest and highest score of the whole set, where these pictures are a part of it.
 
     Raises:
         ValueError: different numbers of pictures, or no face counts.
@@ -77,7 +78,7 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
     if not faces:
         raise ValueError('the set has no face that counts, so that average precision means nothing')
     matches = [_match(f, t, overlap) for f, t in zip(found, truth, strict=True)]
-    ap = average_precision(matches, faces)
+    ap = average_precision(matches, faces, spread)
     hits = proposals = 0
     errors = []
     for (scores, proposal, _, owner), f, t in zip(matches, found, truth, strict=True):
@@ -94,10 +95,11 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
                            len(truth), faces)
 
 
-def average_precision(matches: Sequence[tuple], faces: int) -> float:
+def average_precision(matches: Sequence[tuple], faces: int, spread: tuple[float, float] | None = None) -> float:
     """Area under the precision-recall curve of the matches of all pictures; see the module's docstring."""
-    low = min((m[0].min() for m in matches if len(m[0])), default=0.0)
-    span = max((m[0].max() for m in matches if len(m[0])), default=1.0) - low or 1.0
+    scores = np.concatenate([m[0] for m in matches])
+    low, high = spread or (scores.min(initial=1.0), scores.max(initial=0.0))
+    span = high - low or 1.0
     counts = np.zeros((STEPS, 2))
     thresholds = 1 - (np.arange(STEPS) + 1) / STEPS
     for scores, proposal, recalled, _ in matches:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,13 @@ KINDS = ('score', 'bbox', 'kps')
 _LARGEST = 1e-3  # difference of any output from PyTorch's, scores as they are, distances and offsets in strides
 
 
-def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike, licence: str = '') -> dict:
+def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike, licence: str = '',
+                    thresholds: Mapping | None = None) -> dict:
     """Export a detector and compare the file with PyTorch on the sample picture, at two sizes.
 
     Args:
         to: ``onnx`` (``out`` is the file) or ``ncnn`` (``out`` is a folder).
+        licence, thresholds: of the weights, as their card has them; they travel in the sidecar.
 
     Returns:
         The sidecar that was written beside the artefact.
@@ -49,7 +52,8 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         raise ValueError(f'a detector is exported to {" or ".join(_FORMATS)}, not to {to}')
     folded, out = fold_batchnorm(model), Path(out)
     with tempfile.TemporaryDirectory() as work:
-        sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides), 'licence': licence}
+        sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides), 'licence': licence,
+                   'thresholds': dict(thresholds or {})}
         artefact = _FORMATS[to](folded, name, Path(work))
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))
         sidecar['parity'] = _check(TorchDetector(folded), _open(artefact))

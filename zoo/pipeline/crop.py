@@ -11,37 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from plugins.data.sources import TreeFaces
-from plugins.extras import require
 from plugins.faces import Faces
 from plugins.files import write_atomic
-from plugins.preprocess import FaceError, decode_image, encode_image
+from plugins.preprocess import FaceError, encode_image
 from zoo.pipeline.align import align
+from zoo.pipeline.pictures import read_picture
 
-__all__ = ['InsightFaceDetector', 'align_folder', 'central_face']
+__all__ = ['align_folder', 'central_face']
 
 REPORT = 'unaligned.csv'
-
-
-class InsightFaceDetector:
-    """A detector of InsightFace's nine-output contract (SCRFD; ``det_*.onnx`` of a pack), run by InsightFace's own class.
-
-    Raises:
-        MissingExtra: insightface is not installed.
-        FaceError: the file is no such detector.
-    """
-
-    def __init__(self, path: str | os.PathLike, size: int = 640, threshold: float = 0.5) -> None:
-        zoo = require('insightface.model_zoo', 'insightface')
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'{path}: no such detector')
-        self._model = zoo.get_model(str(path), providers=['CPUExecutionProvider'])
-        if getattr(self._model, 'taskname', '') != 'detection':
-            raise FaceError(f'{path}: InsightFace does not take this file for a detector')
-        self._model.prepare(-1, input_size=(size, size), det_thresh=threshold)
-
-    def __call__(self, picture: np.ndarray) -> Faces:
-        boxes, landmarks = self._model.detect(np.ascontiguousarray(picture[..., ::-1]))
-        return Faces(boxes[:, :4], np.asarray(landmarks).reshape(-1, 5, 2), boxes[:, 4])
 
 
 def central_face(boxes: np.ndarray, shape: tuple[int, int]) -> int:
@@ -85,7 +63,7 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
 
 
 def _crop(data: bytes, detect: Callable[[np.ndarray], Faces], size: int) -> np.ndarray:
-    picture = decode_image(data, upright=True)
+    picture = read_picture(data)
     faces = detect(picture)
     if not len(faces.boxes):
         raise FaceError('no face found')
@@ -95,4 +73,3 @@ def _crop(data: bytes, detect: Callable[[np.ndarray], Faces], size: int) -> np.n
         raise
     except ValueError as error:
         raise FaceError(str(error)) from None
-

@@ -34,13 +34,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityGate:
-    """Lowest quality of a face that is compared; the defaults only keep out what has too few pixels to be anybody.
+    """Lowest quality of a face that is compared; the defaults only keep out what has too few pixels to be anybody, and leave
+    the score to the detector.
 
     Attributes:
         score, side, sharpness: at least; turn: at most. See :class:`Quality`.
     """
 
-    score: float = 0.5
+    score: float = 0.0
     side: float = 16.0
     turn: float = float('inf')
     sharpness: float = 0.0

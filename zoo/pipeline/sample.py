@@ -13,7 +13,7 @@ from plugins.files import sha256_file
 from plugins.preprocess import decode_image
 from zoo.pipeline.align import align
 
-__all__ = ['sample_crops', 'sample_image']
+__all__ = ['sample_crops', 'sample_image', 'sample_landmarks']
 
 _FACTS = Path(__file__).with_name('sample.json')
 
@@ -38,4 +38,9 @@ def sample_image() -> Path:
 def sample_crops(size: int = 112) -> np.ndarray:
     """The six aligned faces of :func:`sample_image` by known landmarks, uint8 RGB ``(6, size, size, 3)``, left to right."""
     path = sample_image()
-    return align(decode_image(path.read_bytes(), str(path)), np.array(json.loads(_FACTS.read_text())['landmarks']), size)
+    return align(decode_image(path.read_bytes(), str(path)), sample_landmarks(), size)
+
+
+def sample_landmarks() -> np.ndarray:
+    """Where they are in the photo: float64 ``(6, 5, 2)``, left to right; see :class:`plugins.faces.Faces`."""
+    return np.array(json.loads(_FACTS.read_text())['landmarks'])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.model_card import CARDS, card
+from zoo.model_card import CARDS, weights_of
 from zoo.runtime.embedder import Embedder
 
 __all__ = ['FARS', 'threshold_of']
@@ -25,11 +25,11 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
         ValueError: the model has no card, or the card no threshold at ``far``; the message says what there is.
     """
     name = getattr(embedder, 'sidecar', {}).get('model') or Path(embedder.name).name
-    model, _, tag = name.partition('.')
+    model = name.partition('.')[0]
     if not (CARDS / f'{model}.yaml').exists():
         raise ValueError(f'{embedder.name} is not a model of the zoo: no threshold is known for it; measure one with '
                          '`facezoo eval` (threshold@1e-3) and give it with --threshold')
-    weights = card(model).weights.get(tag or 'default')
+    weights = weights_of(name)
     thresholds = dict(weights.thresholds) if weights else {}
     if far not in thresholds:
         raise ValueError(f'the card of {model} has no threshold at FAR {far} '

@@ -13,6 +13,8 @@ from zoo.runtime.embedder import runtime_of
 
 __all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
 
+# InsightFace's det_thresh (FaceAnalysis.prepare): for detectors whose makers say nothing
+USUAL_SCORE = 0.5
 _OPENERS = {'onnx': 'OnnxDetector', 'ncnn': 'NcnnDetector', 'torch': 'open_torch_detector'}
 
 
@@ -26,10 +28,16 @@ class Detector(Protocol):
 
 class DetectorNet(Protocol):
     """What a runtime provides: uint8 RGB pictures ``(N, H, W, 3)`` with sides that are multiples of the last of ``strides`` to
-    InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks (10)."""
+    InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks (10).
+
+    ``score`` is the lowest score of a face that was chosen for its weights (the card's ``thresholds``), None when unknown;
+    ``side`` the one side of the square pictures that a net of fixed input takes, None when it takes any.
+    """
 
     name: str
     strides: tuple[int, ...]
+    score: float | None
+    side: int | None
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]: ...
 
@@ -39,41 +47,44 @@ class FaceDetector:
 
     Args:
         net: of any runtime.
-        size: pictures whose longest side is greater are scaled down to it; smaller ones are never enlarged.
-        threshold: lowest score of a face.
+        size: pictures whose longest side is greater are scaled down to it (``math.inf``: none is); smaller ones are never
+            enlarged.
+        threshold: lowest score of a face; by default the net's own (:attr:`DetectorNet.score`), or InsightFace's 0.5.
         overlap: intersection over union above which the weaker of two boxes is dropped.
     """
 
-    def __init__(self, net: DetectorNet, size: int = 640, threshold: float = 0.5, overlap: float = 0.4) -> None:
+    def __init__(self, net: DetectorNet, size: float = 640, threshold: float | None = None, overlap: float = 0.4) -> None:
         if size < net.strides[-1]:
             raise ValueError(f'size={size}: {net.name} needs at least {net.strides[-1]} pixels')
-        self.net, self.size, self.threshold, self.overlap = net, size, threshold, overlap
-        self.name = net.name
+        self.net, self.size, self.overlap, self.name = net, min(size, net.side or size), overlap, net.name
+        self.threshold = next(score for score in (threshold, net.score, USUAL_SCORE) if score is not None)
 
     def __call__(self, picture: np.ndarray) -> Faces:
         """Faces of one picture uint8 RGB ``(H, W, 3)``, best first, in its own pixels; boxes may reach over the border."""
-        padded, factor = fit(picture, self.size, self.net.strides[-1])
+        padded, factors = fit(picture, self.size, self.net.side or self.net.strides[-1])
         outputs = self.net(padded[None])
         faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)
-        return suppress(faces, self.overlap).scaled(1 / factor)
+        return suppress(faces, self.overlap).scaled(1 / factors)
 
 
-def fit(picture: np.ndarray, size: int, multiple: int) -> tuple[np.ndarray, float]:
+def fit(picture: np.ndarray, size: float, multiple: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale a picture down to a longest side of ``size`` and fill right and bottom with black to multiples of ``multiple``.
 
     Returns:
-        The picture and the factor it was scaled by.
+        The picture and the factors in x and y that it was scaled by: a side has whole pixels, at least one, so that they
+        differ a little, and much in a picture that is very long and thin.
     """
-    height, width = picture.shape[:2]
+    height, width = original = picture.shape[:2]
     factor = min(1.0, size / max(height, width))
     if factor < 1:
         target = max(1, round(width * factor)), max(1, round(height * factor))
         picture = cv2.resize(picture, target, interpolation=cv2.INTER_LINEAR if factor > 0.5 else cv2.INTER_AREA)
     height, width = picture.shape[:2]
+    factors = np.float32([width / original[1], height / original[0]])
     bottom, right = -height % multiple, -width % multiple
     if bottom or right:
         picture = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-    return picture, factor
+    return picture, factors
 
 
 def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: tuple[int, ...], threshold: float) -> Faces:
@@ -99,7 +110,7 @@ def suppress(faces: Faces, overlap: float = 0.4) -> Faces:
     return faces[np.asarray(cv2.dnn.NMSBoxes(corner_size, faces.scores, 0.0, overlap)).reshape(-1)]
 
 
-def open_detector(model: str | os.PathLike, threads: int = 0, size: int = 640, threshold: float = 0.5, **options
+def open_detector(model: str | os.PathLike, threads: int = 0, size: float = 640, threshold: float | None = None, **options
                   ) -> FaceDetector:
     """Open a detector with the runtime that its file asks for.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from plugins.preprocess import Preprocess
 
-__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_of', 'sidecar_path']
+__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_of', 'score_of', 'sidecar_path']
 
 _OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
@@ -95,3 +95,8 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
         return data, Preprocess(**data.get('preprocess', {}))
     except (ValueError, TypeError) as error:
         raise ValueError(f'{sidecar}: not a facezoo sidecar ({error}); export the model again') from None
+
+
+def score_of(sidecar: Mapping) -> float | None:
+    """Lowest score of a face, as a detector's sidecar has it from the card of its weights; None when it does not say."""
+    return sidecar.get('thresholds', {}).get('score')

@@ -9,7 +9,7 @@ import numpy as np
 
 from plugins.extras import require
 from plugins.preprocess import PictureNorm
-from zoo.runtime.embedder import read_sidecar
+from zoo.runtime.embedder import read_sidecar, score_of
 
 __all__ = ['NcnnDetector', 'NcnnEmbedder', 'ncnn_net']
 
@@ -52,6 +52,7 @@ class NcnnDetector:
         if 'strides' not in self.sidecar:
             raise ValueError(f'{param}: its .json does not say "strides"; export the detector again with `facezoo export`')
         self.strides, self.preprocess = tuple(self.sidecar['strides']), PictureNorm()
+        self.score, self.side = score_of(self.sidecar), None
         self.net = ncnn_net(param, threads=threads, **options)
         self._input, self._outputs = self.net.input_names()[0], self.net.output_names()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from plugins.extras import MissingExtra, require
 from plugins.preprocess import PictureNorm
-from zoo.runtime.embedder import read_sidecar
+from zoo.runtime.embedder import read_sidecar, score_of
 
 __all__ = ['OnnxDetector', 'OnnxEmbedder', 'onnx_session']
 
@@ -48,14 +48,15 @@ class OnnxDetector:
     own.
 
     Raises:
-        ValueError: the file has other outputs.
+        ValueError: the file has other outputs, or a fixed input that is not square.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU) -> None:
         self.name = str(path)
         self.session = onnx_session(path, threads, providers)
-        self.preprocess = PictureNorm()
-        self._input = self.session.get_inputs()[0].name
+        self.preprocess, self.score = PictureNorm(), score_of(read_sidecar(path)[0])
+        taken = self.session.get_inputs()[0]
+        self._input, self.side = taken.name, _fixed_side(path, taken.shape[2:])
         levels, rest = divmod(len(self.session.get_outputs()), 3)
         if rest or levels not in (3, 4, 5):
             raise ValueError(f'{path}: {3 * levels + rest} outputs; a detector has 9, 12 or 15: scores, boxes and landmarks of '
@@ -65,6 +66,16 @@ class OnnxDetector:
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         outputs = self.session.run(None, {self._input: self.preprocess(pictures)})
         return [o.reshape(len(pictures), -1, o.shape[-1]) for o in outputs]
+
+
+def _fixed_side(path: str | os.PathLike, sides: list) -> int | None:
+    """The side of the pictures that a graph is fixed to; None for one that takes any."""
+    if not any(isinstance(side, int) for side in sides):
+        return None
+    if len(sides) == 2 and sides[0] == sides[1]:
+        return sides[0]
+    raise ValueError(f'{path}: takes pictures of {"x".join(map(str, sides))} pixels only; export it with free height and '
+                     'width, or for square pictures')
 
 
 def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False):

@@ -47,9 +47,10 @@ def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEm
 class TorchDetector:
     """A detector as a :class:`zoo.runtime.detector.DetectorNet` (in evaluation mode, a copy)."""
 
-    def __init__(self, detector: Detector, name: str = '') -> None:
+    def __init__(self, detector: Detector, name: str = '', score: float | None = None) -> None:
         self.model = DeployedDetector(detector).to(memory_format=torch.channels_last)
         self.preprocess, self.strides, self.name = PictureNorm(), detector.anchors.strides, name or type(detector).__name__
+        self.score, self.side = score, None
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
@@ -65,10 +66,12 @@ def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -
     """
     import zoo
     from zoo.export.fold import fold_batchnorm
+    from zoo.model_card import weights_of
     if threads:
         torch.set_num_threads(threads)
     net = zoo.load(model, **options)
     if not isinstance(net, Detector):
         raise ValueError(f'{model} recognises aligned faces, it does not detect them; the detectors are listed by '
                          '`facezoo list`')
-    return TorchDetector(fold_batchnorm(net), str(model))
+    own = None if options.get('weights') else weights_of(model)
+    return TorchDetector(fold_batchnorm(net), str(model), own.thresholds.get('score') if own else None)

@@ -1,0 +1,166 @@
+"""How a detector is measured before it goes into the zoo: against its teacher on held-out pictures, as the head of the whole
+chain, and at which score a face begins.
+
+The truth on the held-out pictures is what the teacher says at two scales and mirrored, all views merged: faces it scores at
+least 0.8 count, those from 0.3 on are ignored, found or not. The teacher's own single view is measured beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from plugins.data.pictures import Pictures
+from plugins.data.sources import MemoryFaces, TreeFaces
+from plugins.faces import Faces
+from plugins.preprocess import decode_image, encode_image
+from recipes.trainer.labels import LOWEST, vote
+from zoo.evaluate.detection import GroundTruth, evaluate_detections
+from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
+from zoo.pipeline.align import align
+from zoo.progress import progress_bar
+from zoo.runtime.detector import DetectorNet, FaceDetector
+
+__all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'central', 'chain_accuracy', 'chain_metrics',
+           'choose_score', 'cross_check', 'heldout_metrics', 'observe', 'score_table']
+
+SURE = 0.8  # score from which the teacher's merged opinion counts as a face
+# name: (scale, angle in degrees) of the held-out picture, and the least side of the faces that count
+CONDITIONS = {'as_is': (1.0, 0, 16), 'small': (0.4, 0, 10), 'turned_30': (1.0, 30, 16), 'turned_45': (1.0, 45, 16)}
+MOST = 1 / 50
+RULE = 'the lowest score, in hundredths, from which on there is at most one false alarm in 50 pictures'
+SCORES = tuple(round(score, 2) for score in np.arange(0.30, 1, 0.01).tolist())
+FIGURES = ('recall', 'precision', 'false_alarms')
+
+
+def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tuple[dict, dict]:
+    """What each net finds in the pictures below ``root``, and what the teacher's merged opinion has there.
+
+    Returns:
+        Detections of all pictures by net and condition, and the truth by condition.
+    """
+    tree = TreeFaces(root)
+    pictures = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
+    detectors = {key: FaceDetector(net, 1024, 0.02) for key, net in nets.items()}
+    found = {(key, name): [] for key in nets for name in CONDITIONS}
+    truth: dict[str, list[GroundTruth]] = {name: [] for name in CONDITIONS}
+    with progress_bar(len(pictures), 'pictures', 'measure') as bar:
+        for index in range(len(pictures)):
+            picture = pictures.load(index)[0]
+            labels = vote(teacher, picture)
+            for name, (scale, angle, least) in CONDITIONS.items():
+                view, faces = _view(picture, labels, scale, angle)
+                truth[name].append(GroundTruth(faces, (faces.scores >= SURE) & (faces.sides.mean(1) >= least)))
+                for key, detector in detectors.items():
+                    found[key, name].append(detector(view))
+            bar.update(1)
+    return found, truth
+
+
+def heldout_metrics(found: dict, truth: dict, nets: Iterable[str], score: float) -> dict:
+    """The card's figures of what :func:`observe` returned: each net's agreement with the truth, by condition."""
+    return {'conditions': 'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
+                          f'{SURE} count, those from {LOWEST} on are ignored) at IoU 0.5; recall, precision, false alarms a '
+                          f'picture and landmark error (fraction of the eye distance) at score {score:g}; teacher: its own '
+                          'single view',
+            **{key: {name: _figures(found[key, name], truth[name], score) for name in CONDITIONS} for key in nets}}
+
+
+def _figures(found: list[Faces], truth: list[GroundTruth], score: float) -> dict:
+    result = evaluate_detections(found, truth, score)
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.to_dict().items()}
+
+
+def _view(picture: np.ndarray, faces: Faces, scale: float, angle: float) -> tuple[np.ndarray, Faces]:
+    """Picture and faces scaled and turned about the middle, in a frame that holds all of it."""
+    if scale == 1 and not angle:
+        return picture, faces
+    height, width = picture.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    size = np.abs(matrix[:, :2]) @ (width, height)
+    matrix[:, 2] += size / 2 - (width / 2, height / 2)
+    flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    if not angle:
+        view = cv2.resize(picture, tuple(np.rint(size).astype(int)), interpolation=flags)
+    else:
+        view = cv2.warpAffine(picture, matrix, tuple(np.rint(size).astype(int)))
+    return view, faces.warped(matrix)
+
+
+def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
+    """Landmarks ``(5, 2)`` of the face nearest to the middle, as LFW is aligned; None without a face."""
+    if not len(faces):
+        return None
+    middle = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - np.array(picture.shape[1::-1]) / 2
+    return faces.landmarks[np.square(middle).sum(1).argmin()]
+
+
+def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
+    """The card's figures of the whole chain with each net, where the command names a set for it; else nothing."""
+    if not args.raw:
+        return {}
+    from zoo.runtime import open_embedder
+    return {'chain': {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True, 'score': score,
+                      **chain_accuracy(nets, args.raw, open_embedder(args.recogniser), score)}}
+
+
+def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder, score: float) -> dict[str, dict]:
+    """Verification accuracy from unaligned pictures to decisions with each net doing the alignment.
+
+    A picture in which no face is found gives a black crop, and is counted in ``missed``.
+    """
+    data, figures = load_verification_set(raw), {}
+    for key, net in nets.items():
+        detector, crops, missed = FaceDetector(net, threshold=score), [], 0
+        for index in range(len(data.faces)):
+            picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
+            points = central(detector(picture), picture)
+            missed += points is None
+            size = embedder.preprocess.input_size
+            crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
+            crops.append(encode_image(crop, '.png'))
+        aligned = VerificationSet(data.name, MemoryFaces(crops, raw), data.pairs, data.same)
+        result = verify(embedder, aligned)
+        figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5), 'pairs': result.pairs,
+                        'tar@1e-3': round(result.tar['1e-3'], 5), 'missed': missed}
+    return figures
+
+
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    """What a detector is measured with."""
+    parser.add_argument('--teacher', required=True, help='weights of the teacher')
+    parser.add_argument('--pictures', required=True, help='held-out pictures')
+    parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
+    parser.add_argument('--recogniser', default='fdfacenet', help='embedder of the chain')
+
+
+def score_table(found: Sequence[Faces], truth: Sequence[GroundTruth], scores: Sequence[float] = SCORES) -> dict[float, dict]:
+    """Recall, precision and false alarms a picture by lowest score of a face."""
+    results = {score: evaluate_detections(found, truth, score) for score in scores}
+    return {score: {key: round(getattr(result, key), 4) for key in FIGURES} for score, result in results.items()}
+
+
+def choose_score(table: dict[float, dict]) -> float:
+    """The score that :data:`RULE` gives.
+
+    Raises:
+        ValueError: at no score in the table are false alarms that rare.
+    """
+    rare = [score for score in table if all(row['false_alarms'] <= MOST for other, row in table.items() if other >= score)]
+    if not rare:
+        raise ValueError(f'false alarms are above {MOST:g} a picture even at score {max(table)}: the detector is no good, or '
+                         'the pictures have faces that are not labelled')
+    return min(rare)
+
+
+def cross_check(found: Sequence[Faces], truth: Sequence[GroundTruth]) -> list[dict]:
+    """Chosen on every second picture, measured on the others, and the other way round."""
+    rows = []
+    for first, second in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        score = choose_score(score_table(found[first], truth[first]))
+        rows.append({'chosen_on_other_half': score, **score_table(found[second], truth[second], [score])[score]})
+    return rows

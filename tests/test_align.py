@@ -1,0 +1,54 @@
+"""``facezoo data align``: pictures of persons to aligned crops, with the detectors that everything else uses."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from plugins.data.sources import TreeFaces
+from plugins.preprocess import decode_image, encode_image
+from zoo.cli import main
+from zoo.pipeline.sample import sample_landmarks
+
+
+@pytest.fixture
+def people(picture, tmp_path):
+    """Two persons of the group photo, one of them stored lying on its side, a picture without a face, and a damaged one."""
+    from PIL import Image
+    root = tmp_path / 'people'
+    for name in ('ann', 'bob', 'nobody'):
+        (root / name).mkdir(parents=True)
+    cuts = [picture[y - 150:y + 150, max(0, x - 150):x + 150] for x, y in sample_landmarks()[[2, 3]].mean(1).astype(int)]
+    (root / 'ann' / '1.png').write_bytes(encode_image(cuts[0], '.png'))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise for display
+    Image.fromarray(np.ascontiguousarray(np.rot90(cuts[1]))).save(root / 'bob' / '1.jpg', quality=95, exif=exif)
+    (root / 'nobody' / 'wall.jpg').write_bytes(encode_image(np.full((200, 200, 3), 90, np.uint8)))
+    (root / 'nobody' / 'cut.jpg').write_bytes(encode_image(cuts[0])[:2000])
+    return root
+
+
+@pytest.mark.parametrize('bundled', [True, False], ids=['bundled', 'onnx'])
+def test_central_faces_are_aligned(people, crops, tmp_path, detector_file, capsys, bundled):
+    chosen = [] if bundled else ['--detector', str(detector_file)]
+    assert main(['data', 'align', str(people), '--out', str(tmp_path / 'faces'), '--threads', '1', *chosen]) == 0
+    assert '2 crops of 112x112; 2 pictures left out' in capsys.readouterr().out
+    made = TreeFaces(tmp_path / 'faces')
+    assert made.names == ['ann/1.jpg', 'bob/1.jpg']
+    for name, known, other in zip(made.names, crops[[2, 3]], crops[[3, 2]], strict=True):
+        crop = decode_image(made.read_file(name)).astype(int)
+        assert np.abs(crop - known).mean() < 0.5 * np.abs(crop - other).mean()
+    rows = list(csv.reader((tmp_path / 'faces' / 'unaligned.csv').read_text().splitlines()))
+    assert [row[0] for row in rows[1:]] == ['nobody/cut.jpg', 'nobody/wall.jpg'] and rows[2][1] == 'no face found'
+
+
+def test_no_face_at_all_and_no_detector(people, tmp_path, detector_file, recogniser_file, capsys):
+    out = ['--out', str(tmp_path / 'faces'), '--threads', '1']
+    assert main(['data', 'align', str(people / 'nobody'), *out, '--detector', str(detector_file)]) == 1
+    assert 'none of 2 pictures gave a face' in capsys.readouterr().err
+    assert main(['data', 'align', str(people), *out, '--detector', str(recogniser_file)]) == 1
+    assert 'a detector has 9, 12 or 15' in capsys.readouterr().err
+    assert main(['data', 'align', str(people), *out, '--detector', str(detector_file), '--score', '1.1']) == 1
+    assert 'none of 4 pictures' in capsys.readouterr().err
