@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from plugins.extras import require
 from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     study = load_study(args.study)
     if args.verb == 'run':
+        require('torch', 'train')
         sets = dict(item.split('=', 1) for item in args.set)
         run_study(study, args.results, args.work, parse_overrides(args.overrides), sets)
     elif args.verb == 'status':

@@ -25,8 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from plugins.extras import require
     from plugins.overrides import parse_overrides
     from recipes.config import load_recipe
+    require('torch', 'train')  # said before the data are looked at, and with the whole of what a training needs
     config = load_recipe(args.recipe, parse_overrides(args.overrides))
     module, _, name = TRAINERS[config.task].partition(':')
     results = getattr(importlib.import_module(module), name)(config).fit()

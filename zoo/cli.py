@@ -8,6 +8,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from plugins.extras import missing_extra
+
 __all__ = ['build_parser', 'main']
 
 # command: (module with `configure(parser)` and `run(args) -> int | None`, one line of help)
@@ -89,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
-    """A ``KeyError``'s message without the quotes that its ``str`` adds."""
+    """What to install for a module that is missing; a ``KeyError``'s message without the quotes that its ``str`` adds."""
+    if isinstance(error, ImportError) and (remedy := missing_extra(error)):
+        return remedy
     return error.args[0] if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plugins.extras import require
 from plugins.preprocess import FaceError, decode_image, encode_image, l2_normalise
 from zoo.tables import format_table
 
@@ -44,6 +45,8 @@ class _Steps:
 
 def run(args: argparse.Namespace) -> None:
     import zoo
+    for module in ('torch', 'onnx', 'pnnx'):
+        require(module, 'all')  # said before the work
     from zoo.export.artefact import export
     steps = _Steps()
     faces = steps('faces', lambda: _faces(args.faces), lambda f: f'{len(f)} aligned faces')

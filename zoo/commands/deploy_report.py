@@ -34,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for module in ('torch', 'onnx', 'pnnx', 'matplotlib'):
+        require(module, 'all')  # said before the long work
     import zoo
     from zoo.export.gates import Judge
     from zoo.export.job import Job
@@ -41,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from zoo.export.report_text import draw_report, report_markdown
     from zoo.export.target import target
     from zoo.runtime.torch import TorchEmbedder
-    require('matplotlib', 'plot')  # said before the long work
     targets = [target(name) for name in args.targets.split(',')]
     model = zoo.load(args.name, weights=args.weights, network=args.network)
     name = Path(args.name).stem

@@ -15,10 +15,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zoo.papers import Cell, Paper, Table, list_papers, load_paper
-from zoo.papers.tables import MEASURES
+from zoo.papers import list_papers
 from zoo.tables import markdown_table
+
+if TYPE_CHECKING:
+    from zoo.papers.tables import Cell, Paper, Table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from zoo.papers.tables import load_paper
     papers = [load_paper(name) for name in ([args.paper] if args.paper else list_papers())]
     FORMATS[args.format](papers)
     if args.plots:
@@ -66,6 +70,7 @@ def _print_markdown(papers: list[Paper]) -> None:
 
 
 def _markdown(table: Table) -> str:
+    from zoo.papers.tables import MEASURES, Cell
     columns = [(m, any(c.ours is not None for c in table.cells if c.measure == m)) for m in table.measures]
     header = ['', *(title for measure, counted in columns for title in ((f'{measure}, paper', 'ours') if counted else
                                                                         (f'{measure}, paper',)))]
