@@ -60,12 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
     for verb, text in (('run', 'run what is missing'), ('status', 'which runs are done'), ('report', 'write the table')):
         sub = verbs.add_parser(verb, help=text)
-        sub.add_argument('study', help='a shipped study, or a .yaml file')
-        sub.add_argument('--results', type=Path, default=Path('results/studies'), help='folder of the results')
+        sub.add_argument('study', metavar='STUDY', help='a shipped study, or a .yaml file')
+        sub.add_argument('--results', type=Path, default=Path('results/studies'), metavar='FOLDER', help='where results are')
         if verb == 'run':
-            sub.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='for all runs')
-            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to measure on')
-            sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), help='folder of the trainings')
+            sub.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace values of the recipe, in all runs')
+            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
+            sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), metavar='FOLDER', help='for the trainings')
 
 
 def run(args: argparse.Namespace) -> None:

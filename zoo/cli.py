@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from plugins.extras import missing_extra
+from zoo.manual import ManualFormatter, write_manual
 
 __all__ = ['build_parser', 'main']
 
@@ -39,25 +40,31 @@ COMMANDS = {
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
 }
 
+EPILOG = """`facezoo COMMAND --help` shows the arguments of a command, their defaults, and examples.
+
+exit status:
+  0 done, 1 an error (its message is on standard error), 2 wrong usage, 130 interrupted; what a command adds to these is on
+  its page"""
+
 # errors whose message is written for the user; anything else is a defect and shows its traceback
 USER_ERRORS = (ValueError, LookupError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, ImportError,
                RuntimeError, OSError)
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands; only ``command`` gets its options, so that no other module is imported."""
+def build_parser(*implemented: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; only those of ``implemented`` get their options, so that no other module is imported."""
     parser = argparse.ArgumentParser(
-        'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.')
+        'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.',
+        formatter_class=ManualFormatter, epilog=EPILOG)
     parser.add_argument('--version', action='store_true', help='print the version and leave')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', title='commands')
     for name, (module, text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.', add_help=True,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = commands.add_parser(name, help=text)
         sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
-        if name == command:
+        if name in implemented:
             implementation = importlib.import_module(module)
-            sub.epilog = (implementation.__doc__ or '').partition('\n')[2].strip('\n')
             implementation.configure(sub)
+            write_manual(sub, implementation.__doc__ or '')
     return parser
 
 

@@ -25,9 +25,10 @@ _CELL = 112
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
-    parser.add_argument('--model', default='fdfacenet', help='a model with trained weights')
-    parser.add_argument('--detector', default='retinaface_mnet025', help='a detector with trained weights, or an .onnx file')
-    parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), help='folder for what the demo makes')
+    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='a model with trained weights')
+    parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
+                        help='a detector with trained weights, or an .onnx file')
+    parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), metavar='FOLDER', help='for what the demo makes')
 
 
 class _Steps:

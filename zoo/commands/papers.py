@@ -2,7 +2,7 @@
 
   facezoo tables                                     all papers, as Markdown
   facezoo tables --paper fdfacenet --format json
-  facezoo tables --paper fdfacenet --plots figures/  and the figures as PNG
+  facezoo tables --paper fdfacenet --plots figures/    and the figures as PNG
 
 "exact": rounded or truncated, ours has every printed digit. Accuracies and times are the papers' claims, never ours.
 """
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--paper', choices=list_papers(), help='only this paper')
-    parser.add_argument('--format', choices=tuple(FORMATS), default='md')
-    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw the figures into DIR')
+    parser.add_argument('--format', choices=tuple(FORMATS), default='md', help='Markdown, JSON or CSV')
+    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw the figures into this folder as PNG')
 
 
 def run(args: argparse.Namespace) -> None:
