@@ -22,8 +22,9 @@ EXTRAS = {
     'bench': ['scipy>=1.11'],
     'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
     'plot': ['matplotlib>=3.8'],
+    'completion': ['shtab>=1.13'],
 }
-USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot')
+USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot', 'completion')
 EXTRAS['all'] = sorted({requirement for extra in USED for requirement in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 

@@ -29,7 +29,7 @@ from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from zoo.tables import format_table
 
-__all__ = ['Study', 'load_study', 'report', 'run_study']
+__all__ = ['Study', 'list_studies', 'load_study', 'report', 'run_study']
 
 STUDIES = Path(__file__).parent / 'studies'
 
@@ -84,6 +84,11 @@ def run(args: argparse.Namespace) -> None:
         print(text)
 
 
+def list_studies() -> list[str]:
+    """Sorted names of the studies that facezoo ships."""
+    return sorted(path.stem for path in STUDIES.glob('*.yaml'))
+
+
 def load_study(name: str) -> Study:
     """A shipped study by name, or a YAML file.
 
@@ -92,7 +97,7 @@ def load_study(name: str) -> Study:
     """
     path = Path(name) if name.endswith('.yaml') else STUDIES / f'{name}.yaml'
     if not path.is_file():
-        raise RecipeError(f'unknown study {name!r}{suggest(name, [p.stem for p in STUDIES.glob("*.yaml")])}')
+        raise RecipeError(f'unknown study {name!r}{suggest(name, list_studies())}')
     data = yaml.safe_load(path.read_text())
     known = {f.name for f in dataclasses.fields(Study)}
     for key in data:

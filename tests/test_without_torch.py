@@ -48,6 +48,9 @@ WORKS = [
 ]
 # what to install: command lines that say so
 NEEDS = {
+    'completion': [
+        'completion bash',
+    ],
     'torch': [
         'profile fdfacenet',
         'tables',

@@ -38,6 +38,17 @@ COMMANDS = {
     'deploy-report': ('zoo.commands.deploy_report', 'every way to deploy a model: size, accuracy, latency, gates; one page'),
     'latency': ('zoo.commands.latency', 'predict times on a device; fit such predictions to measured ones'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
+    'completion': ('zoo.commands.completion', 'a script that completes commands, models and files in bash, zsh or fish'),
+}
+
+# what an argument is called in the help: who lists the names that it may be (module, function, its options), for completion
+NAMES = {
+    'MODEL': ('zoo.model_card', 'list_models', {}),
+    'BACKBONE': ('zoo.model_card', 'list_models', {'task': 'recognition'}),
+    'TARGET': ('zoo.export.target', 'list_targets', {}),
+    'DEVICE': ('zoo.latency', 'list_latency', {}),
+    'RECIPE': ('recipes.config', 'list_recipes', {}),
+    'STUDY': ('recipes.experiments', 'list_studies', {}),
 }
 
 EPILOG = """`facezoo COMMAND --help` shows the arguments of a command, their defaults, and examples.

@@ -16,7 +16,7 @@ import argparse
 import json
 
 from zoo.commands.options import add_backbone_options, backbone_options
-from zoo.latency import DATA, FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, load_latency, widest
+from zoo.latency import FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, list_latency, load_latency, widest
 from zoo.tables import format_table
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _list(_: argparse.Namespace) -> None:
-    models = {path.stem: load_latency(path.stem) for path in sorted((DATA / 'latency').glob('*.json'))}
+    models = {name: load_latency(name) for name in list_latency()}
     print(format_table(['name', 'device', 'features', 'networks', 'R2', 'MAPE', 'leave one out'],
                        [[name, m.device, ', '.join(m.coefficients), m.points, *_errors(m)] for name, m in models.items()]))
 
