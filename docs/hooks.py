@@ -31,7 +31,8 @@ def measured_page() -> str:
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
     claims, lowres, loading = results['claims'], results['lowres'], results['loading']
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
-    parts = ['# What is measured', 'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
+    parts = ['# What is measured',
+             'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ratio', 'peak MB'], [
                  [r['label'], r['runtime'], f'{r["p50"]:.2f}', f'{r["p90"]:.2f}', f'{r["ratio"]:.2f}', f'{r["peak_mb"]:.0f}']
