@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterable
 from contextlib import suppress
 from types import ModuleType
@@ -40,6 +39,7 @@ def _remedy(module: str, extra: str) -> str:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Version by package; those that are not installed are left out."""
+    import importlib.metadata  # slow to import
     found = {}
     for package in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
