@@ -26,6 +26,12 @@ def test_every_result_is_claimed_once():
     assert max(claimed.values()) == 1 and len({entry.name for entry in ENTRIES}) == len(ENTRIES)
 
 
+@pytest.mark.parametrize('path', sorted((ROOT / 'results').glob('*.json')), ids=lambda path: path.stem)
+def test_every_result_names_its_command(path):
+    words = shlex.split(json.loads(path.read_text())['command'])
+    assert words[1] in COMMANDS if words[0] == 'facezoo' else (ROOT / words[1]).is_file()
+
+
 @pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry.name)
 def test_entry(entry):
     """Its script exists and its commands are commands."""
