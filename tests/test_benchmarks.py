@@ -28,7 +28,9 @@ def test_every_result_is_claimed_once():
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'results').glob('*.json')), ids=lambda path: path.stem)
 def test_every_result_names_its_command(path):
-    words = shlex.split(json.loads(path.read_text())['command'])
+    data = json.loads(path.read_text())
+    assert 'command' in data, f'make it by `python -m benchmarks --only {path.stem}`, which writes the command into it'
+    words = shlex.split(data['command'])
     assert words[1] in COMMANDS if words[0] == 'facezoo' else (ROOT / words[1]).is_file()
 
 
