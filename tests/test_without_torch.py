@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from plugins.extras import _EXTRA_OF
 from zoo.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -147,3 +150,14 @@ def test_exported_files_need_no_torch(places):
     evaluated, _, verified, recognised, *_ = (out for _, out, _ in results)
     assert json.loads(evaluated)['pairs'] == 40 and verified.startswith('same person')
     assert len(json.loads(recognised)['faces']) == 6
+
+
+def test_extras_that_are_named_exist():
+    """In `require` and in what the rooms say to install."""
+    tree = ast.parse((ROOT / 'setup.py').read_text())
+    extras = set(next(ast.literal_eval(node.value) for node in tree.body
+                      if isinstance(node, ast.Assign) and node.targets[0].id == 'EXTRAS')) | {'all', 'dev'}
+    text = '\n'.join(path.read_text() for room in ('plugins', 'zoo', 'recipes') for path in (ROOT / room).rglob('*.py'))
+    required = re.findall(r"require\('[\w.]+', '([\w-]+)'\)", text)
+    named = {*required, *re.findall(r"pip install 'facezoo\[([\w-]+)\]", text), *_EXTRA_OF.values()} - {'extra'}  # docstring
+    assert {'runtime', 'torch', 'onnx', 'completion'} <= named <= extras
