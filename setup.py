@@ -11,6 +11,7 @@ VERSION = next(line.split("'")[1] for line in Path(__file__).with_name('zoo').jo
 EXTRAS = {
     'torch': ['torch>=2.6', 'safetensors>=0.4.3'],
     'train': ['torch>=2.6', 'safetensors>=0.4.3', 'lightning-fabric>=2.4', 'tensorboard', 'setuptools'],
+    'runtime': ['onnxruntime>=1.18', 'ncnn>=1.0.20240820'],  # runs exported files; on a board this is all, and no PyTorch
     'onnx': ['onnx>=1.16', 'onnxsim>=0.4.36', 'onnxruntime>=1.18'],
     'ncnn': ['ncnn>=1.0.20240820', 'pnnx>=20240819'],
     'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],
@@ -21,8 +22,9 @@ EXTRAS = {
     'bench': ['scipy>=1.11'],
     'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
     'plot': ['matplotlib>=3.8'],
+    'completion': ['shtab>=1.13'],
 }
-USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot')
+USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot', 'completion')
 EXTRAS['all'] = sorted({requirement for extra in USED for requirement in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 
@@ -35,7 +37,8 @@ setup(
     license='MIT',
     python_requires='>=3.10',
     packages=[p for room in ROOMS for p in [room, *(f'{room}.{sub}' for sub in find_packages(room))]],
-    package_data={'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json', 'papers/*.yaml', 'data/*.csv',
+    package_data={'recipes': ['studies/*.yaml'],
+                  'zoo': ['cards/*.yaml', 'weights/*.safetensors', 'pipeline/*.json', 'papers/*.yaml', 'data/*.csv',
                           'data/latency/*.json', 'export/*/*.yaml', 'export/templates/*']},
     install_requires=['numpy>=1.24', 'opencv-python-headless>=4.11', 'pillow>=10', 'pyyaml>=6', 'tqdm'],
     extras_require=EXTRAS,

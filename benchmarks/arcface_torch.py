@@ -7,6 +7,8 @@
 The faces are those of the sample photo that the insightface package ships, six persons, in varied copies: enough to show that
 everything runs and that both sides compute the same, not enough to say how well a model recognises. Exit status 1 when a check
 fails or when anything in the checkout has changed.
+
+Needs: insightface (a checkout)
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ with the same options; all layers are compared on the first face. Two checks set
   row 0 (``[%1]`` for ``[%2]`` and ``[%3]``). It handles columns in fours, then in twos: wrong where width % 4 is 2 or 3.
 
 Writes results/arm.json after every measurement; an interrupted run goes on with what is missing.
+
+Needs: qemu-aarch64-static (the emulator), arm64 (the system tree), packages (its wheels), faces.zip (aligned faces)
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 Embeddings are random vectors around one centre a person (the images of IJB must be applied for; the arithmetic is the same),
 drawn from a seed batch by batch on both sides. Each side runs in a process of its own: InsightFace's holds all embeddings, as
 eval_ijbc.py does, and runs the functions of onnx_ijbc.py (the same code, importable). Writes results/ijb_benchmark.json.
+
+Needs: insightface (a checkout)
 """
 
 from __future__ import annotations

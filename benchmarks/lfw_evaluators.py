@@ -3,6 +3,8 @@
     python benchmarks/lfw_evaluators.py --checkout insightface --set lfw_112.zip
 
 Writes results/lfw_evaluators.json; exit status 1 when an accuracy differs.
+
+Needs: insightface (a checkout), lfw_112.zip (LFW, aligned)
 """
 
 from __future__ import annotations

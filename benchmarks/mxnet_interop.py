@@ -6,6 +6,8 @@
     python benchmarks/mxnet_interop.py --mxnet mx/bin/python --faces faces.zip  decode real JPEGs as well
 
 The half of this file below "inside MXNet's interpreter" runs there and imports nothing of facezoo.
+
+Needs: mx/bin/python (MXNet 1.9.1 in an environment of its own)
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 Writes results/packs.json. The detector in the pack is a stand-in in InsightFace's nine-output format that always reports the
 six faces of the sample photo where they are: what is tested is the pack, not the finding of faces. The half below "inside"
 runs in InsightFace's own environment and imports nothing of facezoo.
+
+Needs: if-0.7.3/bin/python (an environment with that InsightFace), if-1.0.1/bin/python (another), if-2.1/bin/python (another)
 """
 
 from __future__ import annotations

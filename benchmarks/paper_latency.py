@@ -4,6 +4,8 @@
 
 Writes zoo/data/paper_latency.csv (times, MACs and feature-map output as zoo/papers/fdfacenet.yaml has them from the paper; the
 other columns counted on the zoo's networks) and zoo/data/latency/*.json.
+
+Needs: nothing
 """
 
 from __future__ import annotations

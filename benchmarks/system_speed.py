@@ -1,9 +1,15 @@
 """Our pipeline beside InsightFace's FaceAnalysis: same ONNX files, same pictures, same threads, measured in turns.
 
-  python benchmarks/system_speed.py --detector det.onnx --recogniser rec.onnx --out results/system_speed.json
+  facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
+  facezoo export fdfacenet --to onnx --out build/rec.onnx
+  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --out results/system_speed.json
+  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --threads 2 \\
+      --out results/system_speed_2_threads.json
 
 Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, and tiled to 24.
 The two take turns picture by picture, and the median of the ratios is reported: a busy machine slows both alike.
+
+Needs: nothing
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 
 Adds the version to results/tensorrt_attributes.json. Wheels of 8.5 and 8.6 exist for Python 3.6 to 3.10:
 `pip install tensorrt==8.5.3.1 'nvidia-cudnn-cu11<9'`.
+
+Needs: TensorRT (a wheel of the version, or NVIDIA's checkout)
 """
 
 from __future__ import annotations

@@ -30,8 +30,10 @@ def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
     claims, lowres, loading, score = (results[key] for key in ('claims', 'lowres', 'loading', 'detector_score'))
+    startup, sizes = results['startup'], results['install_size']
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
-    parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
+    parts = ['# What is measured',
+             'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ratio', 'peak MB'], [
                  [r['label'], r['runtime'], f'{r["p50"]:.2f}', f'{r["p90"]:.2f}', f'{r["ratio"]:.2f}', f'{r["peak_mb"]:.0f}']
@@ -64,7 +66,17 @@ def measured_page() -> str:
              f'## Packs in unmodified InsightFace\n\n`{results["packs"]["command"]}`',
              markdown_table(['version', 'faces', 'least cosine to facezoo', 'passed'], [
                  [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
-                 for version, r in results['packs']['insightface'].items()])]
+                 for version, r in results['packs']['insightface'].items()]),
+             f'## Start-up\n\nMedians of {startup["rounds"]} new processes; `{startup["command"]}`',
+             markdown_table(['start', 'seconds', 'of the processor', 'target'], [
+                 [name, seconds, startup['processor_seconds'][name], startup['targets'].get(name, '')]
+                 for name, seconds in startup['seconds'].items()]),
+             f'## Size of an installation without PyTorch\n\nMB on disk; `{sizes["command"]}`',
+             *(markdown_table([machine, *variants], [
+                 [name, *(variant['packages_mb'].get(name, '') for variant in variants.values())]
+                 for name in variants['runtime']['packages_mb'] if variants['runtime']['packages_mb'][name] >= 1]
+                 + [['all', *(variant['total_mb'] for variant in variants.values())]])
+               for machine, variants in sizes['machines'].items())]
     return '\n\n'.join(parts)
 
 

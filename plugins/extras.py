@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterable
 from contextlib import suppress
 from types import ModuleType
 
-__all__ = ['MissingExtra', 'installed_versions', 'require']
+__all__ = ['MissingExtra', 'installed_versions', 'missing_extra', 'require']
+
+# what modules import at their top because they are nothing without it, and the extra that brings it
+_EXTRA_OF = {'torch': 'torch', 'safetensors': 'torch'}
 
 
 class MissingExtra(ImportError):
@@ -22,11 +24,22 @@ def require(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         if error.name and error.name.split('.')[0] != module.split('.')[0]:
             raise
-        raise MissingExtra(f"this needs {module}, which is not installed: pip install 'facezoo[{extra}]'") from error
+        raise MissingExtra(_remedy(module, extra)) from error
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """What to install when a plain ``import`` failed on a module that an extra brings; None for any other error."""
+    module = (error.name or '').partition('.')[0]
+    return _remedy(module, _EXTRA_OF[module]) if isinstance(error, ModuleNotFoundError) and module in _EXTRA_OF else None
+
+
+def _remedy(module: str, extra: str) -> str:
+    return f"this needs {module}, which is not installed: pip install 'facezoo[{extra}]'"
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Version by package; those that are not installed are left out."""
+    import importlib.metadata  # slow to import
     found = {}
     for package in packages:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -1,14 +1,17 @@
 """The one definition of what a recogniser eats, used by training, evaluation, export and the pipeline.
 
-It travels in every card and in every exported artefact's sidecar.
+It travels in every card and in every exported artefact's sidecar. NumPy is imported where it computes, so that cards can be
+listed at once.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ['FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'encode_image', 'l2_normalise']
 
@@ -41,6 +44,7 @@ class Preprocess:
         Raises:
             FaceError: wrong dtype or size.
         """
+        import numpy as np
         size = self.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {images.dtype} {images.shape}; '
@@ -72,6 +76,7 @@ class PictureNorm:
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 RGB ``(N, H, W, 3)`` to float32 ``(N, 3, H, W)``."""
+        import numpy as np
         scaled = (pictures.astype(np.float32) - np.float32(self.mean)) * np.float32(1 / self.std)
         if self.colour == 'BGR':
             scaled = scaled[..., ::-1]
@@ -83,6 +88,7 @@ class PictureNorm:
 
 def l2_normalise(embeddings: np.ndarray) -> np.ndarray:
     """Rows of ``(N, D)`` scaled to unit length (an all-zero row stays zero)."""
+    import numpy as np
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
 
@@ -97,6 +103,7 @@ def decode_image(data: bytes, name: str = 'image', upright: bool = False) -> np.
         FaceError: not an image, or a damaged one.
     """
     import cv2
+    import numpy as np
     if not len(data):
         raise FaceError(f'{name}: empty file')
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION

@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs.add_parser('list', help='all recipes')
     for name, text in (('show', 'every value'), ('check', 'data set present, counts agree, schedule sane')):
         verb = verbs.add_parser(name, help=text)
-        verb.add_argument('recipe', help='a shipped recipe by name, or a .py file with a `config` mapping')
-        verb.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace a value of the recipe')
+        verb.add_argument('recipe', metavar='RECIPE', help='a shipped recipe by name, or a .py file with a `config` mapping')
+        verb.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace values of the recipe')
 
 
 def run(args: argparse.Namespace) -> int:

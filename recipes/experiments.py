@@ -23,13 +23,14 @@ from pathlib import Path
 
 import yaml
 
+from plugins.extras import require
 from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from zoo.tables import format_table
 
-__all__ = ['Study', 'load_study', 'report', 'run_study']
+__all__ = ['Study', 'list_studies', 'load_study', 'report', 'run_study']
 
 STUDIES = Path(__file__).parent / 'studies'
 
@@ -61,18 +62,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for verb, text in (('run', 'run what is missing'), ('status', 'which runs are done'), ('report', 'write the table')):
         sub = verbs.add_parser(verb, help=text)
         words = 'studies and values for all runs' if verb == 'run' else 'studies'
-        sub.add_argument('words', nargs='*', metavar='STUDY' + ' | KEY=VALUE' * (verb == 'run'),
+        sub.add_argument('words', nargs='*', metavar='STUDY' + ', KEY=VALUE' * (verb == 'run'),
                          help=f'{words}; a study is a shipped one by name, or a .yaml file; none: all shipped ones')
-        sub.add_argument('--results', type=Path, default=Path('results/studies'), help='folder of the results')
+        sub.add_argument('--results', type=Path, default=Path('results/studies'), metavar='FOLDER', help='where results are')
         if verb == 'run':
-            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to measure on')
-            sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), help='folder of the trainings')
+            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
+            sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), metavar='FOLDER', help='for the trainings')
 
 
 def run(args: argparse.Namespace) -> None:
     changes = [word for word in args.words if '=' in word and args.verb == 'run']
-    names = [word for word in args.words if word not in changes] or sorted(path.stem for path in STUDIES.glob('*.yaml'))
+    names = [word for word in args.words if word not in changes] or list_studies()
     overrides = parse_overrides(changes)
+    if args.verb == 'run':
+        require('torch', 'train')
     for study in [load_study(name) for name in names]:
         if args.verb == 'run':
             run_study(study, args.results, args.work, overrides, dict(item.split('=', 1) for item in args.set))
@@ -90,6 +93,11 @@ def _status(study: Study, rows: list[dict]) -> str:
     return format_table(['run', *(f'seed {seed}' for seed in study.seeds)], table)
 
 
+def list_studies() -> list[str]:
+    """Sorted names of the studies that facezoo ships."""
+    return sorted(path.stem for path in STUDIES.glob('*.yaml'))
+
+
 def load_study(name: str) -> Study:
     """A shipped study by name, or a YAML file.
 
@@ -98,7 +106,7 @@ def load_study(name: str) -> Study:
     """
     path = Path(name) if name.endswith('.yaml') else STUDIES / f'{name}.yaml'
     if not path.is_file():
-        raise RecipeError(f'unknown study {name!r}{suggest(name, [p.stem for p in STUDIES.glob("*.yaml")])}')
+        raise RecipeError(f'unknown study {name!r}{suggest(name, list_studies())}')
     data = yaml.safe_load(path.read_text())
     known = {f.name for f in dataclasses.fields(Study)}
     for key in data:

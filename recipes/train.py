@@ -1,4 +1,4 @@
-"""Train a recipe.
+"""Train a recipe: a recogniser with its losses and teachers, or a detector.
 
   facezoo train fdfacenet_kd_faces rec=DIR teachers='["edgeface_xs.onnx"]' output=runs/fd
   facezoo train retinaface_mnet025_kd pictures=DIR teacher=WEIGHTS     a detector, from unlabelled pictures
@@ -21,13 +21,15 @@ TRAINERS = {'recognition': 'recipes.trainer.engine:Trainer', 'detection': 'recip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('recipe', help='a shipped recipe by name, or a .py file with a `config` mapping')
-    parser.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace a value of the recipe')
+    parser.add_argument('recipe', metavar='RECIPE', help='a shipped recipe by name, or a .py file with a `config` mapping')
+    parser.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace values of the recipe')
 
 
 def run(args: argparse.Namespace) -> None:
+    from plugins.extras import require
     from plugins.overrides import parse_overrides
     from recipes.config import load_recipe, read_config
+    require('torch', 'train')  # said before the data are looked at, and with the whole of what a training needs
     overrides = parse_overrides(args.overrides)
     config = load_recipe(args.recipe, overrides)
     sampled = {**read_config(args.recipe), **overrides}.get('sample_rate', 1)

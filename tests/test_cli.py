@@ -12,6 +12,8 @@ import pytest
 import zoo
 from zoo.cli import COMMANDS, main
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_profile_json(capsys):
     assert main(['profile', 'fdfacenet', '--json']) == 0
@@ -63,9 +65,14 @@ def test_no_command_prints_help(capsys):
     assert capsys.readouterr().out.strip() == zoo.__version__
 
 
-def test_list_needs_no_torch():
-    code = 'import sys; sys.modules["torch"] = None; from zoo.cli import main; sys.exit(main(["list"]))'
-    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
+@pytest.mark.parametrize('code', ['import zoo', 'import zoo; zoo.list_models()', 'from zoo.cli import main; main(["list"])',
+                                  'from zoo.cli import main; main(["info", "fdfacenet"])'])
+def test_starts_without_heavy_libraries(code):
+    """benchmarks/startup.py measures what this keeps so."""
+    code += '; import sys; sys.exit(str({"numpy", "torch", "cv2", "importlib.metadata"} & set(sys.modules) or 0))'
+    run = subprocess.run([sys.executable, '-I', '-c', f'import sys; sys.path.insert(0, sys.argv[1]); {code}', str(ROOT)],
+                         capture_output=True, text=True)
+    assert run.stderr.strip() == '0', run.stderr
 
 
 def test_demo(tmp_path, capsys, crops):

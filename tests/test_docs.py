@@ -42,7 +42,7 @@ LINES = [(page.name, line) for page in [ROOT / 'README.md', *sorted((ROOT / 'doc
 @pytest.mark.parametrize(('page', 'line'), LINES)
 def test_every_command_that_is_shown_parses(page, line):
     """Also those that the tests cannot run: no page names a command or an option that does not exist."""
-    for part in line.split('#')[0].split('&&'):
+    for part in re.split('[#>]', line)[0].split('&&'):
         words = shlex.split(part)
         if 'facezoo' in words:
             words = words[words.index('facezoo') + 1:]

@@ -4,7 +4,7 @@
     >>> model = zoo.load('fdfacenet')          # torch module in evaluation mode, trained weights
     >>> embedder = zoo.open('fdfacenet.onnx')  # any runtime: aligned uint8 faces in, embeddings out
 
-Importing this package imports neither torch nor any runtime.
+Importing this package imports nothing: neither torch nor a runtime, nor NumPy.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from zoo.model_card import ModelCard, card, list_models
-
 if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
+    from zoo.model_card import ModelCard, card, list_models
 
 __version__ = '0.1.0'
 __all__ = ['ModelCard', 'card', 'create', 'list_models', 'load', 'open', 'profile', 'verify']
 
-_LAZY = {'profile': 'zoo.complexity', 'verify': 'zoo.evaluate.verification'}
+_LAZY = {'ModelCard': 'zoo.model_card', 'card': 'zoo.model_card', 'list_models': 'zoo.model_card',
+         'profile': 'zoo.complexity', 'verify': 'zoo.evaluate.verification'}
 
 
 def create(name: str, **kwargs) -> Backbone:

@@ -8,6 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from plugins.extras import missing_extra
+from zoo.manual import ManualFormatter, write_manual
+
 __all__ = ['build_parser', 'main']
 
 # command: (module with `configure(parser)` and `run(args) -> int | None`, one line of help)
@@ -36,27 +39,44 @@ COMMANDS = {
     'deploy-report': ('zoo.commands.deploy_report', 'every way to deploy a model: size, accuracy, latency, gates; one page'),
     'latency': ('zoo.commands.latency', 'predict times on a device; fit such predictions to measured ones'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
+    'completion': ('zoo.commands.completion', 'a script that completes commands, models and files in bash, zsh or fish'),
 }
+
+# what an argument is called in the help: who lists the names that it may be (module, function, its options), for completion
+NAMES = {
+    'MODEL': ('zoo.model_card', 'list_models', {}),
+    'BACKBONE': ('zoo.model_card', 'list_models', {'task': 'recognition'}),
+    'TARGET': ('zoo.export.target', 'list_targets', {}),
+    'DEVICE': ('zoo.latency', 'list_latency', {}),
+    'RECIPE': ('recipes.config', 'list_recipes', {}),
+    'STUDY': ('recipes.experiments', 'list_studies', {}),
+}
+
+EPILOG = """`facezoo COMMAND --help` shows the arguments of a command, their defaults, and examples.
+
+exit status:
+  0 done, 1 an error (its message is on standard error), 2 wrong usage, 130 interrupted; what a command adds to these is on
+  its page"""
 
 # errors whose message is written for the user; anything else is a defect and shows its traceback
 USER_ERRORS = (ValueError, LookupError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, ImportError,
                RuntimeError, OSError)
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands; only ``command`` gets its options, so that no other module is imported."""
+def build_parser(*implemented: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; only those of ``implemented`` get their options, so that no other module is imported."""
     parser = argparse.ArgumentParser(
-        'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.')
+        'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.',
+        formatter_class=ManualFormatter, epilog=EPILOG)
     parser.add_argument('--version', action='store_true', help='print the version and leave')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', title='commands')
     for name, (module, text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.', add_help=True,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = commands.add_parser(name, help=text)
         sub.add_argument('--debug', action='store_true', help='show the traceback of an error')
-        if name == command:
+        if name in implemented:
             implementation = importlib.import_module(module)
-            sub.epilog = (implementation.__doc__ or '').partition('\n')[2].strip('\n')
             implementation.configure(sub)
+            write_manual(sub, implementation.__doc__ or '')
     return parser
 
 
@@ -90,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
-    """A ``KeyError``'s message without the quotes that its ``str`` adds."""
+    """What to install for a module that is missing; a ``KeyError``'s message without the quotes that its ``str`` adds."""
+    if isinstance(error, ImportError) and (remedy := missing_extra(error)):
+        return remedy
     return error.args[0] if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from zoo.complexity import Profile
 
 __all__ = ['FEATURES', 'PAPER_PROFILES', 'TIMES', 'LatencyModel', 'OutOfRange', 'Point', 'bench_points', 'features_of', 'fit',
-           'flops_rate', 'load_latency', 'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast', 'widest']
+           'flops_rate', 'list_latency', 'load_latency', 'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast',
+           'widest']
 
 DATA = Path(__file__).parent / 'data'
 FEATURES = {
@@ -186,14 +187,18 @@ def _solve(matrix: np.ndarray, times: np.ndarray, relative: bool) -> np.ndarray:
     return nnls(matrix / columns * scale[:, None], times * scale)[0] / columns
 
 
+def list_latency() -> list[str]:
+    """Sorted names of the shipped latency models."""
+    return sorted(path.stem for path in (DATA / 'latency').glob('*.json'))
+
+
 def load_latency(name: str | os.PathLike) -> LatencyModel:
     """A shipped model by name (``raspberry-pi-4b-paper``) or a JSON file of :meth:`LatencyModel.save`."""
     path = Path(name)
     if path.suffix != '.json':
         path = DATA / 'latency' / f'{name}.json'
     if not path.is_file():
-        known = ', '.join(sorted(p.stem for p in (DATA / 'latency').glob('*.json')))
-        raise FileNotFoundError(f'{path.name}: no such latency model; shipped: {known}')
+        raise FileNotFoundError(f'{path.name}: no such latency model; shipped: {", ".join(list_latency())}')
     try:
         data = json.loads(path.read_text())
         return LatencyModel(**data | {'ranges': {key: (low, high) for key, (low, high) in data['ranges'].items()}})

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                                                           'checked and remembered')
     parser.add_argument('--configs', action='append', default=[], type=Path, metavar='DIR', help='another folder of recipes')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='replace a value of the recipe')
-    parser.add_argument('--without', action='append', default=[], metavar='SHIM', help='leave a shim out')
+    parser.add_argument('--without', action='append', default=[], metavar='SHIM', help='leave a shim of `facezoo doctor` out')
     parser.add_argument('script', nargs='?', metavar='SCRIPT', help='train_v2.py, eval_ijbc.py, onnx_ijbc.py, ...')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='arguments of the script')
 

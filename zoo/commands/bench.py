@@ -26,13 +26,14 @@ RUNTIMES = ('torch', 'torch-compiled', 'onnxruntime', 'ncnn')
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('models', nargs='+', metavar='MODEL', help='zoo names, .onnx files, NCNN folders')
-    parser.add_argument('--runtimes', default='onnxruntime,ncnn', help=f'for zoo names: {", ".join(RUNTIMES)}')
-    parser.add_argument('--threads', default='1', metavar='N,...')
-    parser.add_argument('--batch', default='1', metavar='N,...')
-    parser.add_argument('--rounds', type=int, default=10, help='turns of each candidate')
-    parser.add_argument('--calls', type=int, default=10, help='inferences a turn')
-    parser.add_argument('--json', metavar='FILE', help='write results and machine here')
-    parser.add_argument('--plot', metavar='FILE', help='draw p50 by model')
+    parser.add_argument('--runtimes', default='onnxruntime,ncnn', metavar='RUNTIME,...',
+                        help=f'what zoo names run in, of {", ".join(RUNTIMES)}')
+    parser.add_argument('--threads', default='1', metavar='N,...', help='threads of the runtime; every number is timed')
+    parser.add_argument('--batch', default='1', metavar='N,...', help='faces a call; every number is timed')
+    parser.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each candidate')
+    parser.add_argument('--calls', type=int, default=10, metavar='N', help='inferences a turn')
+    parser.add_argument('--json', metavar='FILE', help='write the results, in milliseconds, and the machine here')
+    parser.add_argument('--plot', metavar='FILE', help='draw the p50 of every model, as PNG')
 
 
 def run(args: argparse.Namespace) -> None:

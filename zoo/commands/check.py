@@ -17,11 +17,11 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', nargs='?', help='a model of the zoo, a weights file, or an .onnx file')
-    parser.add_argument('--target', help='device; see --list')
+    parser.add_argument('name', nargs='?', metavar='MODEL', help='a model of the zoo, a weights file, or an .onnx file')
+    parser.add_argument('--target', metavar='TARGET', help='device; --list shows all')
     parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces to measure ranges on')
-    parser.add_argument('--list', action='store_true', help='list the targets')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--list', action='store_true', help='print the targets')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plugins.extras import require
 from plugins.preprocess import FaceError, decode_image, encode_image, l2_normalise
 from zoo.tables import format_table
 
@@ -24,9 +25,10 @@ _CELL = 112
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
-    parser.add_argument('--model', default='fdfacenet', help='a model with trained weights')
-    parser.add_argument('--detector', default='retinaface_mnet025', help='a detector with trained weights, or an .onnx file')
-    parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), help='folder for what the demo makes')
+    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='a model with trained weights')
+    parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
+                        help='a detector with trained weights, or an .onnx file')
+    parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), metavar='FOLDER', help='for what the demo makes')
 
 
 class _Steps:
@@ -44,6 +46,8 @@ class _Steps:
 
 def run(args: argparse.Namespace) -> None:
     import zoo
+    for module in ('torch', 'onnx', 'pnnx'):
+        require(module, 'all')  # said before the work
     from zoo.export.artefact import export
     steps = _Steps()
     faces = steps('faces', lambda: _faces(args.faces), lambda f: f'{len(f)} aligned faces')

@@ -22,18 +22,20 @@ TARGETS = 'jetson-tx2,jetson-orin,raspberrypi-4'
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', help='a model of the zoo, or a weights file')
+    parser.add_argument('name', metavar='MODEL', help='a model of the zoo, or a weights file')
     parser.add_argument('--gate-set', required=True, metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
     parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces, for 8 bits')
-    parser.add_argument('--targets', default=TARGETS, metavar='DEVICE,...', help=f'`facezoo check --list`; default {TARGETS}')
-    parser.add_argument('--measured', nargs='+', default=[], metavar='JSON', help="what a bundle's verify.py --out wrote")
+    parser.add_argument('--targets', default=TARGETS, metavar='TARGET,...', help='devices of `facezoo check --list`')
+    parser.add_argument('--measured', nargs='+', default=[], metavar='FILE', help="JSON that a bundle's verify.py --out wrote")
     parser.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the report and the artefacts')
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
-    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--rounds', type=int, default=10, help='turns of each artefact when it is timed')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each artefact when it is timed')
 
 
 def run(args: argparse.Namespace) -> None:
+    for module in ('torch', 'onnx', 'pnnx', 'matplotlib'):
+        require(module, 'all')  # said before the long work
     import zoo
     from zoo.export.gates import Judge
     from zoo.export.job import Job
@@ -41,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from zoo.export.report_text import draw_report, report_markdown
     from zoo.export.target import target
     from zoo.runtime.torch import TorchEmbedder
-    require('matplotlib', 'plot')  # said before the long work
     targets = [target(name) for name in args.targets.split(',')]
     model = zoo.load(args.name, weights=args.weights, network=args.network)
     name = Path(args.name).stem

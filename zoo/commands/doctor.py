@@ -21,7 +21,7 @@ PACKAGES = ('facezoo', 'torch', 'torchvision', 'numpy', 'scipy', 'opencv-python-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--checkout', metavar='DIR', help='insightface; otherwise ARCFACE_TORCH or the remembered one')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> None:

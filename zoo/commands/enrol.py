@@ -16,9 +16,9 @@ from zoo.commands.recognition import add_pipeline_options, add_threshold_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('gallery', type=Path, help='gallery file (.npz)')
-    parser.add_argument('people', nargs='?', type=Path, help='folder with a folder of pictures for each person')
-    parser.add_argument('--list', action='store_true', help='who is enrolled')
+    parser.add_argument('gallery', type=Path, metavar='GALLERY', help='gallery file (.npz); made when there is none')
+    parser.add_argument('people', nargs='?', type=Path, metavar='PEOPLE', help='folder with a folder of pictures a person')
+    parser.add_argument('--list', action='store_true', help='print who is enrolled, and with how many pictures')
     parser.add_argument('--remove', action='append', default=[], metavar='NAME', help='forget a person')
     add_pipeline_options(parser)
     add_threshold_options(parser)

@@ -19,14 +19,15 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', help="a detector of the zoo, weights, .onnx (InsightFace's too), .param or a folder with one")
+    parser.add_argument('model', metavar='MODEL', help="a detector of the zoo, weights, .onnx (InsightFace's too), .param or a "
+                                                       'folder with one')
     parser.add_argument('--truth', required=True, metavar='PATH', help='annotations: a file, or the folder with them')
     parser.add_argument('--pictures', required=True, metavar='FOLDER', help='folder or zip of the pictures')
     parser.add_argument('--size', type=int, metavar='PIXELS', help='scale larger pictures down to this side')
-    parser.add_argument('--score', type=float, help="score at which recall, precision and false alarms are given; by default "
-                                                    "the card's, or InsightFace's 0.5")
-    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--score', type=float, metavar='SCORE', help='where recall, precision and false alarms are given, 0 to '
+                                                                     "1; by default that of the card, or InsightFace's 0.5")
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--json', action='store_true', help='print the figures as JSON')
 
 
 def run(args: argparse.Namespace) -> None:

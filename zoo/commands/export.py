@@ -19,15 +19,18 @@ from pathlib import Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', help='a model of the zoo, or a weights file')
+    parser.add_argument('name', metavar='MODEL', help='a model of the zoo, or a weights file')
     parser.add_argument('--to', choices=('onnx', 'ncnn', 'tensorrt', 'pack'),
                         help="what to make; by default what the target's library takes")
-    parser.add_argument('--target', help='device (`facezoo check --list`): its options, its limits, its TensorRT')
-    parser.add_argument('--out', required=True, help="file (onnx, tensorrt: a .tar), folder (ncnn), FaceAnalysis's root (pack)")
-    parser.add_argument('--precision', help='fp32, fp16, bf16 or int8; for tensorrt several with commas')
+    parser.add_argument('--target', metavar='TARGET',
+                        help='device (`facezoo check --list`): its options, its limits, its TensorRT')
+    parser.add_argument('--out', required=True, metavar='PATH',
+                        help="file (onnx, tensorrt: a .tar), folder (ncnn), FaceAnalysis's root (pack)")
+    parser.add_argument('--precision', metavar='P,...', help="fp32, fp16, bf16 or int8, for tensorrt several; the target's "
+                                                               'default unless given')
     parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces; needed for int8')
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
-    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--gate-set', metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
     parser.add_argument('--detector', type=Path, metavar='FILE', help='ONNX detector to put into the pack')
 

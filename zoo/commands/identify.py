@@ -1,4 +1,4 @@
-"""1:N identification on a folder of persons: rank-k, and with unknown persons DIR at FAR.
+"""Identification, 1:N, on a folder of persons: rank-k, and with unknown persons DIR at FAR.
 
   facezoo identify fdfacenet --set people/                            paper 004: 30 persons, 2 enrolled, 10 probes each
   facezoo identify fdfacenet --set people/ --persons 100 --unknown 50 --seed 1
@@ -13,16 +13,16 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
     parser.add_argument('--set', required=True, metavar='FOLDER', help='folder or zip of aligned faces, a folder a person')
-    parser.add_argument('--persons', type=int, default=30, help='enrolled persons')
-    parser.add_argument('--enrol', type=int, default=2, help='images of each in the gallery')
-    parser.add_argument('--probes', type=int, default=10, help='images of each that are searched')
-    parser.add_argument('--unknown', type=int, default=0, help='other persons, who must not be found')
-    parser.add_argument('--seed', type=int, default=0, help='of the draw of persons and images')
-    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--persons', type=int, default=30, metavar='N', help='enrolled persons')
+    parser.add_argument('--enrol', type=int, default=2, metavar='N', help='images of each in the gallery')
+    parser.add_argument('--probes', type=int, default=10, metavar='N', help='other images of each that are searched')
+    parser.add_argument('--unknown', type=int, default=0, metavar='N', help='other persons, who must not be found')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the draw of persons and images')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> None:

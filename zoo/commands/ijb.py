@@ -17,15 +17,15 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', help='a model of the zoo, weights, .onnx, .param or a folder with one')
-    parser.add_argument('--root', required=True, type=Path)
-    parser.add_argument('--target', choices=('ijbc', 'ijbb'), default='ijbc')
-    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('--root', required=True, type=Path, metavar='FOLDER', help='IJBC or IJBB, with loose_crop/ and meta/')
+    parser.add_argument('--target', choices=('ijbc', 'ijbb'), default='ijbc', help='which protocol the folder holds')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
-    parser.add_argument('--batch', type=int, default=64)
-    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+    parser.add_argument('--batch', type=int, default=64, metavar='N', help='faces that are embedded at once')
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
     parser.add_argument('--scores', type=Path, metavar='FILE', help='save the scores of all pairs (.npy)')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from plugins.files import atomic_path
     from zoo.evaluate.ijb import evaluate_ijb, load_protocol
     from zoo.runtime import open_embedder
-    protocol = load_protocol(args.root, args.target)
     embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    protocol = load_protocol(args.root, args.target)
     began = time.perf_counter()
     result, scores = evaluate_ijb(embedder, protocol, args.batch, flip=not args.no_flip, progress=True)
     seconds = time.perf_counter() - began

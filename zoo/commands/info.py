@@ -1,6 +1,7 @@
 """The card of a model: source, fidelity, deviations, preprocessing, weights with provenance and measurements.
 
   facezoo info fdfacenet
+  facezoo info retinaface_mnet025    a detector
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from zoo.model_card import CARDS, card
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', help='a model of `facezoo list`')
+    parser.add_argument('name', metavar='MODEL', help='a model of `facezoo list`')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import argparse
 import json
 
 from zoo.commands.options import add_backbone_options, backbone_options
-from zoo.latency import DATA, FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, load_latency, widest
+from zoo.latency import FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, list_latency, load_latency, widest
 from zoo.tables import format_table
 
 
@@ -24,19 +24,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     actions.add_parser('list', help='shipped models')
     predict = actions.add_parser('predict', help='milliseconds of backbones')
-    predict.add_argument('names', nargs='+', metavar='NAME')
-    predict.add_argument('--json', action='store_true', help='as JSON')
+    predict.add_argument('names', nargs='+', metavar='BACKBONE', help='recognisers of `facezoo list`')
+    predict.add_argument('--json', action='store_true', help='print JSON instead of a table')
     design = actions.add_parser('design', help='the widest backbone within a time')
-    design.add_argument('name')
-    design.add_argument('--budget', type=float, required=True, metavar='MS')
+    design.add_argument('name', metavar='BACKBONE', help='a recogniser of `facezoo list`')
+    design.add_argument('--budget', type=float, required=True, metavar='MS', help='milliseconds that an inference may take')
     for action in (predict, design):
-        action.add_argument('--device', default='raspberry-pi-4b-paper', help="a shipped model or a JSON file of 'fit'")
+        action.add_argument('--device', default='raspberry-pi-4b-paper', metavar='DEVICE',
+                            help="a shipped model or a JSON file of 'fit'")
         add_backbone_options(action)
     fitting = actions.add_parser('fit', help='a model from measured times')
-    fitting.add_argument('results', help="JSON of 'facezoo bench'")
-    fitting.add_argument('--out', required=True, metavar='FILE.json')
-    fitting.add_argument('--runtime', help='which of the measured runtimes; needed where there are several')
-    fitting.add_argument('--features', default='macs,feature_map', help=f'of {", ".join(FEATURES)}')
+    fitting.add_argument('results', metavar='FILE', help='JSON of `facezoo bench`')
+    fitting.add_argument('--out', required=True, metavar='FILE', help='the JSON file to write')
+    fitting.add_argument('--runtime', metavar='RUNTIME', help='which of the measured runtimes; needed where there are several')
+    fitting.add_argument('--features', default='macs,feature_map', metavar='NAME,...', help=f'of {", ".join(FEATURES)}')
     fitting.add_argument('--relative', action='store_true', help='small networks count as much as large ones')
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _list(_: argparse.Namespace) -> None:
-    models = {path.stem: load_latency(path.stem) for path in sorted((DATA / 'latency').glob('*.json'))}
+    models = {name: load_latency(name) for name in list_latency()}
     print(format_table(['name', 'device', 'features', 'networks', 'R2', 'MAPE', 'leave one out'],
                        [[name, m.device, ', '.join(m.coefficients), m.points, *_errors(m)] for name, m in models.items()]))
 

@@ -1,7 +1,8 @@
-"""Models of the zoo.
+"""The models of the zoo: size, input, fidelity to their paper, trained weights and what they reach on LFW.
 
   facezoo list              all models
   facezoo list --trained    only those with trained weights
+  facezoo list --json       for programs: a list of objects with name, params, macs, input_size, fidelity, weights, lfw
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from zoo.tables import format_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--trained', action='store_true', help='only models with trained weights')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> None:

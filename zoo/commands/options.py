@@ -17,9 +17,9 @@ def image_size(text: str) -> tuple[int, int]:
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:
     """``--width``, ``--input``, ``--num-features`` and ``--set`` for anything else a family takes."""
-    parser.add_argument('--width', type=float, help='channel multiplier')
-    parser.add_argument('--input', type=image_size, metavar='HxW', help='input size, 112x112 by default')
-    parser.add_argument('--num-features', type=int, metavar='N', help='length of the embedding')
+    parser.add_argument('--width', type=float, metavar='X', help='channel multiplier; 1 is the published width')
+    parser.add_argument('--input', type=image_size, metavar='HxW', help='input size in pixels, 112x112 unless given')
+    parser.add_argument('--num-features', type=int, metavar='N', help='length of the embedding, 512 unless given')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='another option of the family')
 
 

@@ -2,7 +2,7 @@
 
   facezoo tables                                     all papers, as Markdown
   facezoo tables --paper fdfacenet --format json
-  facezoo tables --paper fdfacenet --plots figures/  and the figures as PNG
+  facezoo tables --paper fdfacenet --plots figures/    and the figures as PNG
 
 "exact": rounded or truncated, ours has every printed digit. Accuracies and times are the papers' claims, never ours.
 """
@@ -15,19 +15,23 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zoo.papers import Cell, Paper, Table, list_papers, load_paper
-from zoo.papers.tables import MEASURES
+from zoo.papers import list_papers
 from zoo.tables import markdown_table
+
+if TYPE_CHECKING:
+    from zoo.papers.tables import Cell, Paper, Table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--paper', choices=list_papers(), help='only this paper')
-    parser.add_argument('--format', choices=tuple(FORMATS), default='md')
-    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw the figures into DIR')
+    parser.add_argument('--format', choices=tuple(FORMATS), default='md', help='Markdown, JSON or CSV')
+    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw the figures into this folder as PNG')
 
 
 def run(args: argparse.Namespace) -> None:
+    from zoo.papers.tables import load_paper
     papers = [load_paper(name) for name in ([args.paper] if args.paper else list_papers())]
     FORMATS[args.format](papers)
     if args.plots:
@@ -66,6 +70,7 @@ def _print_markdown(papers: list[Paper]) -> None:
 
 
 def _markdown(table: Table) -> str:
+    from zoo.papers.tables import MEASURES, Cell
     columns = [(m, any(c.ours is not None for c in table.cells if c.measure == m)) for m in table.measures]
     header = ['', *(title for measure, counted in columns for title in ((f'{measure}, paper', 'ours') if counted else
                                                                         (f'{measure}, paper',)))]

@@ -1,4 +1,4 @@
-"""Complexity of a model.
+"""Parameters, multiply-accumulates (MACs) and feature-map output of a backbone, in every convention that papers use.
 
   facezoo profile fdfacenet
   facezoo profile nfacenet --width 0.75 --input 96x96 --num-features 128 --layers
@@ -14,10 +14,10 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('name', help='a backbone')
+    parser.add_argument('name', metavar='BACKBONE', help='a recogniser of `facezoo list`, or a backbone of your own')
     add_backbone_options(parser)
-    parser.add_argument('--layers', action='store_true', help='every layer as well')
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('--layers', action='store_true', help='print every layer as well')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,9 +18,9 @@ from zoo.commands.recognition import add_pipeline_options, add_threshold_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('pictures', nargs='+', type=Path, help='pictures, or folders of pictures')
-    parser.add_argument('--gallery', type=Path, help='known persons, made with `facezoo enrol`')
-    parser.add_argument('--out', type=Path, help='folder for the drawn pictures')
+    parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE', help='pictures, or folders of pictures')
+    parser.add_argument('--gallery', type=Path, metavar='FILE', help='known persons, made with `facezoo enrol`')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='for the pictures with boxes and names drawn')
     parser.add_argument('--json', action='store_true', help='one JSON line a picture instead of words')
     add_pipeline_options(parser)
     add_threshold_options(parser)

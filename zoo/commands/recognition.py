@@ -14,13 +14,15 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """The detector, its lowest score, and threads."""
     parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
                         help="a model of the zoo, .onnx (InsightFace's too), .param or its folder")
-    parser.add_argument('--score', type=float, help="lowest score of a face; by default the card's, or InsightFace's 0.5")
-    parser.add_argument('--threads', type=int, default=0, help='threads of the runtime')
+    parser.add_argument('--score', type=float, metavar='SCORE', help='lowest score of a face, 0 to 1; by default that of the '
+                                                                      "card, or InsightFace's 0.5")
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Models, size, mirroring and threads."""
-    parser.add_argument('--model', default='fdfacenet', help='recogniser: a model of the zoo, .onnx, .param or its folder')
+    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='recogniser: a model of the zoo, weights, .onnx, '
+                                                                               '.param or a folder with one')
     add_detector_options(parser)
     parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
@@ -29,7 +31,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     """How similar is similar enough."""
     parser.add_argument('--far', choices=FARS, default='1e-3', help='false accept rate whose threshold is taken from the card')
-    parser.add_argument('--threshold', type=float, help='cosine similarity instead, for models without a card')
+    parser.add_argument('--threshold', type=float, metavar='COSINE', help='similarity instead, -1 to 1; for nets without card')
 
 
 def make_pipeline(args: argparse.Namespace, gate=None):

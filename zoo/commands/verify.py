@@ -18,9 +18,9 @@ DIFFERENT = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('first', type=Path)
-    parser.add_argument('second', type=Path)
-    parser.add_argument('--json', action='store_true', help='as JSON')
+    parser.add_argument('first', type=Path, metavar='PICTURE', help='a picture with a face')
+    parser.add_argument('second', type=Path, metavar='PICTURE', help='the picture to compare it with')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a sentence')
     add_pipeline_options(parser)
     add_threshold_options(parser)
 

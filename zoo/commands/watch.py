@@ -23,13 +23,13 @@ from zoo.commands.recognition import add_pipeline_options, add_threshold_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', help='number of a camera, URL of a stream, or a video file')
-    parser.add_argument('--gallery', type=Path, help='known persons, made with `facezoo enrol`')
+    parser.add_argument('source', metavar='SOURCE', help='number of a camera, URL of a stream, or a video file')
+    parser.add_argument('--gallery', type=Path, metavar='FILE', help='known persons, made with `facezoo enrol`')
     parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
-    parser.add_argument('--seconds', type=float, help='stop after so long')
+    parser.add_argument('--seconds', type=float, metavar='S', help='stop after so many seconds')
     add_pipeline_options(parser)
     add_threshold_options(parser)
 

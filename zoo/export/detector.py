@@ -58,10 +58,11 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))
         sidecar['parity'] = _check(TorchDetector(folded), _open(artefact))
         target = out if to == 'onnx' else out / artefact.name
-        for file in (artefact, artefact.with_suffix('.bin')):
-            if file.exists():
-                write_atomic(target.with_suffix(file.suffix), file.read_bytes())
-        sidecar |= {'sha256': {target.name: sha256_file(target)}, 'bytes': artefact.stat().st_size}
+        files = [file for file in (artefact, artefact.with_suffix('.bin')) if file.exists()]
+        for file in files:
+            write_atomic(target.with_suffix(file.suffix), file.read_bytes())
+        sidecar |= {'sha256': {target.with_suffix(file.suffix).name: sha256_file(file) for file in files},
+                    'bytes': sum(file.stat().st_size for file in files)}
         write_atomic(sidecar_path(target), json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 

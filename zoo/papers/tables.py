@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -22,10 +21,10 @@ from torch import nn
 from plugins import registry
 from plugins.layers import InvertedResidual
 from zoo.complexity import Profile, profile
+from zoo.papers import FOLDER, list_papers
 
-__all__ = ['Cell', 'Paper', 'Table', 'list_papers', 'load_paper']
+__all__ = ['Cell', 'Paper', 'Table', 'load_paper']
 
-FOLDER = Path(__file__).parent
 _UNITS = {'G': 1e3, '': 1.0}  # of a printed figure, relative to the measure's own
 
 
@@ -117,11 +116,6 @@ class Paper:
     citation: str
     tables: tuple[Table, ...]
     figures: tuple[Mapping, ...]
-
-
-def list_papers() -> list[str]:
-    """Names of the papers with a data file."""
-    return sorted(path.stem for path in FOLDER.glob('*.yaml'))
 
 
 def load_paper(name: str) -> Paper:

@@ -11,7 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from plugins.extras import MissingExtra
 from plugins.preprocess import Preprocess
+from zoo.model_card import card
 
 __all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_of', 'score_of', 'sidecar_path']
 
@@ -43,6 +45,7 @@ def open_embedder(model: str | os.PathLike, threads: int = 0, **options) -> Embe
 
     Raises:
         FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
+        MissingExtra: its runtime is not installed; the message says what to install, or how to do without.
     """
     return runtime_of(model, _OPENERS)(model, threads=threads, **options)
 
@@ -60,7 +63,16 @@ def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable
         runtime = 'ncnn'
     else:
         runtime = 'torch'
-    return getattr(importlib.import_module(f'zoo.runtime.{runtime}'), openers[runtime])
+    try:
+        return getattr(importlib.import_module(f'zoo.runtime.{runtime}'), openers[runtime])
+    except ModuleNotFoundError as error:
+        if error.name != 'torch':
+            raise
+        if not path.exists():
+            card(str(model))  # says so when there is no such model either
+        raise MissingExtra(f"{model}: only PyTorch runs it, which is not installed: pip install 'facezoo[torch]'. "
+                           f'To do without it, run `facezoo export {model} --to onnx --out {path.stem}.onnx` where PyTorch is, '
+                           f'copy {path.stem}.onnx and {path.stem}.json, and name the .onnx file') from None
 
 
 def embed_batches(embedder: Embedder, batches: Iterable[np.ndarray], flip: bool = True

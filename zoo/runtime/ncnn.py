@@ -82,7 +82,7 @@ def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_ari
         FileNotFoundError: the ``.bin`` is missing.
         ValueError: NCNN refuses the pair.
     """
-    ncnn = require('ncnn', 'ncnn')
+    ncnn = require('ncnn', 'runtime')
     weights = param.with_suffix('.bin')
     if not weights.is_file():
         raise FileNotFoundError(f'{weights}: the weights that belong to {param.name} are missing')

@@ -90,7 +90,7 @@ def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: t
         RuntimeError: a provider was asked for that onnxruntime cannot give (it would silently fall back to the CPU).
         ValueError: onnxruntime refuses the file.
     """
-    ort = require('onnxruntime', 'onnx')
+    ort = require('onnxruntime', 'runtime')
     serialised = isinstance(path, bytes)
     if not serialised and not Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such ONNX file')

@@ -1,0 +1,41 @@
+"""Accuracy at x1, x2, x4 and x8 of the weights with and without training on degraded faces, both images of a pair degraded.
+
+    python benchmarks/lowres.py --set lfw_112.zip
+
+Writes results/lowres.json; the same as `facezoo eval MODEL --set SET --lowres both --json` for each of the weights.
+
+Needs: lfw_112.zip (LFW, aligned)
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+
+from plugins.files import write_atomic
+from zoo.evaluate.lowres import verify_lowres
+from zoo.evaluate.verification import load_verification_set
+from zoo.runtime import open_embedder
+
+RESULT = Path(__file__).parents[1] / 'results' / 'lowres.json'
+WEIGHTS = ('fdfacenet', 'fdfacenet.lowquality')
+SIGMA = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--set', required=True, help='verification set: .bin, folder or zip with pairs.txt')
+    parser.add_argument('--out', type=Path, default=RESULT)
+    args = parser.parse_args()
+    data = load_verification_set(args.set)
+    models = {name: {f'x{factor}': result.to_dict() for factor, result in
+                     verify_lowres(open_embedder(name), data, sigma=SIGMA, progress=True).items()} for name in WEIGHTS}
+    facts = {'command': f'python benchmarks/lowres.py --set {Path(args.set).name}', 'date': datetime.date.today().isoformat(),
+             'models': models, 'flip': True, 'degraded': 'both', 'sigma': SIGMA, 'set': f'{data.name}, {len(data.same)} pairs'}
+    write_atomic(args.out, json.dumps(facts, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
