@@ -124,8 +124,7 @@ def detector_file(tmp_path_factory) -> Path:
     import zoo
     from zoo.export.detector import export_detector
     path = tmp_path_factory.mktemp('detector') / 'retinaface_mnet025.onnx'
-    thresholds = zoo.card('retinaface_mnet025').weights['default'].thresholds
-    export_detector(zoo.load('retinaface_mnet025'), 'retinaface_mnet025', 'onnx', path, thresholds=thresholds)
+    export_detector(zoo.load('retinaface_mnet025'), 'retinaface_mnet025', 'onnx', path)
     return path
 
 

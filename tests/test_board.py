@@ -49,7 +49,7 @@ def tx2_tar(small_net, face_folder, face_bin, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('tar') / 'tx2.tar'
     # an untrained net's accuracy on 40 pairs turns on single pairs; these tests are about the bundle, not about that gate
     export(small_net, 'small', 'tensorrt', out, face_bin, Gates(0.5, 1.0), precision='fp16,int8', device='jetson-tx2',
-           calib=face_folder, licence='test only')
+           calib=face_folder)
     return out
 
 

@@ -17,7 +17,9 @@ from zoo.export import artefact
 from zoo.export.artefact import Gates, export
 from zoo.export.pack import PackError, write_pack
 from zoo.export.parity import GateError, check_parity
+from zoo.pipeline.threshold import threshold_of
 from zoo.runtime.torch import TorchEmbedder
+from zoo.weights import save_weights
 
 
 @pytest.fixture(scope='module')
@@ -58,8 +60,25 @@ def test_onnx_is_what_old_runtimes_take(onnx_file):
     assert not any(n.name.startswith(('Sub', '_minus', 'Mul', '_mul')) for n in graph.graph.node)
 
 
+@pytest.mark.parametrize('name', ['fdfacenet', 'fdfacenet.lowquality'])
+def test_thresholds_and_licence_are_those_of_the_weights(name, tmp_path):
+    own = zoo.card('fdfacenet').weights[name.partition('.')[2] or 'default']
+    assert zoo.card('fdfacenet').weights['default'].thresholds != zoo.card('fdfacenet').weights['lowquality'].thresholds
+    sidecar = export(zoo.load(name), 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
+    assert sidecar['licence'] == own.licence
+    assert threshold_of(zoo.open(tmp_path / 'm.onnx'), '1e-4') == own.thresholds['1e-4']
+
+
+def test_weights_that_no_card_knows_carry_no_threshold(model, tmp_path):
+    save_weights(tmp_path / 'own.safetensors', model, 'fdfacenet', {})
+    sidecar = export(zoo.load('fdfacenet', weights=tmp_path / 'own.safetensors'), 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
+    assert sidecar['licence'] == '' and sidecar['thresholds'] == {}
+    with pytest.raises(ValueError, match=r'no threshold at FAR 1e-3.*--threshold'):
+        threshold_of(zoo.open(tmp_path / 'm.onnx'))
+
+
 def test_pack_in_insightface(model, tmp_path, crops):
-    sidecar = export(model, 'fdfacenet', 'pack', tmp_path, licence='research use only')
+    sidecar = export(model, 'fdfacenet', 'pack', tmp_path)
     folder = tmp_path / 'models' / 'fdfacenet'
     assert sorted(os.listdir(folder)) == ['MODEL.LICENSE', 'fdfacenet.json', 'fdfacenet.onnx', 'manifest.json']
     from insightface.model_zoo import get_model

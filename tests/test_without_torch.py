@@ -90,7 +90,8 @@ NEEDS = {
         'check {onnx} --target x86',
     ],
 }
-NAMED = ('eval', 'identify', 'enrol', 'recognise', 'verify', 'watch', 'eval-detector')  # take an exported file instead of a model's name
+# take an exported file instead of a model's name
+NAMED = ('eval', 'identify', 'enrol', 'recognise', 'verify', 'watch', 'eval-detector')
 
 
 def run_without(missing, lines: list[str]) -> list[tuple[int, str, str]]:

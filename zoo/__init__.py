@@ -31,7 +31,8 @@ def create(name: str, **kwargs) -> Backbone:
 
 
 def load(name: str | os.PathLike, weights: str | os.PathLike | None = None, network: str | None = None, **kwargs) -> Backbone:
-    """A trained backbone in evaluation mode, with its preprocessing as ``model.preprocess``.
+    """A trained backbone in evaluation mode, with its preprocessing as ``model.preprocess`` and, where a card knows the
+    weights, their full name as ``model.origin`` (``fdfacenet.default``).
 
     Args:
         name: a model (``fdfacenet``), a model and a weights tag (``fdfacenet.default``), or a weights file written by

@@ -50,7 +50,7 @@ def _from_card(name: str, kwargs: dict) -> Backbone:
     entry = model_card.weights[tag]
     features = {} if entry.num_features is None else {'num_features': entry.num_features}
     model = _CREATE[model_card.task](model_card.name, **{**features, **entry.network_args, **kwargs})
-    return _finish(model, resolve(entry), model_card.preprocess)
+    return _finish(model, resolve(entry), model_card.preprocess, f'{model_card.name}.{tag}')
 
 
 def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
@@ -79,7 +79,7 @@ def _embedding_size(network: str, options: dict, path: Path) -> int:
     return model.num_features * given // own if given and not model.num_features * given % own else model.num_features
 
 
-def _finish(model: Backbone, path: Path, preprocess: Preprocess) -> Backbone:
-    model.preprocess = preprocess
+def _finish(model: Backbone, path: Path, preprocess: Preprocess, origin: str | None = None) -> Backbone:
+    model.preprocess, model.origin = preprocess, origin
     load_weights(model, path)  # another project's layout may bring its own preprocessing
     return model.eval()

@@ -55,10 +55,9 @@ def run(args: argparse.Namespace) -> None:
                   lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
     embeddings = steps('recognise', lambda: l2_normalise(_embed(model, faces)), lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
-    licence = zoo.card(args.model).weights['default'].licence
     made = {}
     for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
-        sidecar = steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out, licence=licence),
+        sidecar = steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out),
                         lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
         made[to] = sidecar
     for to, path in (('onnx', args.out / f'{args.model}.onnx'), ('ncnn', args.out / 'ncnn')):

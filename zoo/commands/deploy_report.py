@@ -16,7 +16,6 @@ from pathlib import Path
 
 from plugins.extras import require
 from plugins.files import write_atomic
-from zoo.commands.export import licence_of
 
 TARGETS = 'jetson-tx2,jetson-orin,raspberrypi-4'
 
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     model = zoo.load(args.name, weights=args.weights, network=args.network)
     name = Path(args.name).stem
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), args.gate_set), calib=args.calib)
-    report = make_report(job, targets, args.out, args.measured, args.rounds, licence_of(args))
+    report = make_report(job, targets, args.out, args.measured, args.rounds)
     write_atomic(args.out / f'{name}.json', json.dumps(report, indent=1) + '\n')
     draw_report(report, args.out / f'{name}.png')
     page = report_markdown(report, f'{name}.png')

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
     name = Path(args.name).stem if Path(args.name).suffix in WEIGHTS_SUFFIXES else args.name.partition('.')[0]
     if not hasattr(model, 'num_features'):
         return _run_detector(args, model, to, name)
-    sidecar = export(model, name, to, args.out, args.gate_set, licence=licence_of(args), detector=args.detector,
-                     precision=args.precision, device=args.target, calib=args.calib)
+    sidecar = export(model, name, to, args.out, args.gate_set, detector=args.detector, precision=args.precision,
+                     device=args.target, calib=args.calib)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
         print('{level}: {where}: {problem}; {remedy}'.format(**finding))
@@ -74,18 +74,6 @@ def _print(precision: str, report: dict) -> None:
 
 def _run_detector(args: argparse.Namespace, model, to: str, name: str) -> None:
     from zoo.export.detector import export_detector
-    entry = _entry(args)
-    sidecar = export_detector(model, name, to, args.out, licence_of(args), entry.thresholds if entry else None)
+    sidecar = export_detector(model, name, to, args.out)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB; largest difference to PyTorch '
           f'{sidecar["parity"]["max_abs"]:.1e}')
-
-
-def licence_of(args: argparse.Namespace) -> str:
-    """Of the weights that ``args.name`` and ``args.weights`` name; empty when no card says it."""
-    entry = _entry(args)
-    return entry.licence if entry else ''
-
-
-def _entry(args: argparse.Namespace):
-    from zoo.model_card import weights_of
-    return None if args.weights else weights_of(args.name)

@@ -73,12 +73,12 @@ FORMATS = {
 
 
 def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_set: str | os.PathLike | None = None,
-           gates: Gates | None = None, licence: str = '', detector: Path | None = None, precision: str | None = None,
+           gates: Gates | None = None, detector: Path | None = None, precision: str | None = None,
            device: str | None = None, calib: str | os.PathLike | None = None) -> dict:
     """Export a backbone and check the result.
 
     Args:
-        model: with ``preprocess``, as :func:`zoo.load` returns it.
+        model: with ``preprocess`` and ``origin``, as :func:`zoo.load` returns it; the latter's licence and thresholds go along.
         to: ``onnx`` (``out`` is the file), ``ncnn`` (``out`` is a folder), ``tensorrt`` (``out`` is the bundle's tar) or
             ``pack`` (``out`` is FaceAnalysis's root).
         gate_set: verification set to measure torch and the artefact on; its faces also serve the parity check. Without it
@@ -97,18 +97,18 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
     """
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
-    return _export_pack(job, Path(out), licence, detector) if to == 'pack' else export_job(job, to, out, precision, licence)
+    return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision)
 
 
-def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, licence: str = '') -> dict:
+def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None) -> dict:
     """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
         with _staging(Path(out)) as stage:
-            return _finish(write_bundle(job, precision, stage, licence), stage, [stage], licence)
-    return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0], licence)
+            return _finish(write_bundle(job, precision, stage), stage, [stage])
+    return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0])
 
 
-def _export_file(job: Job, to: str, out: Path, precision: str, licence: str) -> dict:
+def _export_file(job: Job, to: str, out: Path, precision: str) -> dict:
     form = FORMATS[to]
     if precision not in form.precisions:
         raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
@@ -120,26 +120,26 @@ def _export_file(job: Job, to: str, out: Path, precision: str, licence: str) -> 
                    **job.facts, **facts}
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads its preprocessing from here
         sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
-        return _finish(sidecar, artefact, sorted({artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())),
-                       licence)
+        files = {artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())
+        return _finish(sidecar, artefact, sorted(files))
 
 
-def _finish(sidecar: dict, artefact: Path, files: list[Path], licence: str) -> dict:
+def _finish(sidecar: dict, artefact: Path, files: list[Path]) -> dict:
     """Complete the sidecar with hashes, sizes and versions, and write it beside the artefact."""
     sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
-                'licence': licence, 'versions': installed_versions(PACKAGES),
+                'versions': installed_versions(PACKAGES),
                 'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
     write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 
 
-def _export_pack(job: Job, root: Path, licence: str, detector: Path | None) -> dict:
+def _export_pack(job: Job, root: Path, detector: Path | None) -> dict:
     check_pack(root, job.name, job.model.preprocess, detector)
     with tempfile.TemporaryDirectory() as work:
         onnx_path = Path(work) / f'{job.name}.onnx'
-        sidecar = _export_file(job, 'onnx', onnx_path, 'fp32', licence)
+        sidecar = _export_file(job, 'onnx', onnx_path, 'fp32')
         folder = write_pack(root, job.name, onnx_path, job.model.preprocess, job.model.num_features,
-                            licence or 'No licence stated: research use only.', detector)
+                            job.facts['licence'] or 'No licence stated: research use only.', detector)
     _check_pack(folder / f'{job.name}.onnx')
     sidecar |= {'format': 'pack', 'detector': bool(detector)}
     write_atomic(folder / f'{job.name}.json', json.dumps(sidecar, indent=2) + '\n')

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from plugins.detectors._deploy import DeployedDetector
 from plugins.extras import require
 from plugins.files import sha256_file, write_atomic
 from zoo.export.fold import fold_batchnorm
+from zoo.export.job import origin_facts
 from zoo.export.ncnn import run_pnnx
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
@@ -33,13 +33,11 @@ KINDS = ('score', 'bbox', 'kps')
 _LARGEST = 1e-3  # difference of any output from PyTorch's, scores as they are, distances and offsets in strides
 
 
-def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike, licence: str = '',
-                    thresholds: Mapping | None = None) -> dict:
+def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike) -> dict:
     """Export a detector and compare the file with PyTorch on the sample picture, at two sizes.
 
     Args:
         to: ``onnx`` (``out`` is the file) or ``ncnn`` (``out`` is a folder).
-        licence, thresholds: of the weights, as their card has them; they travel in the sidecar.
 
     Returns:
         The sidecar that was written beside the artefact.
@@ -52,8 +50,8 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         raise ValueError(f'a detector is exported to {" or ".join(_FORMATS)}, not to {to}')
     folded, out = fold_batchnorm(model), Path(out)
     with tempfile.TemporaryDirectory() as work:
-        sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides), 'licence': licence,
-                   'thresholds': dict(thresholds or {})}
+        sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides),
+                   **origin_facts(model)}
         artefact = _FORMATS[to](folded, name, Path(work))
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))
         sidecar['parity'] = _check(TorchDetector(folded), _open(artefact))

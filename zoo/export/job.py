@@ -15,11 +15,18 @@ from zoo.export.onnx import to_onnx
 from zoo.export.parity import GateError
 from zoo.export.search import Int8Plan, Quantiser
 from zoo.export.target import Target
+from zoo.model_card import weights_of
 from zoo.runtime import Embedder
 
-__all__ = ['Job']
+__all__ = ['Job', 'origin_facts']
 
 CALIBRATION_FACES = 512
+
+
+def origin_facts(model: nn.Module) -> dict:
+    """``licence`` and ``thresholds`` of a model's weights; empty when no card knows them."""
+    origin = weights_of(getattr(model, 'origin', None) or '')
+    return {'licence': origin.licence, 'thresholds': dict(origin.thresholds)} if origin else {'licence': '', 'thresholds': {}}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Job:
     """One model on its way to a device.
 
     Attributes:
-        model: with ``preprocess``, as :func:`zoo.load` returns it.
+        model: with ``preprocess`` and ``origin``, as :func:`zoo.load` returns it.
         judge: measures an artefact against the model.
         target: the device, or None for any.
         calib: faces to calibrate on; needed for 8 bits.
@@ -73,7 +80,7 @@ class Job:
         """What every sidecar says of the model."""
         height, width = self.model.input_size
         return {'model': self.name, 'num_features': self.model.num_features, 'preprocess': self.model.preprocess.to_dict(),
-                'input': f'{height}x{width}'}
+                'input': f'{height}x{width}', **origin_facts(self.model)}
 
     def pass_gates(self, candidate: Embedder, precision: str, plan: Int8Plan | None = None) -> dict:
         """Parity and accuracy of an artefact.

@@ -78,7 +78,7 @@ class DeviceTime:
 
 
 def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, measured: Iterable[str | os.PathLike] = (),
-                rounds: int = 10, licence: str = '') -> dict:
+                rounds: int = 10) -> dict:
     """Make and measure all artefacts of a model.
 
     Args:
@@ -98,7 +98,7 @@ def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, 
     if job.judge.data is None:
         raise ValueError('a report needs --gate-set SET to measure accuracy on')
     times = [time for path in measured for time in read_measured(path, job.name)]  # a wrong file is said before the long work
-    rows, paths = measure_artefacts(job, targets, Path(folder), licence)
+    rows, paths = measure_artefacts(job, targets, Path(folder))
     rows = _timed(rows, paths, rounds)
     times += predicted_times(features_of(profile(job.model)), targets)
     return {'model': job.name, 'gate_set': job.judge.data.name, 'torch': job.judge.baseline.to_dict(),
@@ -106,8 +106,7 @@ def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, 
             'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
 
 
-def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path, licence: str = ''
-                      ) -> tuple[list[Row], dict[str, Path]]:
+def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tuple[list[Row], dict[str, Path]]:
     """A row of every artefact, and the files of those that passed, by label."""
     rows, paths = [], {}
     for form, precision, device in _wanted(job, targets):
@@ -117,7 +116,7 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path, licence
                   reason=device.verdict(precision) if device else '')
         job = job.on(device)  # which takes along what the artefacts before it have measured
         try:
-            sidecar = export_job(job, form, out, precision, licence)
+            sidecar = export_job(job, form, out, precision)
             report = sidecar.get('precisions', {}).get(precision, sidecar)
             row = replace(_with_figures(row, report), megabytes=sidecar['bytes'] / 1e6)
             paths[row.label] = out

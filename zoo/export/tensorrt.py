@@ -101,7 +101,7 @@ def calibration_cache(calibration: Calibration, version: str) -> str:
     return text
 
 
-def write_bundle(job: Job, precisions: str | None, tar: Path, licence: str) -> dict:
+def write_bundle(job: Job, precisions: str | None, tar: Path) -> dict:
     """Write the bundle's tar.
 
     Args:
@@ -139,7 +139,7 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, licence: str) -> d
                                'verdict': verdicts[precision], 'layer_precisions': variant.layer_precisions,
                                'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6), 'simulated_mean_cosine': cosine}
     facts = _bundle_facts(job, files, variants, threshold, reports)
-    texts = {'README.md': bundle_readme(facts, target, reports, job.judge, licence).encode(),
+    texts = {'README.md': bundle_readme(facts, target, reports, job.judge, job.facts['licence']).encode(),
              'build.sh': build_script(facts, target).encode(), 'bundle.json': (json.dumps(facts, indent=1) + '\n').encode()}
     # the data last: a tar that was cut off then still has the scripts that say so
     _write_tar(tar, f'{job.name}-{target.name}', {**texts, **_board_files(), **files})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.model_card import CARDS, weights_of
@@ -19,19 +20,25 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
     up to ``N far``.
 
     Args:
-        embedder: of a zoo model or of a file exported from one.
+        embedder: of a zoo model, or of an exported file, which carries the thresholds of its weights.
 
     Raises:
-        ValueError: the model has no card, or the card no threshold at ``far``; the message says what there is.
+        ValueError: nothing is known of the model, or no threshold at ``far``; the message says what there is.
     """
-    name = getattr(embedder, 'sidecar', {}).get('model') or Path(embedder.name).name
+    sidecar = getattr(embedder, 'sidecar', {})
+    if sidecar.get('thresholds') is not None:
+        return _pick(sidecar['thresholds'], far, f'{embedder.name}: its weights have')
+    name = sidecar.get('model') or Path(embedder.name).name
     model = name.partition('.')[0]
     if not (CARDS / f'{model}.yaml').exists():
         raise ValueError(f'{embedder.name} is not a model of the zoo: no threshold is known for it; measure one with '
                          '`facezoo eval` (threshold@1e-3) and give it with --threshold')
     weights = weights_of(name)
-    thresholds = dict(weights.thresholds) if weights else {}
+    return _pick(weights.thresholds if weights else {}, far, f'the card of {model} has')
+
+
+def _pick(thresholds: Mapping, far: str, who: str) -> float:
     if far not in thresholds:
-        raise ValueError(f'the card of {model} has no threshold at FAR {far} '
-                         f'({", ".join(thresholds) or "it has none"}); give one with --threshold')
+        raise ValueError(f'{who} no threshold at FAR {far} ({", ".join(thresholds) or "none at all"}); measure one with '
+                         '`facezoo eval` (threshold@1e-3) and give it with --threshold')
     return float(thresholds[far])
