@@ -5,7 +5,8 @@
 
 Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, tiled to 24, small;
 and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system lives in a
-process of its own; they take turns picture by picture, and the median of the ratios is reported: a busy machine slows all alike.
+process of its own; they take turns picture by picture, and the median of the ratios is reported: a busy machine slows all
+alike.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from video_speed import video_speed
 
-from benchmarks.video_speed import video_speed
 from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from plugins.preprocess import Preprocess
@@ -63,7 +64,7 @@ def systems(args: argparse.Namespace, root: str) -> list[dict]:
     write_pack(root, 'facezoo', args.recogniser, Preprocess(), 512, 'benchmark', detector=args.detector)
     found = [{'name': THEIRS}, {'name': OURS, 'detector': args.detector, 'recogniser': args.recogniser}]
     if args.recogniser_int8:
-        found.append({'name': 'onnxruntime, recogniser in 8 bits', 'detector': args.detector, 'recogniser': args.recogniser_int8})
+        found.append({'name': f'{OURS}, 8 bits', 'detector': args.detector, 'recogniser': args.recogniser_int8})
     if args.ncnn:
         found.append({'name': 'NCNN', **dict(zip(('detector', 'recogniser'), args.ncnn.split(','), strict=True))})
     return [{'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
@@ -77,14 +78,13 @@ def measure(workers: list[Worker], picture: str, rounds: int) -> dict[str, dict]
     for turn in range(rounds):
         for index in np.roll(np.arange(len(workers)), -turn):
             calls[index] += workers[index].ask(json.dumps({'picture': picture, 'calls': 1}))['calls']
-    theirs = np.array([call['ms'] for call in calls[0]])
     found = {}
     for worker, rows, seen in zip(workers, calls, first, strict=True):
-        ratios = theirs / [row['ms'] for row in rows]
+        ratios, cpu_ratios = ([a[key] / b[key] for a, b in zip(calls[0], rows, strict=True)] for key in ('ms', 'cpu_ms'))
         found[worker.label] = {
             'faces': seen['faces'], 'ratio': _round(np.median(ratios)),
-            'ratio_quartiles': [_round(q) for q in np.percentile(ratios, [25, 75])],
-            **{stage: _round(np.median([row[stage] for row in rows])) for stage in rows[0]},
+            'ratio_quartiles': [_round(q) for q in np.percentile(ratios, [25, 75])], 'ratio_cpu': _round(np.median(cpu_ratios)),
+            **{stage: _round(np.median([row[stage] for row in rows])) for stage in rows[0] if rows[0][stage] is not None},
             'min_cosine': least_cosine(first[0], seen)}
     return found
 
@@ -100,10 +100,13 @@ def least_cosine(reference: dict, found: dict) -> float | None:
 
 
 def growth(figures: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """By system, least squares over :data:`GROWTH`: milliseconds without faces, and for each further face."""
-    return {name: dict(zip(('ms_a_face', 'ms_without_faces'), (_round(c) for c in np.polyfit(
-        [figures[f'{number} of 24 faces'][name]['faces'] for number in GROWTH],
-        [figures[f'{number} of 24 faces'][name]['ms'] for number in GROWTH], 1)), strict=True)) for name in figures['24 faces']}
+    """By system, least squares over :data:`GROWTH`: milliseconds of processor time without faces, and for each further face."""
+    found = {}
+    for name in figures['24 faces']:
+        rows = [figures[f'{number} of 24 faces'][name] for number in GROWTH]
+        slope, constant = np.polyfit([row['faces'] for row in rows], [row['cpu_ms'] for row in rows], 1)
+        found[name] = {'cpu_ms_a_face': _round(slope), 'cpu_ms_without_faces': _round(constant)}
+    return found
 
 
 def _round(value: float) -> float:
@@ -123,7 +126,7 @@ def main() -> None:
     shown, workers = pictures(open_detector(args.detector, args.threads, threshold=SCORE)), []
     with tempfile.TemporaryDirectory() as root:
         np.savez(f'{root}/pictures.npz', **shown)
-        command = [sys.executable, '-m', 'benchmarks.system_worker']
+        command = [sys.executable, str(Path(__file__).with_name('system_worker.py'))]
         try:
             for system in systems(args, root):
                 workers.append(Worker(system['name'], [*command, json.dumps(system)], args.threads))
@@ -132,21 +135,26 @@ def main() -> None:
                 for name in shown:
                     figures[name] = measure(workers, name, args.rounds)
                     bar.update(1)
-            memory = {worker.label: round(worker.ask(json.dumps({'picture': '24 faces', 'calls': 1}))['peak_mb']) for worker in workers}
+            question = json.dumps({'picture': '24 faces', 'calls': 1})
+            memory = {worker.label: round(worker.ask(question)['peak_mb']) for worker in workers}
         finally:
             for worker in workers:
                 worker.close()
-    report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()}, 'growth': growth(figures),
-              'peak_mb': memory, 'video': video_speed(args.detector, args.recogniser, args.threads, SCORE),
+    report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
+              'growth': growth(figures), 'peak_mb': memory,
+              'video': video_speed(args.detector, args.recogniser, args.threads, SCORE),
               'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
               'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
-              'conditions': 'medians over the rounds, the systems in turns on the same picture, each in its own process; '
-                            'FaceAnalysis at det_size 640x640 enlarges and pads to a square, our pipeline never enlarges and pads '
-                            'to multiples of 32; kernels: the part spent inside onnxruntime'}
+              'conditions': 'medians over the rounds (ms by the clock, cpu_ms of processor time, which other programs on the '
+                            'machine hardly lengthen), the systems in turns on the same picture, each in its own process; '
+                            'FaceAnalysis at det_size 640x640 enlarges and pads to a square, our pipeline never enlarges and '
+                            'pads to multiples of 32; kernels: the part spent inside onnxruntime; embed of FaceAnalysis '
+                            'and align of both as the pipelines divide them'}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
-    print(format_table(['picture', 'system', *next(iter(figures['one face'].values()))], [
-        [picture, name, *map(str, facts.values())] for picture, rows in figures.items() for name, facts in rows.items()]))
+    print(format_table(['picture', 'system', *(columns := list(figures['one face'][THEIRS]))], [
+        [picture, name, *(str(facts.get(column, '')) for column in columns)]
+        for picture, rows in figures.items() for name, facts in rows.items()]))
     print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'video')}, indent=1))
 
 
