@@ -46,7 +46,13 @@ class Session:
 
 def _count_kernels(model, clock: Clock) -> None:
     """Of onnxruntime; what NCNN's binding does is not divided further."""
-    if hasattr(model, 'session'):
+    choose = getattr(model, '_session_for_input_size', None)
+    if choose:  # InsightFace 2.1 keeps a session for each size of a detector's input
+        def chosen(size):
+            session = choose(size)
+            return Session(session, clock('kernels', session.run))
+        model._session_for_input_size = chosen
+    elif hasattr(model, 'session'):
         model.session = Session(model.session, clock('kernels', model.session.run))
 
 
