@@ -29,7 +29,7 @@ def fill(text: str) -> str:
 def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
-    claims, lowres, loading = results['claims'], results['lowres'], results['loading']
+    claims, lowres, loading, layers = (results[name] for name in ('claims', 'lowres', 'loading', 'ncnn_profile'))
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
@@ -51,10 +51,20 @@ def measured_page() -> str:
                  for r in results['deploy_report']['rows']]),
              "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
              f'{results["system_speed"]["conditions"]}.',
-             markdown_table(['picture', 'threads', 'faces found (theirs)', 'ms', 'FaceAnalysis ms', 'ratio'], [
-                 [name, threads, f'{p["faces"]} ({p["faces_insightface"]})', p['ms'], p['ms_insightface'], p['ratio']]
-                 for threads, key in ((1, 'system_speed'), (2, 'system_speed_2_threads'))
-                 for name, p in results[key]['pictures'].items()]),
+             markdown_table(['picture', 'threads', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'ratio',
+                             'ratio of processor time'], [
+                 [picture, results[key]['threads'], system, *(row[k] for k in ('faces', 'ms', 'cpu_ms', 'detect', 'embed',
+                                                                                'ratio', 'ratio_cpu'))]
+                 for key in ('system_speed', 'system_speed_2_threads')
+                 for picture, rows in results[key]['pictures'].items() for system, row in rows.items()]),
+             markdown_table(['system', 'ms of processor time without faces', 'for each face', 'peak MB'], [
+                 [system, row['cpu_ms_without_faces'], row['cpu_ms_a_face'], results['system_speed']['peak_mb'][system]]
+                 for system, row in results['system_speed']['growth'].items()]),
+             f'## Where NCNN spends its time\n\n`{layers["command"]}`, one thread: `{layers["model"]}` as pnnx converts '
+             'it, and as facezoo exports it, without Winograd on maps of a few tiles.',
+             markdown_table(['layer', 'output', 'million MACs', 'converted ms', 'exported ms', 'exported GMAC/s'], [
+                 [b['layer'], b['output'], _rounded(b['macs'] / 1e6, 1), a['ms'], b['ms'], b['gmacs_per_second'] or '']
+                 for a, b in zip(*(layers['layers'][v] for v in ('converted', 'exported')), strict=True)]),
              f'## Loader beside MXNet\n\nThe same `train.rec` read and decoded, equal pixels: {loading["same_pixels"]}; '
              f'`{loading["command"]}`',
              markdown_table(['reader', 'images a second of processor time'], [*loading['images_per_cpu_second'].items()]),

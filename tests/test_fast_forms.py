@@ -30,7 +30,7 @@ ort = pytest.importorskip('onnxruntime')
 def quantised(small_net, faces):
     """The small net's quantiser and its 8-bit form."""
     quantiser = Quantiser(Graph(to_onnx(small_net)), faces, Preprocess())
-    return quantiser, onnxruntime_int8_graph(quantiser.graph, quantiser.plan('qdq').calibration)
+    return quantiser, onnxruntime_int8_graph(quantiser.graph, quantiser.plan('onnxruntime').calibration)
 
 
 def test_integers_are_what_runs(quantised, tmp_path):
@@ -65,7 +65,7 @@ def test_embeddings_stay(quantised, crops):
 def test_kept_layers_stay_in_floating_point(quantised):
     quantiser, _ = quantised
     kept = quantiser.graph.layers[3]
-    model = onnxruntime_int8_graph(quantiser.graph, quantiser.plan('qdq').calibration, keep=(kept.name,))
+    model = onnxruntime_int8_graph(quantiser.graph, quantiser.plan('onnxruntime').calibration, keep=(kept.name,))
     node = next(n for n in model.graph.node if n.name == kept.name)
     assert node.input[1] == kept.weight_name
     assert sum(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4 for t in model.graph.initializer) == 7
@@ -79,15 +79,15 @@ def test_steep_slopes_keep_their_prelu(quantised, small_net):
     readers = sum(n.op_type == 'PRelu' and n.input[1] == slope for n in graph.nodes)  # untrained slopes are shared
     graph.initializers[slope] = np.where(np.arange(graph.initializers[slope].size) == 0, 1.5, 0.25).reshape(
         graph.initializers[slope].shape).astype(np.float32)
-    model = onnxruntime_int8_graph(graph, quantiser.plan('qdq').calibration)
+    model = onnxruntime_int8_graph(graph, quantiser.plan('onnxruntime').calibration)
     assert [n.input[1] for n in model.graph.node if n.op_type == 'PRelu'].count(slope) == readers
 
 
 def test_command_hands_out_8_bits_for_onnxruntime(small_net, face_folder, face_bin, tmp_path, crops):
     path = tmp_path / 'small.onnx'
-    # 40 pairs: one of them is 2.5 points
-    sidecar = export(small_net, 'small', 'onnx', path, face_bin, Gates(0.9, 0.1), precision='int8', calib=face_folder)
-    assert sidecar['precision'] == 'int8' and sidecar['quantisation']['int8_macs'] > 0.5
+    # an untrained net on 40 pairs, four a fold: only parity says something
+    sidecar = export(small_net, 'small', 'onnx', path, face_bin, Gates(0.9, 0.5), precision='int8', calib=face_folder)
+    assert sidecar['precision'] == 'int8' and 0.5 < sidecar['quantisation']['int8_macs'] < 1  # the first layer is in floats
     assert sidecar['verification']['artefact']['pairs'] == 40
     assert open_embedder(path, threads=1)(crops).shape == (6, 64)
     assert json.loads(path.with_suffix('.json').read_text())['parity']['min_cosine'] == sidecar['parity']['min_cosine']

@@ -54,7 +54,7 @@ class Format:
 def _build_onnx(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
     facts, plan = {'opset': OPSET, 'ir_version': IR_VERSION}, None
     if precision == 'int8':
-        plan = job.quantiser.plan('qdq')
+        plan = job.quantiser.plan('onnxruntime')
         write_atomic(stage, onnxruntime_int8_graph(job.quantiser.graph, plan.calibration, plan.keep).SerializeToString())
         facts['quantisation'] = plan.to_dict()
     else:

@@ -36,16 +36,24 @@ class Scheme:
         everywhere: every tensor (TensorRT given a cache may run any layer in 8 bits; the worst case is assumed), not only
             what convolutions and fully connected layers read.
         weight_levels: positive integers that a layer's weights are spread over.
+        in_float: whether a layer stays in floating point whatever the calibration says.
     """
 
     everywhere: bool
     weight_levels: Callable[[WeightLayer], int]
+    in_float: Callable[[Graph, WeightLayer], bool] = lambda graph, layer: False
+
+    def kept(self, graph: Graph, keep: Collection[str] = ()) -> set[str]:
+        """Names of all layers in floating point, with those of ``keep``."""
+        return {*keep, *(layer.name for layer in graph.layers if self.in_float(graph, layer))}
 
 
 SCHEMES = {
     'tensorrt': Scheme(everywhere=True, weight_levels=lambda layer: 127),
     'qdq': Scheme(everywhere=False, weight_levels=lambda layer: 127),
     'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels),
+    'onnxruntime': Scheme(everywhere=False, weight_levels=lambda layer: 127,
+                          in_float=lambda graph, layer: layer.op != 'Conv' or layer.input == graph.input),
 }
 
 
@@ -119,7 +127,8 @@ def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collect
     "Quantize ONNX models"): measure the accuracy on such a machine.
     """
     model = _copy(graph)
-    layers = {x.name: x for x in graph.layers if x.op == 'Conv' and x.input != graph.input and x.name not in keep}
+    kept = SCHEMES['onnxruntime'].kept(graph, keep)
+    layers = {layer.name: layer for layer in graph.layers if layer.name not in kept}
     outputs = {layer.output for layer in layers.values()}
     _split_prelu(model, graph, outputs)
     _insert(model, {(node.name, i) for node in model.graph.node for i, name in enumerate(node.input)
@@ -264,8 +273,9 @@ def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]
     nodes = {layer.name for layer in graph.layers}
     if scheme.everywhere:
         nodes |= {node.name for node in graph.nodes if node.op_type not in _SHAPE_OPS}
+    kept = scheme.kept(graph, keep)
     for layer in graph.layers:
-        if layer.name in keep:
+        if layer.name in kept:
             nodes -= group_of(graph, layer)
     return nodes
 
