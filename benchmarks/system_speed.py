@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ from plugins.preprocess import Preprocess
 from zoo.bench import Worker, machine
 from zoo.export.pack import write_pack
 from zoo.pipeline.pictures import read_picture
-from zoo.pipeline.sample import sample_image
+from zoo.pipeline.sample import sample_crops, sample_image
 from zoo.progress import progress_bar
+from zoo.runtime import open_embedder
 from zoo.runtime.detector import open_detector
 from zoo.tables import format_table
 
 SCORE = 0.75  # lowest score of a face, of all
-GROWTH = (1, 2, 4, 8, 16, 24)
+GROWTH, BATCHES = (1, 2, 4, 8, 16, 24), (1, 2, 4, 8, 16, 32, 48)
 THEIRS, OURS = 'FaceAnalysis', 'onnxruntime'
 
 
@@ -109,6 +111,22 @@ def growth(figures: dict[str, dict]) -> dict[str, dict[str, float]]:
     return found
 
 
+def batch_table(recognisers: dict[str, Path], threads: int, rounds: int) -> dict[str, dict[int, float]]:
+    """Milliseconds of processor time a face by number of faces embedded at once, 48 faces in all, medians of turns."""
+    faces = np.concatenate([sample_crops()] * 8)
+    found = {}
+    for name, path in recognisers.items():
+        embedder, times = open_embedder(path, threads), {batch: [] for batch in BATCHES}
+        for _ in range(rounds):
+            for batch, row in times.items():
+                began = time.process_time()
+                for start in range(0, len(faces), batch):
+                    embedder(faces[start:start + batch])
+                row.append(1000 * (time.process_time() - began) / len(faces))
+        found[name] = {batch: _round(np.median(row[1:])) for batch, row in times.items()}
+    return found
+
+
 def _round(value: float) -> float:
     return round(float(value), 2)
 
@@ -140,8 +158,10 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.close()
+    recognisers = {OURS: args.recogniser} | ({f'{OURS}, 8 bits': args.recogniser_int8} if args.recogniser_int8 else {})
     report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
               'growth': growth(figures), 'peak_mb': memory,
+              'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
               'video': video_speed(args.detector, args.recogniser, args.threads, SCORE),
               'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
@@ -155,7 +175,7 @@ def main() -> None:
     print(format_table(['picture', 'system', *(columns := list(figures['one face'][THEIRS]))], [
         [picture, name, *(str(facts.get(column, '')) for column in columns)]
         for picture, rows in figures.items() for name, facts in rows.items()]))
-    print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'video')}, indent=1))
+    print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'cpu_ms_a_face_by_batch', 'video')}, indent=1))
 
 
 if __name__ == '__main__':
