@@ -1,7 +1,7 @@
 """Our pipeline beside InsightFace's FaceAnalysis: same ONNX files, same pictures, same threads, measured in turns.
 
   python benchmarks/system_speed.py --detector det.onnx --recogniser rec.onnx --recogniser-int8 rec8.onnx \\
-      --ncnn det_ncnn,rec_ncnn --out results/system_speed.json
+      --ncnn det_ncnn,rec_ncnn,rec_ncnn8 --out results/system_speed.json
 
 Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, tiled to 24, small;
 and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system lives in a
@@ -68,7 +68,9 @@ def systems(args: argparse.Namespace, root: str) -> list[dict]:
     if args.recogniser_int8:
         found.append({'name': f'{OURS}, 8 bits', 'detector': args.detector, 'recogniser': args.recogniser_int8})
     if args.ncnn:
-        found.append({'name': 'NCNN', **dict(zip(('detector', 'recogniser'), args.ncnn.split(','), strict=True))})
+        detector, *recognisers = args.ncnn.split(',')
+        found += [{'name': name, 'detector': detector, 'recogniser': recogniser}
+                  for name, recogniser in zip(('NCNN', 'NCNN, 8 bits'), recognisers, strict=False)]
     return [{'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
             | {key: str(value) for key, value in system.items()} for system in found]
 
@@ -136,7 +138,7 @@ def main() -> None:
     parser.add_argument('--detector', type=Path, required=True)
     parser.add_argument('--recogniser', type=Path, required=True)
     parser.add_argument('--recogniser-int8', type=Path)
-    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER', help='folders of the NCNN models')
+    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER[,INT8]', help='folders of the NCNN models')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--out', type=Path, default=Path('results/system_speed.json'))

@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> None:
         for path in draw_bench(facts, args.plots):
             print(path, file=sys.stderr)
     print(format_table(
-        ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'images/s', 'ratio', 'peak MB', 'model MB'],
-        [[r.candidate.label, r.candidate.runtime, r.candidate.batch, r.candidate.threads, f'{r.p50:.2f}', f'{r.p90:.2f}',
-          f'{r.p99:.2f}', f'{r.images_per_second:.0f}', f'{r.ratio:.2f}', f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}']
-         for r in results]))
+        ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'cpu ms', 'images/s', 'ratio', 'peak MB',
+         'model MB'],
+        [[r.candidate.label, r.candidate.runtime, r.candidate.batch, r.candidate.threads,
+          *(f'{value:.2f}' for value in (r.p50, r.p90, r.p99, r.cpu)), f'{r.images_per_second:.0f}', f'{r.ratio:.2f}',
+          f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}'] for r in results]))
     print(f'\n{facts["machine"]["processor"]}, {facts["machine"]["cores"]} cores, load {facts["machine"]["load"]}')
 
 
