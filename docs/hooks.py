@@ -34,7 +34,7 @@ def measured_page() -> str:
     parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ms of processor time', 'ratio', 'peak MB'], [
-                 [r['label'], r['runtime'], *(f'{r[key]:.2f}' for key in ('p50', 'p90', 'cpu', 'ratio')), f'{r["peak_mb"]:.0f}']
+                 [r['label'], r['runtime'], *(_rounded(r.get(key), 2) for key in ('p50', 'p90', 'cpu', 'ratio')), f'{r["peak_mb"]:.0f}']
                  for r in claims['results']]),
              f'## Low resolution\n\nAccuracy (TAR at FAR 1e-3) in percent on {lowres["set"]}, both images degraded, blur sigma '
              f'{lowres["sigma"]:g}: `{lowres["command"]}`',
@@ -51,8 +51,8 @@ def measured_page() -> str:
                  for r in results['deploy_report']['rows']]),
              "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
              f'{results["system_speed"]["conditions"]}. With two threads FaceAnalysis has one that spins while it waits, which '
-             'counts as processor time: compare its clock there. It looks for faces on an enlarged picture where the picture is '
-             'smaller than 640 pixels, so that landmarks and embeddings of very small faces differ.',
+             'counts as processor time: compare its clock there. It enlarges pictures of less than 640 pixels before it looks '
+             'for faces, so that landmarks and embeddings of very small faces differ.',
              markdown_table(['picture', 'threads', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'ratio',
                              'ratio of processor time'], [
                  [picture, results[key]['threads'], system, *(row[k] for k in ('faces', 'ms', 'cpu_ms', 'detect', 'embed',
