@@ -34,7 +34,8 @@ def measured_page() -> str:
     parts = ['# What is measured', 'Every table is made from a file in `results/`; `benchmarks/README.md` lists the commands.',
              f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ms of processor time', 'ratio', 'peak MB'], [
-                 [r['label'], r['runtime'], *(_rounded(r.get(key), 2) for key in ('p50', 'p90', 'cpu', 'ratio')), f'{r["peak_mb"]:.0f}']
+                 [r['label'], r['runtime'], *(_rounded(r.get(key), 2) for key in ('p50', 'p90', 'cpu', 'ratio')),
+                  f'{r["peak_mb"]:.0f}']
                  for r in claims['results']]),
              f'## Low resolution\n\nAccuracy (TAR at FAR 1e-3) in percent on {lowres["set"]}, both images degraded, blur sigma '
              f'{lowres["sigma"]:g}: `{lowres["command"]}`',
