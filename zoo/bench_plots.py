@@ -84,6 +84,8 @@ def _accuracy(series: Mapping[str, Sequence[Mapping]], machine: str, path: Path)
             points = [(row['p50'], 100 * _lfw(row['label']), row['label']) for row in rows]
             axes.plot([p[0] for p in points], [p[1] for p in points], 'o', label=name)
             named += points
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, 100))
         label_points(axes, named)
         axes.legend(fontsize=8)
     return path
