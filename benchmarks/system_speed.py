@@ -1,45 +1,55 @@
 """Our pipeline beside InsightFace's FaceAnalysis: same ONNX files, same pictures, same threads, measured in turns.
 
   facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
+  facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
   facezoo export fdfacenet --to onnx --out build/rec.onnx
-  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --out results/system_speed.json
-  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --threads 2 \\
-      --out results/system_speed_2_threads.json
+  facezoo export fdfacenet --to ncnn --out build/rec_ncnn
+  facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
+  facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
+  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --out results/system_speed.json
+  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --threads 2 --out results/system_speed_2_threads.json
 
-Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, and tiled to 24.
-The two take turns picture by picture, and the median of the ratios is reported: a busy machine slows both alike.
+Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of identities not trained on)
 
-Needs: nothing
+Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, tiled to 24, small;
+and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system lives in a
+process of its own; they take turns picture by picture, and the median of the ratios is reported: a busy machine slows all
+alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import resource
+import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from video_speed import video_speed
 
+from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from plugins.preprocess import Preprocess
+from zoo.bench import Worker, machine
 from zoo.export.pack import write_pack
 from zoo.pipeline.pictures import read_picture
-from zoo.pipeline.recogniser import Pipeline
-from zoo.pipeline.sample import sample_image
+from zoo.pipeline.sample import sample_crops, sample_image
+from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
 from zoo.runtime.detector import open_detector
+from zoo.tables import format_table
+
+SCORE = 0.75  # lowest score of a face, of all
+GROWTH, BATCHES = (1, 2, 4, 8, 16, 24), (1, 2, 4, 8, 16, 32, 48)
+THEIRS, OURS = 'FaceAnalysis', 'onnxruntime'
 
 
 def pictures(detector) -> dict[str, np.ndarray]:
-    """Name to picture, uint8 RGB, all with a longest side of 640 pixels but the tiled one."""
+    """Name to picture, uint8 RGB."""
     import cv2
     group = read_picture(sample_image())
     left, top, right, bottom = detector(group).boxes[0]
@@ -47,79 +57,137 @@ def pictures(detector) -> dict[str, np.ndarray]:
     one = group[max(0, int(top - 2 * side)):int(bottom + 2 * side), max(0, int(left - side)):int(right + side)]
     half = cv2.resize(group, (640, 443), interpolation=cv2.INTER_AREA)
     quarter = cv2.resize(group, (320, 222), interpolation=cv2.INTER_AREA)
-    return {'one face': one, 'six faces': half, '24 faces': np.tile(np.pad(quarter, ((0, 98), (0, 0), (0, 0))), (2, 2, 1))}
+    tiled = np.tile(np.pad(quarter, ((0, 98), (0, 0), (0, 0))), (2, 2, 1))
+    return {'one face': one, 'six faces': half, '24 faces': tiled, 'six small faces': quarter} | {
+        f'{number} of 24 faces': painted_over(tiled, detector(tiled).boxes, number) for number in GROWTH}
 
 
-def face_analysis(args: argparse.Namespace, root: str, score: float):
-    from insightface.app import FaceAnalysis
+def painted_over(picture: np.ndarray, boxes: np.ndarray, number: int) -> np.ndarray:
+    """The picture with all faces but the first ``number`` painted over in its mean colour."""
+    found = picture.copy()
+    for left, top, right, bottom in boxes[number:].astype(int):
+        margin = (right - left) // 5
+        found[max(0, top - margin):bottom + margin, max(0, left - margin):right + margin] = picture.mean((0, 1))
+    return found
+
+
+def systems(args: argparse.Namespace, root: str) -> list[dict]:
+    """What is compared; the first one is what ratios are taken to."""
     write_pack(root, 'facezoo', args.recogniser, Preprocess(), 512, 'benchmark', detector=args.detector)
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    made = FaceAnalysis('facezoo', root=root, providers=['CPUExecutionProvider'], sess_options=options)
-    made.prepare(ctx_id=-1, det_size=(640, 640), det_thresh=score)
-    return made
+    found = [{'name': THEIRS}, {'name': OURS, 'detector': args.detector, 'recogniser': args.recogniser}]
+    if args.recogniser_int8:
+        found.append({'name': f'{OURS}, 8 bits', 'detector': args.detector, 'recogniser': args.recogniser_int8})
+    if args.ncnn:
+        detector, *recognisers = args.ncnn.split(',')
+        found += [{'name': name, 'detector': detector, 'recogniser': recogniser}
+                  for name, recogniser in zip(('NCNN', 'NCNN, 8 bits'), recognisers, strict=False)]
+    return [{'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
+            | {key: str(value) for key, value in system.items()} for system in found]
 
 
-def timed(function, picture) -> tuple[float, int]:
-    began = time.perf_counter()
-    found = function(picture)
-    return 1000 * (time.perf_counter() - began), len(found)
+def measure(workers: list[Worker], picture: str, rounds: int) -> dict[str, dict]:
+    """By system: medians of a call and its stages, faces, ratio of the first system's time to its own."""
+    first = [worker.ask(json.dumps({'picture': picture, 'calls': 2, 'found': True})) for worker in workers]
+    calls: list[list[dict]] = [[] for _ in workers]
+    for turn in range(rounds):
+        for index in np.roll(np.arange(len(workers)), -turn):
+            calls[index] += workers[index].ask(json.dumps({'picture': picture, 'calls': 1}))['calls']
+    found = {}
+    for worker, rows, seen in zip(workers, calls, first, strict=True):
+        ratios, cpu_ratios = ([a[key] / b[key] for a, b in zip(calls[0], rows, strict=True)] for key in ('ms', 'cpu_ms'))
+        found[worker.label] = {
+            'faces': seen['faces'], 'ratio': _round(np.median(ratios)),
+            'ratio_quartiles': [_round(q) for q in np.percentile(ratios, [25, 75])], 'ratio_cpu': _round(np.median(cpu_ratios)),
+            **{stage: _round(np.median([row[stage] for row in rows])) for stage in rows[0] if rows[0][stage] is not None},
+            'min_cosine': least_cosine(first[0], seen)}
+    return found
 
 
-def stages(pipeline: Pipeline, picture: np.ndarray) -> dict[str, float]:
-    """Milliseconds of detection, alignment with the quality gate, and embedding."""
-    marks = [time.perf_counter()]
-    pipeline.detector(picture)
-    marks.append(time.perf_counter())
-    detected = pipeline.detect(picture)
-    marks.append(time.perf_counter())
-    pipeline.embed([detected])
-    marks.append(time.perf_counter())
-    detect, align, embed = (1000 * (b - a) for a, b in pairwise(marks))
-    return {'detect': detect, 'align': max(0.0, align - detect), 'embed': embed}
+def least_cosine(reference: dict, found: dict) -> float | None:
+    """Smallest cosine of the embeddings of the same faces, those whose boxes have the nearest middles."""
+    if not reference['faces'] or not found['faces']:
+        return None
+    middles = [np.array(facts['boxes']).reshape(-1, 2, 2).mean(1) for facts in (reference, found)]
+    nearest = np.square(middles[1][:, None] - middles[0][None]).sum(2).argmin(1)
+    cosines = (np.array(found['embeddings']) * np.array(reference['embeddings'])[nearest]).sum(1)
+    return round(float(cosines.min()), 5)
 
 
-def compare(ours: Pipeline, theirs, picture: np.ndarray, rounds: int) -> dict:
-    """Medians over the rounds, ours and theirs in turns."""
-    bgr = np.ascontiguousarray(picture[..., ::-1])
-    rows, parts = [], []
-    for _ in range(rounds + 2):
-        (mine, found), (other, other_found) = timed(lambda p: ours(p).faces, picture), timed(theirs.get, bgr)
-        parts.append(stages(ours, picture))
-        rows.append((mine, other))
-    rows = np.array(rows[2:])
-    return {'faces': found, 'faces_insightface': other_found,
-            'ms': round(float(np.median(rows[:, 0])), 2), 'ms_insightface': round(float(np.median(rows[:, 1])), 2),
-            'ratio': round(float(np.median(rows[:, 1] / rows[:, 0])), 2),
-            'ratio_quartiles': [round(float(q), 2) for q in np.percentile(rows[:, 1] / rows[:, 0], [25, 75])],
-            'stages_ms': {key: round(float(np.median([p[key] for p in parts[2:]])), 2) for key in parts[0]}}
+def growth(figures: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """By system, least squares over :data:`GROWTH`: milliseconds of processor time without faces, and for each further face."""
+    found = {}
+    for name in figures['24 faces']:
+        rows = [figures[f'{number} of 24 faces'][name] for number in GROWTH]
+        slope, constant = np.polyfit([row['faces'] for row in rows], [row['cpu_ms'] for row in rows], 1)
+        found[name] = {'cpu_ms_a_face': _round(slope), 'cpu_ms_without_faces': _round(constant)}
+    return found
+
+
+def batch_table(recognisers: dict[str, Path], threads: int, rounds: int) -> dict[str, dict[int, float]]:
+    """Milliseconds of processor time a face by number of faces embedded at once, 48 faces in all, medians of turns."""
+    faces = np.concatenate([sample_crops()] * 8)
+    found = {}
+    for name, path in recognisers.items():
+        embedder, times = open_embedder(path, threads), {batch: [] for batch in BATCHES}
+        for _ in range(rounds):
+            for batch, row in times.items():
+                began = time.process_time()
+                for start in range(0, len(faces), batch):
+                    embedder(faces[start:start + batch])
+                row.append(1000 * (time.process_time() - began) / len(faces))
+        found[name] = {batch: _round(np.median(row[1:])) for batch, row in times.items()}
+    return found
+
+
+def _round(value: float) -> float:
+    return round(float(value), 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--detector', type=Path, required=True)
     parser.add_argument('--recogniser', type=Path, required=True)
+    parser.add_argument('--recogniser-int8', type=Path)
+    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER[,INT8]', help='folders of the NCNN models')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--out', type=Path, default=Path('results/system_speed.json'))
     args = parser.parse_args()
-    detector = open_detector(args.detector, args.threads)
-    ours = Pipeline(detector, open_embedder(args.recogniser, args.threads), flip=False)
+    shown, workers = pictures(open_detector(args.detector, args.threads, threshold=SCORE)), []
     with tempfile.TemporaryDirectory() as root:
-        theirs = face_analysis(args, root, detector.threshold)
-        figures = {name: compare(ours, theirs, picture, args.rounds) for name, picture in pictures(detector).items()}
-    report = {'pictures': figures, 'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': detector.threshold,
-              'load_average': os.getloadavg(),
-              'peak_memory_mb_of_both': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-              'machine': platform.machine(), 'cores': os.cpu_count(),
+        np.savez(f'{root}/pictures.npz', **shown)
+        command = [sys.executable, str(Path(__file__).with_name('system_worker.py'))]
+        try:
+            for system in systems(args, root):
+                workers.append(Worker(system['name'], [*command, json.dumps(system)], args.threads))
+            with progress_bar(len(shown), 'pictures', 'system speed') as bar:
+                figures = {}
+                for name in shown:
+                    figures[name] = measure(workers, name, args.rounds)
+                    bar.update(1)
+            question = json.dumps({'picture': '24 faces', 'calls': 1})
+            memory = {worker.label: round(worker.ask(question)['peak_mb']) for worker in workers}
+        finally:
+            for worker in workers:
+                worker.close()
+    recognisers = {OURS: args.recogniser} | ({f'{OURS}, 8 bits': args.recogniser_int8} if args.recogniser_int8 else {})
+    report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
+              'growth': growth(figures), 'peak_mb': memory,
+              'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
+              'video': video_speed(args.detector, args.recogniser, args.threads, SCORE),
+              'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
-              'versions': {p: importlib.metadata.version(p) for p in ('insightface', 'onnxruntime', 'numpy')},
-              'conditions': 'medians over the rounds, the two in turns on the same picture; FaceAnalysis at det_size 640x640 '
-                            'pads to a square, our pipeline to multiples of 32',
-              'date': datetime.date.today().isoformat()}
-    write_atomic(args.out, json.dumps(report, indent=2) + '\n')
-    print(json.dumps(report, indent=2))
+              'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
+              'conditions': 'medians over the rounds (ms by the clock, cpu_ms of processor time, which other programs on the '
+                            'machine hardly lengthen), the systems in turns on the same picture, each in its own process; '
+                            'FaceAnalysis at det_size 640x640 enlarges and pads to a square, our pipeline never enlarges and '
+                            'pads to multiples of 32; kernels: the part spent inside onnxruntime; embed of FaceAnalysis '
+                            'and align of both as the pipelines divide them'}
+    write_atomic(args.out, json.dumps(report, indent=1) + '\n')
+    print(format_table(['picture', 'system', *(columns := list(figures['one face'][THEIRS]))], [
+        [picture, name, *(str(facts.get(column, '')) for column in columns)]
+        for picture, rows in figures.items() for name, facts in rows.items()]))
+    print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'cpu_ms_a_face_by_batch', 'video')}, indent=1))
 
 
 if __name__ == '__main__':

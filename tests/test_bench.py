@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 import zoo
 from zoo.bench import Candidate, bench, machine
+from zoo.bench_plots import draw_bench
 from zoo.cli import main
 from zoo.export.onnx import export_onnx
+from zoo.plots import label_points, sheet
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +30,7 @@ def test_larger_is_slower(files):
     small, large = bench([Candidate(name, str(files / f'{name}.onnx'), 'onnxruntime') for name in ('small', 'large')], rounds=3,
                          calls=3)
     assert small.ratio == 1 and large.ratio > 1.5
-    assert small.p50 <= small.p90 <= small.p99 and small.calls == 9
+    assert small.p50 <= small.p90 <= small.p99 and small.calls == 9 and 0.05 < small.cpu < large.cpu
     assert large.model_mb == pytest.approx((files / 'large.onnx').stat().st_size / 1e6)
     assert 20 < small.peak_mb < 1000
 
@@ -38,12 +43,34 @@ def test_a_candidate_that_cannot_load_says_why(tmp_path):
 
 def test_command(files, tmp_path, capsys):
     assert main(['bench', str(files / 'small.onnx'), '--batch', '1,4', '--rounds', '2', '--calls', '2', '--json',
-                 str(tmp_path / 'b.json'), '--plot', str(tmp_path / 'b.png')]) == 0
+                 str(tmp_path / 'b.json'), '--plots', str(tmp_path / 'figures')]) == 0
     written = json.loads((tmp_path / 'b.json').read_text())
     assert [row['batch'] for row in written['results']] == [1, 4]
     assert str(tmp_path) not in json.dumps(written) and written['machine']['versions']['onnxruntime']
-    assert 'ratio' in capsys.readouterr().out and (tmp_path / 'b.png').stat().st_size > 3000
+    assert 'ratio' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'figures').iterdir()] == ['latency.png']  # files have no MACs and no card
     assert main(['bench', 'fdfacenet', '--runtimes', 'tflite']) == 1
+
+
+def test_figures_of_the_committed_benchmark(tmp_path):
+    facts = json.loads((ROOT / 'results' / 'claims.json').read_text())
+    written = draw_bench(facts, tmp_path)
+    assert [path.name for path in written] == ['latency.png', 'latency-macs.png', 'latency-feature_map.png', 'accuracy.png']
+    assert all(path.read_bytes()[:4] == b'\x89PNG' and path.stat().st_size > 10_000 for path in written)
+
+
+def test_names_lie_inside_and_do_not_overlap(tmp_path):
+    points = [(1.0, 1.0, 'a long name of a model'), (1.0, 1.01, 'another one as long'), (9.0, 5.0, 'far on the right side'),
+              (9.0, 5.0, 'at the very same place')]
+    with sheet(tmp_path / 'x.png') as axes:
+        axes.plot([p[0] for p in points], [p[1] for p in points], 'o')
+        label_points(axes, points)
+        figure = axes.get_figure()
+        figure.canvas.draw()
+        boxes, frame = [text.get_window_extent() for text in axes.texts], axes.get_window_extent()
+    assert [text.get_text() for text in axes.texts] and len(boxes) == 4
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_machine_names_no_host():

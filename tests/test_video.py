@@ -224,3 +224,34 @@ def test_watch_names_faces_in_a_video(made, models, picture, capsys, tmp_path):
     out = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
     assert out.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and out.read()[1].shape == (442, 640, 3)
     assert json.loads(capsys.readouterr().err.splitlines()[-1])['frames'] == 4
+
+
+def test_watch_plays_real_faces_in_real_time(made, models, picture, capsys, tmp_path):
+    """A pan over the group photo, 100 frames a second: more than any machine manages. Frames are dropped, those that are shown
+    are right, and the video keeps its time."""
+    from benchmarks.video_speed import write_video
+    path, frames, rate = tmp_path / 'pan.avi', 40, 100
+    write_video(path, rate, frames)
+
+    def watch(*options: str) -> tuple[dict, list[dict]]:
+        out = tmp_path / 'faces.jsonl'
+        assert main(['watch', str(path), '--gallery', str(made / 'gallery.npz'), '--out', str(out), *options, *models]) == 0
+        return json.loads(capsys.readouterr().err.splitlines()[-1]), [json.loads(x) for x in out.read_text().splitlines()]
+    every, expected = watch('--sequential')
+    rates, lines = watch('--live', '--video', str(tmp_path / 'named.mp4'))
+    assert every['frames'] == len(expected) == frames and not every['dropped']
+    assert rates['dropped'] >= 10 and 2 <= rates['frames'] == len(lines) and rates['frames'] + rates['dropped'] <= frames
+    boxes = {line['frame']: [face['box'] for face in line['faces']] for line in expected}
+    assert len({str(found) for found in boxes.values()}) > 30  # the picture does move
+    numbers = [line['frame'] for line in lines]
+    assert numbers == sorted(set(numbers)) and all(line['seconds'] == line['frame'] / rate for line in lines)
+    assert [[face['box'] for face in line['faces']] for line in lines] == [boxes[number] for number in numbers]
+    assert {face.get('name') for line in expected for face in line['faces']} >= {'Person 0', 'Person 1'}
+    video = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
+    assert video.get(cv2.CAP_PROP_FPS) == rate and video.get(cv2.CAP_PROP_FRAME_COUNT) == numbers[-1] + 1
+    shown = [video.read()[1] for _ in range(numbers[-1] + 1)]
+    plain = cv2.VideoCapture(str(path))
+    source = [plain.read()[1] for _ in range(frames)]
+    for number in numbers[1:]:  # each shown frame is its own, with rectangles drawn on it, and not another one
+        distances = [np.abs(shown[number].astype(int) - source[other]).mean() for other in (number, (number + 20) % frames)]
+        assert distances[0] < distances[1]

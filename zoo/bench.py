@@ -21,7 +21,7 @@ import numpy as np
 
 from plugins.extras import installed_versions
 
-__all__ = ['BenchResult', 'Candidate', 'bench', 'machine']
+__all__ = ['BenchResult', 'Candidate', 'Worker', 'bench', 'machine']
 
 _WORKER = [sys.executable, '-m', 'zoo.bench_worker']
 
@@ -48,6 +48,7 @@ class Candidate:
 class BenchResult:
     """Times in milliseconds a call (a batch); ``ratio`` is the median over rounds of time / time of the first candidate.
 
+    ``cpu`` is the median of the processor time of all threads: unlike the clock it hardly grows when other programs run.
     ``peak_mb`` is the process's peak resident memory (1e6 bytes) with the runtime loaded; ``model_mb`` the files' size.
     """
 
@@ -55,6 +56,7 @@ class BenchResult:
     p50: float
     p90: float
     p99: float
+    cpu: float
     images_per_second: float
     ratio: float
     ratio_low: float
@@ -70,26 +72,34 @@ class BenchResult:
         return candidate | {k: round(v, 4) if isinstance(v, float) else v for k, v in data.items()}
 
 
-class _Worker:
-    """The process of one candidate; it answers each ``run N`` with N call times in milliseconds."""
+class Worker:
+    """A process that answers each line of its input with one line of JSON, and says first that it is loaded.
 
-    def __init__(self, candidate: Candidate) -> None:
-        env = os.environ | {key: str(candidate.threads) for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
+    Attributes:
+        facts: its first line.
+
+    Raises:
+        RuntimeError: it ended; the last line of its errors is in the message.
+    """
+
+    def __init__(self, label: str, command: Sequence[str], threads: int) -> None:
+        env = os.environ | {key: str(threads) for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
         env['OMP_WAIT_POLICY'] = 'PASSIVE'  # sleeping candidates must not spin
-        self.candidate = candidate
-        self._process = subprocess.Popen([*_WORKER, json.dumps(asdict(candidate))], env=env, text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.label = label
+        self._process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE)
         self.facts = self._read()
 
     def _read(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
             reason = self._process.stderr.read().strip().splitlines()[-1:] or ['its process died']
-            raise RuntimeError(f'{self.candidate.label}: {reason[0]}')
+            raise RuntimeError(f'{self.label}: {reason[0]}')
         return json.loads(line)
 
-    def ask(self, calls: int) -> dict:
-        self._process.stdin.write(f'{calls}\n')
+    def ask(self, question: object) -> dict:
+        """The answer to one line."""
+        self._process.stdin.write(f'{question}\n')
         self._process.stdin.flush()
         return self._read()
 
@@ -110,13 +120,13 @@ def bench(candidates: Sequence[Candidate], rounds: int = 10, calls: int = 10, wa
     Raises:
         RuntimeError: a candidate cannot be loaded; its own message is in it.
     """
-    workers: list[_Worker] = []
+    workers: list[Worker] = []
     try:
         for candidate in candidates:
-            workers.append(_Worker(candidate))
+            workers.append(Worker(candidate.label, [*_WORKER, json.dumps(asdict(candidate))], candidate.threads))
         for worker in workers:
             worker.ask(warm_up)
-        times: list[list[list[float]]] = [[] for _ in workers]
+        times: list[list[list[tuple[float, float]]]] = [[] for _ in workers]  # by worker, turn and call: clock, processor
         peaks = [0.0] * len(workers)
         for turn in range(rounds):
             for index in np.roll(np.arange(len(workers)), -turn):  # no candidate always follows the same one
@@ -128,16 +138,17 @@ def bench(candidates: Sequence[Candidate], rounds: int = 10, calls: int = 10, wa
     finally:
         for worker in workers:
             worker.close()
-    first = np.array([np.median(turn) for turn in times[0]])
-    return [_summary(worker, np.array(samples), first, peak)
-            for worker, samples, peak in zip(workers, times, peaks, strict=True)]
+    first = np.median(np.array(times[0])[..., 0], axis=1)
+    return [_summary(candidate, worker, np.array(samples), first, peak)
+            for candidate, worker, samples, peak in zip(candidates, workers, times, peaks, strict=True)]
 
 
-def _summary(worker: _Worker, samples: np.ndarray, first: np.ndarray, peak: float) -> BenchResult:
-    p50, p90, p99 = np.percentile(samples, [50, 90, 99])
-    ratios = np.median(samples, axis=1) / first
-    return BenchResult(worker.candidate, p50, p90, p99, 1000 * worker.candidate.batch / p50, float(np.median(ratios)),
-                       float(ratios.min()), float(ratios.max()), peak, worker.facts['model_mb'], samples.size)
+def _summary(candidate: Candidate, worker: Worker, samples: np.ndarray, first: np.ndarray, peak: float) -> BenchResult:
+    clock, cpu = samples[..., 0], samples[..., 1]
+    p50, p90, p99 = np.percentile(clock, [50, 90, 99])
+    ratios = np.median(clock, axis=1) / first
+    return BenchResult(candidate, p50, p90, p99, float(np.median(cpu)), 1000 * candidate.batch / p50, float(np.median(ratios)),
+                       float(ratios.min()), float(ratios.max()), peak, worker.facts['model_mb'], clock.size)
 
 
 def machine() -> dict:

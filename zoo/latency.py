@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from zoo.complexity import Profile
 
 __all__ = ['FEATURES', 'PAPER_PROFILES', 'TIMES', 'LatencyModel', 'OutOfRange', 'Point', 'bench_points', 'features_of', 'fit',
-           'flops_rate', 'list_latency', 'load_latency', 'paper_points', 'ratio_feature_map', 'ratio_macs', 'ratio_macs_fast',
+           'flops_rate', 'list_latency', 'load_latency', 'paper_points', 'points_of', 'ratio_feature_map', 'ratio_macs',
+           'ratio_macs_fast',
            'widest']
 
 DATA = Path(__file__).parent / 'data'
@@ -257,8 +258,12 @@ def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[l
         raise ValueError(f'{path} has {sorted(kinds) or "no rows"} at batch 1: fit one runtime and thread count at a time '
                          '(--runtime; measure thread counts into files of their own)')
     used, threads = kinds.pop()
-    points = [Point(row['label'], features_of(_profile(row['label'])), row['p50']) for row in rows]
-    return points, f'{facts.get("board") or facts["processor"]}, {used}, {threads} threads ({facts["date"]})'
+    return points_of(rows), f'{facts.get("board") or facts["processor"]}, {used}, {threads} threads ({facts["date"]})'
+
+
+def points_of(rows: Sequence[Mapping]) -> list[Point]:
+    """Points of rows with a ``label`` that names a backbone and ``p50`` milliseconds, as ``facezoo bench`` writes them."""
+    return [Point(row['label'], features_of(_profile(row['label'])), row['p50']) for row in rows]
 
 
 def widest(name: str, model: LatencyModel, budget: float, step: float = 0.05, **options) -> tuple[float, float, Profile]:

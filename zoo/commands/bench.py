@@ -2,10 +2,10 @@
 
   facezoo bench fdfacenet mobilefacenet --runtimes onnxruntime,ncnn --threads 1,2
   facezoo bench model.onnx ncnn_folder --batch 1,8 --json bench.json     files need no torch
-  facezoo bench fdfacenet mobilefacenet --runtimes ncnn --plot bench.png
+  facezoo bench fdfacenet mobilefacenet shufflefacenet --runtimes ncnn --plots figures/
 
 Models without trained weights are timed untrained: the time does not depend on the weights. The ratio is to the first row,
-taken round by round.
+taken round by round. The figures against MACs, feature-map output and accuracy show the zoo's names at batch 1.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 from plugins.files import write_atomic
-from zoo.bench import BenchResult, Candidate, bench, machine
+from zoo.bench import Candidate, bench, machine
 from zoo.progress import progress_bar
 from zoo.tables import format_table
 
@@ -33,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each candidate')
     parser.add_argument('--calls', type=int, default=10, metavar='N', help='inferences a turn')
     parser.add_argument('--json', metavar='FILE', help='write the results, in milliseconds, and the machine here')
-    parser.add_argument('--plot', metavar='FILE', help='draw the p50 of every model, as PNG')
+    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw times, and times against MACs, feature-map output and '
+                                                                  'LFW accuracy, into DIR')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,13 +48,16 @@ def run(args: argparse.Namespace) -> None:
     facts = {'machine': machine(), 'rounds': args.rounds, 'calls': args.calls, 'results': [r.to_dict() for r in results]}
     if args.json:
         write_atomic(args.json, json.dumps(facts, indent=1) + '\n')
-    if args.plot:
-        _plot(results, args.plot)
+    if args.plots:
+        from zoo.bench_plots import draw_bench
+        for path in draw_bench(facts, args.plots):
+            print(path, file=sys.stderr)
     print(format_table(
-        ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'images/s', 'ratio', 'peak MB', 'model MB'],
-        [[r.candidate.label, r.candidate.runtime, r.candidate.batch, r.candidate.threads, f'{r.p50:.2f}', f'{r.p90:.2f}',
-          f'{r.p99:.2f}', f'{r.images_per_second:.0f}', f'{r.ratio:.2f}', f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}']
-         for r in results]))
+        ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'cpu ms', 'images/s', 'ratio', 'peak MB',
+         'model MB'],
+        [[r.candidate.label, r.candidate.runtime, r.candidate.batch, r.candidate.threads,
+          *(f'{value:.2f}' for value in (r.p50, r.p90, r.p99, r.cpu)), f'{r.images_per_second:.0f}', f'{r.ratio:.2f}',
+          f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}'] for r in results]))
     print(f'\n{facts["machine"]["processor"]}, {facts["machine"]["cores"]} cores, load {facts["machine"]["load"]}')
 
 
@@ -93,14 +98,3 @@ def _export(model: str, runtime: str, work: Path) -> str:
 def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(',')]
 
-
-def _plot(results: list[BenchResult], path: str) -> None:
-    from plugins.extras import require
-    require('matplotlib', 'plot').use('Agg')
-    from matplotlib import pyplot
-    labels = [f'{r.candidate.label}\n{r.candidate.runtime} b{r.candidate.batch} t{r.candidate.threads}' for r in results]
-    figure, axes = pyplot.subplots(figsize=(2 + 1.2 * len(results), 4), layout='constrained')
-    axes.bar(labels, [r.p50 for r in results], yerr=[[0] * len(results), [r.p90 - r.p50 for r in results]], capsize=4)
-    axes.set(ylabel='milliseconds a call (p50, whisker p90)')
-    axes.grid(axis='y', alpha=0.3)
-    figure.savefig(path, dpi=150)

@@ -3,6 +3,7 @@
   facezoo export fdfacenet --to onnx --out fdfacenet.onnx --gate-set lfw.bin
   facezoo export fdfacenet --to ncnn --out fdfacenet_ncnn
   facezoo export fdfacenet --to ncnn --precision int8 --calib faces.zip --gate-set lfw.bin --out fdfacenet_int8
+  facezoo export fdfacenet --to onnx --precision int8 --calib faces.zip --gate-set lfw.bin --out fdfacenet_int8.onnx
   facezoo export fdfacenet --target raspberrypi-5 --out fdfacenet_pi5           NCNN with that board's options
   facezoo export fdfacenet --target jetson-tx2 --precision fp16,int8 --calib faces.zip --gate-set lfw.bin --out tx2.tar
   facezoo export fdfacenet --to pack --out ~/.insightface

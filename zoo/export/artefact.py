@@ -22,6 +22,7 @@ from zoo.export.ncnn import write_ncnn, write_ncnn_int8
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.parity import Parity
+from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
 from zoo.export.target import target
 from zoo.export.tensorrt import write_bundle
@@ -50,9 +51,15 @@ class Format:
     artefact: Callable[[str, Path], Path]
 
 
-def _build_onnx(job: Job, precision: str, stage: Path) -> tuple[dict, None]:
-    export_onnx(job.model, stage)
-    return {'opset': OPSET, 'ir_version': IR_VERSION}, None
+def _build_onnx(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
+    facts, plan = {'opset': OPSET, 'ir_version': IR_VERSION}, None
+    if precision == 'int8':
+        plan = job.quantiser.plan('onnxruntime')
+        write_atomic(stage, onnxruntime_int8_graph(job.quantiser.graph, plan.calibration, plan.keep).SerializeToString())
+        facts['quantisation'] = plan.to_dict()
+    else:
+        export_onnx(job.model, stage)
+    return facts, plan
 
 
 def _build_ncnn(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
@@ -67,7 +74,7 @@ def _build_ncnn(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan |
 
 
 FORMATS = {
-    'onnx': Format(('fp32',), _build_onnx, lambda name, stage: stage),
+    'onnx': Format(('fp32', 'int8'), _build_onnx, lambda name, stage: stage),
     'ncnn': Format(('fp32', 'fp16', 'bf16', 'int8'), _build_ncnn, lambda name, stage: stage / f'{name}.param'),
 }
 

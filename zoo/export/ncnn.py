@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from plugins.extras import require
@@ -18,7 +19,10 @@ from zoo.export.ncnn_model import NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.search import Int8Plan, Quantiser
 
-__all__ = ['convert_to_ncnn', 'export_ncnn', 'run_pnnx', 'write_ncnn', 'write_ncnn_int8']
+__all__ = ['convert_to_ncnn', 'export_ncnn', 'run_pnnx', 'spare_winograd', 'write_ncnn', 'write_ncnn_int8']
+
+FEATURE_MASK, NO_WINOGRAD = 31, 1 << 6  # ncnn: docs/developer-guide/layer-feat-mask.md
+WINOGRAD_TILE, WINOGRAD_TILES = 4, 4  # side of a tile; how many a map must have for Winograd's algorithm to pay
 
 
 def convert_to_ncnn(graph: Graph) -> NcnnModel:
@@ -31,8 +35,35 @@ def convert_to_ncnn(graph: Graph) -> NcnnModel:
     with tempfile.TemporaryDirectory() as work:
         param = run_pnnx(graph.model, (1, *graph.shapes[graph.input][1:]), Path(work))
         from zoo.runtime.ncnn import ncnn_net
-        ncnn_net(param)  # pnnx writes layers unknown to NCNN without an error
-        return NcnnModel.load(param)
+        net, model = ncnn_net(param), NcnnModel.load(param)  # pnnx writes layers unknown to NCNN without an error
+        spare_winograd(model, net, graph.shapes[graph.input][1:])
+        return model
+
+
+def spare_winograd(model: NcnnModel, net, shape: Sequence[int]) -> list[str]:
+    """Forbid Winograd's algorithm to the convolutions whose maps are too small for it (in place); returns their names.
+
+    NCNN chooses F(4x4, 3x3) for every 3x3 convolution without a stride that has enough channels. That replaces 144
+    multiplications a tile by 36, but reads 36 transformed weights instead of 9. With ``t`` tiles it pays only while ``108 t``
+    multiplications take longer than ``108`` floats take to come from memory. On a 4x4 map there is one tile, and FDFaceNet's
+    last three convolutions, 60 % of its weights, waited for memory: results/ncnn_profile.json.
+
+    Args:
+        net: the same model, loaded.
+        shape: of the input, ``(3, H, W)``.
+    """
+    import ncnn
+    image, spared = np.zeros(shape, np.float32), []
+    with net.create_extractor() as extractor:
+        extractor.set_light_mode(False)  # keeps the blobs in between
+        extractor.input(net.input_names()[0], ncnn.Mat(image))
+        for layer in model.layers:
+            if layer.kind == 'Convolution' and (layer.number(1), layer.number(3, 1)) == (3, 1):
+                height, width = np.array(extractor.extract(layer.outputs[0])[1]).shape[1:]
+                if -(-height // WINOGRAD_TILE) * -(-width // WINOGRAD_TILE) < WINOGRAD_TILES:
+                    layer.params[FEATURE_MASK] = str(NO_WINOGRAD)
+                    spared.append(layer.name)
+    return spared
 
 
 def run_pnnx(model, shape: Sequence[int], folder: Path) -> Path:

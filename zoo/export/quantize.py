@@ -16,8 +16,8 @@ from plugins.quantization import weight_levels
 from zoo.export.calibrate import DEAD, Calibration, CalibrationError
 from zoo.export.graph import Activations, Graph, WeightLayer
 
-__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels', 'simulate_int8',
-           'typed_half_graph', 'weight_amax']
+__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels',
+           'onnxruntime_int8_graph', 'simulate_int8', 'typed_half_graph', 'weight_amax']
 
 _SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'Cast', 'Reshape', 'Flatten', 'Squeeze',
                         'Slice', 'Transpose', 'Identity'})
@@ -36,16 +36,24 @@ class Scheme:
         everywhere: every tensor (TensorRT given a cache may run any layer in 8 bits; the worst case is assumed), not only
             what convolutions and fully connected layers read.
         weight_levels: positive integers that a layer's weights are spread over.
+        in_float: whether a layer stays in floating point whatever the calibration says.
     """
 
     everywhere: bool
     weight_levels: Callable[[WeightLayer], int]
+    in_float: Callable[[Graph, WeightLayer], bool] = lambda graph, layer: False
+
+    def kept(self, graph: Graph, keep: Collection[str] = ()) -> set[str]:
+        """Names of all layers in floating point, with those of ``keep``."""
+        return {*keep, *(layer.name for layer in graph.layers if self.in_float(graph, layer))}
 
 
 SCHEMES = {
     'tensorrt': Scheme(everywhere=True, weight_levels=lambda layer: 127),
     'qdq': Scheme(everywhere=False, weight_levels=lambda layer: 127),
     'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels),
+    'onnxruntime': Scheme(everywhere=False, weight_levels=lambda layer: 127,
+                          in_float=lambda graph, layer: layer.op != 'Conv' or layer.input == graph.input),
 }
 
 
@@ -105,6 +113,71 @@ def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = (
     _set_nodes(model, nodes)
     require('onnx', 'onnx').checker.check_model(model)
     return model
+
+
+def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = ()):
+    """The quantised graph that onnxruntime's CPU kernels run fast: convolutions from unsigned to unsigned 8 bits.
+
+    The values are those of :func:`int8_graph` with 128 added, and each convolution's output is rounded too, since only then
+    does onnxruntime compute it in integers. In floating point stay the layer that reads the picture, which is faster there, and
+    fully connected ones. A PReLU behind a convolution becomes ``max(x, a x)`` where no slope exceeds 1: unlike PRelu, that
+    keeps the channels last, as the integer kernels want them.
+
+    On x86 processors without VNNI onnxruntime adds pairs of products in 16 bits, which may saturate (its documentation,
+    "Quantize ONNX models"): measure the accuracy on such a machine.
+    """
+    model = _copy(graph)
+    kept = SCHEMES['onnxruntime'].kept(graph, keep)
+    layers = {layer.name: layer for layer in graph.layers if layer.name not in kept}
+    outputs = {layer.output for layer in layers.values()}
+    _split_prelu(model, graph, outputs)
+    _insert(model, {(node.name, i) for node in model.graph.node for i, name in enumerate(node.input)
+                    if name in outputs or (i == 0 and node.name in layers)}, _pair_maker(model, calibration, np.uint8(128)))
+    nodes = []
+    for node in model.graph.node:
+        if node.name in layers:
+            nodes += _integer_weights(model, graph, node, layers[node.name], _step(calibration, layers[node.name].input))
+        nodes.append(node)
+    _set_nodes(model, nodes)
+    unused = {t.name for t in model.graph.initializer} - {name for node in model.graph.node for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name not in unused]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    require('onnx', 'onnx').checker.check_model(model)
+    return model
+
+
+def _split_prelu(model, graph: Graph, tensors: set[str]) -> None:
+    """PRelu nodes that read ``tensors``, with slopes of at most 1, as a product and a maximum."""
+    helper, nodes = require('onnx.helper', 'onnx'), []
+    for node in model.graph.node:
+        slopes = graph.initializers.get(node.input[1]) if node.op_type == 'PRelu' and node.input[0] in tensors else None
+        if slopes is None or slopes.max() > 1:
+            nodes.append(node)
+            continue
+        scaled = f'{node.output[0]}_scaled'
+        nodes += [helper.make_node('Mul', [node.input[0], node.input[1]], [scaled], f'{node.name}_product'),
+                  helper.make_node('Max', [node.input[0], scaled], [node.output[0]], f'{node.name}_maximum')]
+    _set_nodes(model, nodes)
+
+
+def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.float32) -> list:
+    """Let a convolution read stored integers: weights in 8 bits an output channel, the bias in 32 in steps of the products."""
+    scale = weight_amax(layer.weight) / 127
+    rounded = np.rint(layer.weight / scale.reshape(-1, 1, 1, 1)).clip(-127, 127).astype(np.int8)
+    parts = [('weight', 1, rounded, scale)]
+    if len(node.input) > 2:
+        bias = graph.initializers[node.input[2]]
+        parts.append(('bias', 2, np.rint(bias / (scale * step)).astype(np.int32), scale * step))
+    nodes = []
+    for what, index, integers, steps in parts:
+        names = [f'{node.name}_{what}{end}' for end in ('', '_scale', '_zero')]
+        for name, value in zip(names, (integers, steps, np.zeros(len(steps), integers.dtype)), strict=True):
+            _add_constant(model, name, value)
+        node.input[index] = f'{names[0]}_dq'
+        nodes.append(require('onnx.helper', 'onnx').make_node('DequantizeLinear', names, [node.input[index]], node.input[index],
+                                                              axis=0))
+    return nodes
 
 
 def half_graph(graph: Graph, keep: Collection[str] = ()):
@@ -200,8 +273,9 @@ def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]
     nodes = {layer.name for layer in graph.layers}
     if scheme.everywhere:
         nodes |= {node.name for node in graph.nodes if node.op_type not in _SHAPE_OPS}
+    kept = scheme.kept(graph, keep)
     for layer in graph.layers:
-        if layer.name in keep:
+        if layer.name in kept:
             nodes -= group_of(graph, layer)
     return nodes
 
@@ -209,23 +283,30 @@ def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]
 def _round_edges(model, graph: Graph, rounded: set[str], calibration: Calibration) -> None:
     """Let the nodes in ``rounded`` read their activations through a Q/DQ pair."""
     activations = set(graph.activations)
-    edges = {(node.name, i) for node in graph.nodes if node.name in rounded
-             for i, name in enumerate(node.input) if name in activations}
-    missing = {n.input[i] for n in graph.nodes for name, i in edges if n.name == name} - set(calibration.amax)
-    if missing:
-        raise CalibrationError(f'the calibration has no range of {sorted(missing)[:3]}: it belongs to another model or export; '
-                               'calibrate again')
+    _insert(model, {(node.name, i) for node in graph.nodes if node.name in rounded
+                    for i, name in enumerate(node.input) if name in activations}, _pair_maker(model, calibration, np.int8(0)))
+
+
+def _pair_maker(model, calibration: Calibration, zero_point: np.integer) -> Callable[[str, str], list]:
+    """For :func:`_insert`: Q/DQ pairs in the calibrated range of a tensor, 127 steps to either side of ``zero_point``."""
     made: set[str] = set()
 
     def pair(name: str, stem: str) -> list:
         scale, zero = f'{name}_scale', f'{name}_zero'
         if name not in made:
-            _add_constant(model, scale, np.float32(calibration.amax[name] / 127))
-            _add_constant(model, zero, np.int8(0))
+            _add_constant(model, scale, _step(calibration, name))
+            _add_constant(model, zero, zero_point)
             made.add(name)
         return _pair(name, scale, zero, stem)
 
-    _insert(model, edges, pair)
+    return pair
+
+
+def _step(calibration: Calibration, name: str) -> np.float32:
+    if name not in calibration.amax:
+        raise CalibrationError(f'the calibration has no range of {name}: it belongs to another model or export; '
+                               'calibrate again')
+    return np.float32(calibration.amax[name] / 127)
 
 
 def _pair(name: str, scale: str, zero: str, stem: str, **options) -> list:

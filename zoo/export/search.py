@@ -119,7 +119,7 @@ class Quantiser:
         snr = layer_snr(self.graph, simulate_int8(self.graph, calibration, SCHEMES[scheme], keep), self._judges[:_SNR_FACES])
         return Int8Plan(scheme, calibration, keep, float(cosines.mean()), float(cosines.min()),
                         {name: float(found.mean()) for name, found in judged.items()}, snr,
-                        macs_in_int8(self.graph, keep), harm)
+                        macs_in_int8(self.graph, SCHEMES[scheme].kept(self.graph, keep)), harm)
 
     def _harm(self, scheme: str, calibration: Calibration) -> dict[str, float]:
         names = [layer.name for layer in self.graph.layers]

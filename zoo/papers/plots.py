@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from plugins.extras import require
-from plugins.files import atomic_path
 from zoo.papers.tables import Paper, Table
+from zoo.plots import label_points, sheet
 
 __all__ = ['draw_figures']
 
@@ -23,17 +22,12 @@ def draw_figures(paper: Paper, folder: str | os.PathLike) -> list[Path]:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    make = require('matplotlib.figure', 'plot').Figure
     tables, written = {table.id: table for table in paper.tables}, []
     for facts in paper.figures:
-        figure = make(figsize=(7, 4.5), layout='constrained')
-        axes = figure.add_subplot(title=facts['title'], ylabel=_LABELS.get(facts['y'], facts['y']))
-        kind = next((kind for kind in _KINDS if kind in facts), 'x')
-        _KINDS[kind](axes, tables[str(facts['table'])], facts)
-        axes.grid(alpha=0.3)
         path = Path(folder) / f'{paper.name}-{facts["name"]}.png'
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format='png', dpi=150)
+        kind = next((kind for kind in _KINDS if kind in facts), 'x')
+        with sheet(path, title=facts['title'], ylabel=_LABELS.get(facts['y'], facts['y'])) as axes:
+            _KINDS[kind](axes, tables[str(facts['table'])], facts)
         written.append(path)
     return written
 
@@ -41,13 +35,13 @@ def draw_figures(paper: Paper, folder: str | os.PathLike) -> list[Path]:
 def _scatter(axes, table: Table, facts: Mapping) -> None:
     """Rows as points; ``series`` joins the rows whose names begin with a prefix."""
     axes.set_xlabel(_LABELS.get(facts['x'], facts['x']))
+    named = []
     for label, prefix in facts.get('series', {'': ''}).items():
-        points = [(x.value, y.value, row) for row in table.rows if row.startswith(prefix)
-                  and (x := table.get(row, facts['x'])) and (y := table.get(row, facts['y']))]
-        points.sort()
+        points = sorted((x.value, y.value, row.removeprefix(prefix)) for row in table.rows if row.startswith(prefix)
+                        and (x := table.get(row, facts['x'])) and (y := table.get(row, facts['y'])))
         axes.plot([p[0] for p in points], [p[1] for p in points], 'o-' if label else 'o', label=label)
-        for x, y, row in points:
-            axes.annotate(row.removeprefix(prefix), (x, y), xytext=(4, 4), textcoords='offset points', fontsize=8)
+        named += points
+    label_points(axes, named)
     if 'series' in facts:
         axes.legend()
 

@@ -1,0 +1,69 @@
+"""Rates of `facezoo watch` on a video with real faces: one frame after the other, in threads, and in real time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from zoo.pipeline.pictures import read_picture
+from zoo.pipeline.recogniser import Pipeline
+from zoo.pipeline.sample import sample_image
+from zoo.pipeline.video import VideoRecogniser, VideoSource
+from zoo.runtime import open_embedder
+from zoo.runtime.detector import open_detector
+
+FRAMES, SIZE = 200, (640, 360)
+PACES = (25, 100)  # frames a second of the real-time plays: one that the machine keeps up with, one that it does not
+
+
+def write_video(path: Path, rate: float, frames: int = FRAMES, size: tuple[int, int] = SIZE) -> None:
+    """A slow pan and zoom over the sample picture, as an MJPG file."""
+    import cv2
+    picture = read_picture(sample_image())[..., ::-1]
+    height, width = picture.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), rate, size)
+    if not writer.isOpened():
+        raise RuntimeError(f'{path}: this OpenCV cannot write MJPG videos')
+    for turn in np.linspace(0, 1, frames):
+        zoom = 1 - 0.25 * np.sin(np.pi * turn)
+        wide, high = int(width * zoom), int(width * zoom * size[1] / size[0])
+        left, top = int((width - wide) * turn), int((height - high) / 2)
+        writer.write(cv2.resize(np.ascontiguousarray(picture[top:top + high, left:left + wide]), size,
+                                interpolation=cv2.INTER_AREA))
+    writer.release()
+
+
+def video_speed(detector: Path, recogniser: Path, threads: int, score: float, repeats: int = 3) -> dict:
+    """Frames a second sequentially and pipelined, in turns, medians; then lost frames and the greatest delay at each pace."""
+    pipeline = Pipeline(open_detector(detector, threads, threshold=score), open_embedder(recogniser, threads))
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / 'pan.avi'
+        write_video(path, PACES[0])
+        rates = {'run_sequentially': [], 'run': []}
+        for _ in range(repeats):
+            for method, found in rates.items():
+                watcher = VideoRecogniser(pipeline)
+                faces = [len(result.scene.faces) for result in getattr(watcher, method)(VideoSource(path))]
+                found.append(watcher.rates.frames / watcher.rates.wall)
+        real_time = {}
+        for pace in PACES:
+            write_video(path, pace)
+            real_time[f'{pace} frames/s'] = _played(VideoRecogniser(pipeline), path)
+    return {'frames': FRAMES, 'size': list(SIZE), 'faces_a_frame': [min(faces), max(faces)], 'threads_of_the_runtime': threads,
+            'fps_sequential': round(float(np.median(rates['run_sequentially'])), 1),
+            'fps_pipelined': round(float(np.median(rates['run'])), 1),
+            'ratio': round(float(np.median(np.array(rates['run']) / rates['run_sequentially'])), 2),
+            'milliseconds_a_frame': watcher.rates.to_dict()['milliseconds'], 'real_time': real_time}
+
+
+def _played(watcher: VideoRecogniser, path: Path) -> dict:
+    began, delays = time.monotonic(), []
+    for result in watcher.run(VideoSource(path, live=True)):
+        delays.append(time.monotonic() - began - result.frame.seconds)
+    half = len(delays) // 2
+    return {'shown': watcher.rates.frames, 'dropped': watcher.rates.dropped,
+            'median_delay_ms_first_half': round(1000 * float(np.median(delays[:half]))),
+            'median_delay_ms_second_half': round(1000 * float(np.median(delays[half:])))}
