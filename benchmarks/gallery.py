@@ -1,0 +1,189 @@
+"""The search in a gallery of a million persons: the exact one beside FAISS's, on one thread.
+
+    facezoo data pack faces_train.zip --holdout 500 --out faces
+    python benchmarks/gallery.py people --faces faces --work big     # embeds, invents persons (gallery_people.py)
+    python benchmarks/gallery.py build --work big                    # every index, one after the other; some take half an hour
+    python benchmarks/gallery.py search --work big                   # on a quiet machine; writes results/gallery.json
+
+A probe is one new picture of an enrolled person; templates are means of three. Recall@1 is the share of probes whose first
+answer is that of the exact search: over all probes, and over those whose best score reaches the card's threshold at FAR 1e-5
+(only those are ever answered with a name). Latencies are of single probes, and of a batch of 64 divided by 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+
+MODEL, PICTURES, PROBES, STRANGERS, BATCH = 'fdfacenet', 3, 2000, 2000, 64
+MINUTE = 20  # seconds that the single probes of one setting may take
+
+# name: (FAISS's name for it, its setting, the settings tried)
+INDEXES = {
+    'exact': ('', '', (0,)),  # zoo.pipeline.index.ExactIndex: NumPy
+    'Flat': ('Flat', '', (0,)),
+    'SQ8': ('SQ8', '', (0,)),
+    'PQ256x4fs+SQ8': ('PQ256x4fs,Refine(SQ8)', 'k_factor_rf', (10, 30, 100, 300)),
+    'RaBitQfs+SQ8': ('RaBitQfs,Refine(SQ8)', 'k_factor_rf', (10, 30, 100, 300)),
+    'IVF4096': ('IVF4096,Flat', 'nprobe', (16, 64, 256)),
+    'IVF4096+PQ256x4fs+SQ8': ('IVF4096,PQ256x4fs,Refine(SQ8)', 'nprobe', (64, 256, 1024)),
+    'HNSW32': ('HNSW32', 'efSearch', (64, 128, 256, 512, 1024)),
+}
+TRAIN = 200_000  # rows that quantisers are trained on
+
+
+def people(args: argparse.Namespace) -> None:
+    """Embed real faces, fit the population, draw templates, probes and strangers, and find the exact answers."""
+    import gallery_people as invented
+
+    from zoo.pipeline.index import ExactIndex
+    real = [_embedded(args.faces / part, args.work / f'{name}.npz', per)
+            for name, part, per in (('train', '', 2), ('held', 'holdout', 99))]
+    population = invented.fit(*real[0], *real[1])
+    realism = invented.realism(population, *real[1])
+    rng = np.random.default_rng(0)
+    templates = np.lib.format.open_memmap(args.work / 'templates.npy', 'w+', np.float32, (args.persons, real[0][0].shape[1]))
+    asked = np.sort(rng.choice(args.persons, PROBES, replace=False))
+    probes = np.empty((PROBES, templates.shape[1]), np.float32)
+    for at in range(0, args.persons, 20_000):
+        centres = population.centres(min(20_000, args.persons - at), rng)
+        templates[at:at + len(centres)] = population.templates(centres, PICTURES, rng)
+        own = (asked >= at) & (asked < at + len(centres))
+        probes[own] = population.pictures(centres[asked[own] - at], rng)
+    strangers = population.pictures(population.centres(STRANGERS, rng), rng)
+    exact = ExactIndex(templates)
+    scores, rows = (found[:, 0] for found in exact.search(probes, 1))
+    np.savez(args.work / 'asked.npz', probes=probes, asked=asked, rows=rows, scores=scores,
+             strangers=exact.search(strangers, 1)[0][:, 0])
+    (args.work / 'people.json').write_text(json.dumps({'persons': args.persons, 'realism': realism}))
+
+
+def _embedded(folder: Path, cache: Path, per: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit-length embeddings (flip sum) of up to ``per`` pictures of each identity, and the identities."""
+    from plugins.data.sources import SubsetFaces, open_faces
+    from zoo.evaluate.embed import embed_faces
+    from zoo.runtime import open_embedder
+    if not cache.exists():
+        source = open_faces(folder)
+        owner = np.array([source.read(i)[1] for i in range(len(source))])
+        order = np.argsort(owner, kind='stable')
+        rank = np.arange(len(owner)) - np.searchsorted(owner[order], owner[order])
+        chosen = np.sort(order[(rank < per) & (owner[order] >= 0)])
+        rows = embed_faces(open_embedder(MODEL, 1), SubsetFaces(source, chosen), progress=True)[0]
+        np.savez(cache, rows=rows.astype(np.float32), owner=owner[chosen])
+    data = np.load(cache)
+    return data['rows'], data['owner']
+
+
+def build(args: argparse.Namespace) -> None:
+    """Build one index and keep it, with the time that took."""
+    import faiss
+    faiss.omp_set_num_threads(1)
+    rows = np.load(args.work / 'templates.npy')
+    index = faiss.index_factory(rows.shape[1], INDEXES[args.index][0], faiss.METRIC_INNER_PRODUCT)
+    began, used = time.perf_counter(), time.process_time()
+    if not index.is_trained:
+        index.train(rows[:TRAIN])
+    for at in range(0, len(rows), 50_000):
+        index.add(rows[at:at + 50_000])
+        print(args.index, at, round(time.perf_counter() - began), file=sys.stderr, flush=True)
+    facts = {'build_seconds': round(time.perf_counter() - began, 1), 'build_cpu_seconds': round(time.process_time() - used, 1)}
+    part = args.work / f'{args.index}.part'
+    faiss.write_index(index, str(part))
+    part.rename(args.work / f'{args.index}.index')
+    (args.work / f'{args.index}.json').write_text(json.dumps(facts))
+
+
+def search(args: argparse.Namespace) -> None:
+    """Print a JSON line for one index: memory, and for each setting recall and latencies."""
+    import faiss
+    faiss.omp_set_num_threads(1)
+    before = _resident()
+    index, facts = _open(args)
+    facts |= {'resident_mb': round((_resident() - before) / 1e6)}
+    data = np.load(args.work / 'asked.npz')
+    rows = []
+    for value in INDEXES[args.index][2]:
+        if value:
+            faiss.ParameterSpace().set_index_parameter(index, INDEXES[args.index][1], value)
+        rows.append({INDEXES[args.index][1] or 'setting': value, **_measured(index, data)})
+    print(json.dumps(facts | {'settings': rows}))
+
+
+def _open(args: argparse.Namespace):
+    import faiss
+    if args.index == 'exact':
+        from zoo.pipeline.index import ExactIndex
+        return ExactIndex(np.load(args.work / 'templates.npy')), {}
+    path = args.work / f'{args.index}.index'
+    return faiss.read_index(str(path)), {**json.loads(path.with_suffix('.json').read_text()),
+                                         'file_mb': round(path.stat().st_size / 1e6)}
+
+
+def _measured(index, data) -> dict:
+    from zoo.model_card import card
+    probes, sure = data['probes'], data['scores'] >= card(MODEL).weights['default'].thresholds['1e-5']
+    index.search(probes[:8], 1)
+    found, took, began = [], [], time.perf_counter()
+    while len(found) < len(probes) and (len(found) < 30 or time.perf_counter() - began < MINUTE):
+        at = time.perf_counter()
+        found.append(index.search(probes[len(found):len(found) + 1], 1)[1][0, 0])
+        took.append(1000 * (time.perf_counter() - at))
+    batches = []
+    for number in range(3):
+        at = time.perf_counter()
+        index.search(probes[number * BATCH:(number + 1) * BATCH], 1)
+        batches.append(1000 * (time.perf_counter() - at) / BATCH)
+    same = np.array(found) == data['rows'][:len(found)]
+    return {'probes': len(found), 'recall': round(float(same.mean()), 4),
+            'recall_sure': round(float(same[sure[:len(found)]].mean()), 4),
+            'p50_ms': round(float(np.median(took)), 3), 'p99_ms': round(float(np.percentile(took, 99)), 3),
+            'batch_ms_a_probe': round(float(np.median(batches)), 3)}
+
+
+def _resident() -> int:
+    return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('stage', choices=('people', 'build', 'search'))
+    parser.add_argument('--work', type=Path, required=True, help='folder for some gigabytes')
+    parser.add_argument('--faces', type=Path, help='what `facezoo data pack --holdout` wrote')
+    parser.add_argument('--persons', type=int, default=1_000_000)
+    parser.add_argument('--index', choices=INDEXES, help='only this one')
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.stage == 'people' or args.index:
+        {'people': people, 'build': build, 'search': search}[args.stage](args)
+        return
+    for name in INDEXES:
+        if args.stage == 'build' and name != 'exact' and not (args.work / f'{name}.index').exists():
+            _child('build', args, name)
+    if args.stage == 'search':
+        report(args)
+
+
+def _child(stage: str, args: argparse.Namespace, name: str) -> str:
+    """A stage for one index in a process of its own, on one thread."""
+    return subprocess.run([sys.executable, __file__, stage, '--work', str(args.work), '--index', name], check=True, text=True,
+                          stdout=subprocess.PIPE, env={**os.environ, 'OMP_NUM_THREADS': '1'}).stdout
+
+
+def report(args: argparse.Namespace) -> None:
+    pass
+
+
+if __name__ == '__main__':
+    main()
