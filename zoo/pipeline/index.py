@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ['EXACT_UP_TO', 'ExactIndex', 'FaissIndex', 'Index', 'make_index']
 
 EXACT_UP_TO = 200_000  # persons; 0.4 GB of 512 numbers, about 50 ms a probe on one core
-_BLOCK = 256  # probes at once, lest the table of scores outgrows the memory
+_SCORES = 2 ** 24  # in a table at once, lest it outgrows the memory
 
 
 class Index(Protocol):
@@ -25,13 +25,14 @@ class ExactIndex:
         self.rows = np.ascontiguousarray(rows, np.float32)
 
     def search(self, probes: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = [self._search(probes[i:i + _BLOCK], top) for i in range(0, len(probes), _BLOCK)]
+        block = max(1, _SCORES // len(self.rows))
+        parts = [self._search(probes[i:i + block], top) for i in range(0, len(probes), block)]
         scores, rows = zip(*parts, strict=True) if parts else ([np.empty((0, top))], [np.empty((0, top), int)])
         return np.concatenate(scores), np.concatenate(rows)
 
     def _search(self, probes: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         table = probes @ self.rows.T
-        rows = np.argpartition(-table, top - 1, axis=1)[:, :top]
+        rows = np.argpartition(table, -top, axis=1)[:, -top:]
         order = np.take_along_axis(rows, np.argsort(-np.take_along_axis(table, rows, 1), axis=1, kind='stable'), 1)
         return np.take_along_axis(table, order, 1), order
 

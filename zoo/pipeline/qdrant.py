@@ -83,8 +83,6 @@ class QdrantGallery:
         with self._answered():
             known = self._client.retrieve(self._collection, [_number(name)], with_vectors=['faces'])
             faces = dict(zip(known[0].payload['sources'], known[0].vector['faces'], strict=True)) if known else {}
-            for source in map(str, sources):
-                faces.pop(source, None)
             faces |= dict(zip(map(str, sources), rows.tolist(), strict=True))
             template = l2_normalise(np.sum([*faces.values()], 0, np.float32, keepdims=True))[0]
             self._client.upsert(self._collection, [self._models.PointStruct(
