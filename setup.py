@@ -21,8 +21,9 @@ EXTRAS = {
     'bench': ['scipy>=1.11'],
     'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
     'plot': ['matplotlib>=3.8'],
+    'qdrant': ['qdrant-client>=1.16'],  # galleries in a database that several machines share
 }
-USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot')
+USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot', 'qdrant')
 EXTRAS['all'] = sorted({requirement for extra in USED for requirement in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 
-MODEL, PICTURES, PROBES, STRANGERS, BATCH = 'fdfacenet', 3, 2000, 2000, 64
+MODEL, PICTURES, PROBES, STRANGERS, BATCH = 'fdfacenet', 3, 1000, 500, 64
 MINUTE = 20  # seconds that the single probes of one setting may take
 
 # name: (FAISS's name for it, its setting, the settings tried)
