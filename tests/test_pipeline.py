@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from PIL import Image
 
 from plugins.preprocess import FaceError
-from tests.conftest import encode
+from tests.conftest import ROOT, encode
+from zoo.cli import main
 from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
 from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
 from zoo.pipeline.enrol import enrol_folder
+from zoo.pipeline.galleries import open_gallery
 from zoo.pipeline.gallery import Gallery, GalleryError
 from zoo.pipeline.pictures import find_pictures, read_picture
 from zoo.pipeline.quality import Quality, QualityGate
@@ -212,6 +216,46 @@ def test_a_crash_while_saving_loses_nothing(gallery, tmp_path, monkeypatch):
     with pytest.raises(OSError, match='disk full'):
         gallery.save(path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_while_saving_loses_nothing(gallery, tmp_path):
+    """The process dies between the bytes, as it does when the power fails."""
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    code = ('import sys; from zoo.pipeline.gallery import Gallery\ng = Gallery.load(sys.argv[1])\n'
+            'g.add("New", g.templates()[1][:1].repeat(20000, 0), list(map(str, range(20000))))\n'
+            'print("now", flush=True)\nwhile True: g.save(sys.argv[1])')
+    with subprocess.Popen([sys.executable, '-c', code, str(path)], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.readline()
+        parts = iter(lambda: [*tmp_path.glob('.*.part')], None)
+        assert next(found for found in parts if found and found[0].stat().st_size > 10 ** 6)  # in the middle of 40 MB
+        process.kill()
+    assert set(Gallery.load(path).persons) - {'New'} == set(gallery.persons)
+
+
+def test_two_programs_do_not_overwrite_each_other(gallery, tmp_path):
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    with pytest.raises(GalleryError, match='another program'), open_gallery(path, change=True) as mine:
+        with open_gallery(path, change=True) as other:
+            other.remove('Person 0')
+        mine.remove('Person 1')
+    assert 'Person 0' not in Gallery.load(path).persons and 'Person 1' in Gallery.load(path).persons
+
+
+def test_errors_of_galleries_on_the_command_line(gallery, tmp_path, capsys):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'text.npz').write_text('hello')
+    gallery.save(tmp_path / 'good.npz')
+    for file, options, words in (('none.npz', ['--list'], ['no such gallery', 'facezoo enrol', 'PEOPLE_FOLDER']),
+                                 ('folder', ['--list'], ['a folder', 'GALLERY.npz PEOPLE_FOLDER']),
+                                 ('text.npz', ['--list'], ['not a whole gallery', 'cut short']),
+                                 ('good.npz', ['--remove', 'Person 0', '--remove', 'Zoe'], ["'Zoe'", '--list']),
+                                 ('good.npz', ['--remove', 'Persn 0'], ["did you mean 'Person 0'"])):
+        assert main(['enrol', str(tmp_path / file), *options]) == 1
+        said = capsys.readouterr()
+        assert not said.out and said.err.count('\n') == 1 and all(word in said.err for word in words), said.err
+    assert len(Gallery.load(tmp_path / 'good.npz')) == 6
 
 
 @pytest.mark.parametrize('damage', [lambda b: b[:-100], lambda b: b[:50], lambda b: b'', lambda b: b'PK' + b[100:]])

@@ -142,4 +142,5 @@ def test_a_server_is_addressed_as_it_should_be(monkeypatch):
     for address in ('qdrant://host:6333/people', 'qdrant+https://cloud.example:6333/people'):
         with pytest.raises(GalleryError, match='not now'), open_gallery(address):
             pass
-    assert [(m['url'], m['api_key']) for m in made] == [('http://host:6333', 'secret'), ('https://cloud.example:6333', 'secret')]
+    assert [m['url'] for m in made] == ['http://host:6333', 'https://cloud.example:6333']
+    assert {m['api_key'] for m in made} == {'secret'}

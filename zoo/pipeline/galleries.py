@@ -41,6 +41,8 @@ def open_gallery(address: str | os.PathLike, contract: Contract | None = None,
 
 @contextmanager
 def _open_file(path: Path, contract: Contract | None, change: bool) -> Iterator[Gallery]:
+    if change and not os.access(_existing(path), os.W_OK):  # known before the faces are embedded
+        raise PermissionError(f'{path}: this gallery cannot be written; choose another place, or change the permissions')
     before = _state(path)
     gallery = Gallery(contract) if change and contract and before is None else Gallery.load(path, contract)
     yield gallery
@@ -48,6 +50,11 @@ def _open_file(path: Path, contract: Contract | None, change: bool) -> Iterator[
         if _state(path) != before:
             raise GalleryError(f'{path}: another program has changed it meanwhile; nothing was written, run the command again')
         gallery.save(path)
+
+
+def _existing(path: Path) -> Path:
+    """The folder that a file will be written to, or the part of its path that is there."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

@@ -170,14 +170,19 @@ class Gallery:
             contract: of the embedder that will be compared with it.
 
         Raises:
-            FileNotFoundError: no such file.
+            FileNotFoundError, IsADirectoryError: no such file.
             GalleryError: not a gallery, or a damaged one.
             ContractError: made by another model or preprocessing.
         """
         path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f'{path}: a folder, and no gallery file; the gallery comes first: '
+                                    '`facezoo enrol GALLERY.npz PEOPLE_FOLDER`')
         if not path.is_file():
-            raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol`')
+            raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol {path} PEOPLE_FOLDER`')
         try:
+            if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load it as one
+                raise ValueError('no .npz, or cut short')
             with np.load(path, allow_pickle=False) as data:
                 facts = json.loads(data['facts'].tobytes())
                 rows, probe = data['embeddings'], data['probe']
@@ -212,7 +217,7 @@ def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], wid
 def nobody(name: str, names: Iterable[str]) -> GalleryError:
     """The error for a name that nobody has, with close ones."""
     names = list(names)
-    return GalleryError(f'nobody is enrolled as {name!r}{suggest(name, names, f"; `--list` shows the {len(names)} names")}')
+    return GalleryError(f'nobody is enrolled as {name!r}{suggest(name, names, f"; --list shows who is ({len(names)} names)")}')
 
 
 __all__ += ['ContractError']

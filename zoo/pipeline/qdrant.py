@@ -55,7 +55,7 @@ class QdrantGallery:
             exists = client.collection_exists(collection)
         if not exists:
             if not (create and contract):
-                raise GalleryError(f'{collection}: no such collection; make it with `facezoo enrol`')
+                raise GalleryError(f'{collection}: no such collection; `facezoo enrol ADDRESS PEOPLE_FOLDER` makes it')
             self._create(contract)
         self.contract = self._stored_contract()
         if contract:
@@ -175,7 +175,8 @@ def open_qdrant(address: str, contract: Contract | None, change: bool) -> Iterat
 def _checked_folder(folder: Path, collection: str, change: bool) -> str:
     """The folder, after a look at what the client will unpickle from it: a stranger's folder must not run code."""
     if not change and not folder.is_dir():
-        raise FileNotFoundError(f'{folder}: no such gallery; make it with `facezoo enrol qdrant:{folder}/{collection} ...`')
+        raise FileNotFoundError(f'{folder}: no such gallery; make it with `facezoo enrol qdrant:{folder}/{collection} '
+                                'PEOPLE_FOLDER`')
     for path in folder.glob('collection/*/storage.sqlite'):
         try:
             with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)) as connection:
