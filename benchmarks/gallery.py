@@ -34,13 +34,13 @@ INDEXES = {
     'exact': ('', '', (0,)),  # zoo.pipeline.index.ExactIndex: NumPy
     'Flat': ('Flat', '', (0,)),
     'SQ8': ('SQ8', '', (0,)),
-    'PQ256x4fs+SQ8': ('PQ256x4fs,Refine(SQ8)', 'k_factor_rf', (10, 30, 100, 300)),
-    'RaBitQfs+SQ8': ('RaBitQfs,Refine(SQ8)', 'k_factor_rf', (10, 30, 100, 300)),
-    'IVF4096': ('IVF4096,Flat', 'nprobe', (16, 64, 256)),
-    'IVF4096+PQ256x4fs+SQ8': ('IVF4096,PQ256x4fs,Refine(SQ8)', 'nprobe', (64, 256, 1024)),
+    'PQ256x4fs+SQ8': ('PQ256x4fs,Refine(SQ8)', 'k_factor_rf', (10, 50, 200, 500)),
+    'PQ128x4fs+SQ8': ('PQ128x4fs,Refine(SQ8)', 'k_factor_rf', (50, 200, 500)),
+    'RaBitQfs+SQ8': ('RaBitQfs,Refine(SQ8)', 'k_factor_rf', (50, 200, 500)),
+    'IVF1024+SQ8': ('IVF1024,SQ8', 'nprobe', (16, 64, 256)),
     'HNSW32': ('HNSW32', 'efSearch', (64, 128, 256, 512, 1024)),
 }
-TRAIN = 200_000  # rows that quantisers are trained on
+TRAIN, STEP = 100_000, 25_000  # rows that quantisers are trained on; rows added at once
 
 
 def people(args: argparse.Namespace) -> None:
@@ -95,10 +95,12 @@ def build(args: argparse.Namespace) -> None:
     began, used = time.perf_counter(), time.process_time()
     if not index.is_trained:
         index.train(rows[:TRAIN])
-    for at in range(0, len(rows), 50_000):
-        index.add(rows[at:at + 50_000])
-        print(args.index, at, round(time.perf_counter() - began), file=sys.stderr, flush=True)
-    facts = {'build_seconds': round(time.perf_counter() - began, 1), 'build_cpu_seconds': round(time.process_time() - used, 1)}
+    for at in range(0, len(rows), STEP):
+        index.add(rows[at:at + STEP])
+        print(args.index, index.ntotal, round(time.process_time() - used), 's', file=sys.stderr, flush=True)
+        if time.perf_counter() - began > 60 * args.minutes:
+            break
+    facts = {'persons': index.ntotal, 'build_cpu_seconds': round(time.process_time() - used, 1)}
     part = args.work / f'{args.index}.part'
     faiss.write_index(index, str(part))
     part.rename(args.work / f'{args.index}.index')
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument('--faces', type=Path, help='what `facezoo data pack --holdout` wrote')
     parser.add_argument('--persons', type=int, default=1_000_000)
     parser.add_argument('--index', choices=INDEXES, help='only this one')
+    parser.add_argument('--minutes', type=float, default=60, help='stop building an index after so long, with fewer persons')
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.stage == 'people' or args.index:

@@ -322,19 +322,6 @@ def test_add_replace_remove():
         Gallery(contract()).search(np.eye(4)[0], 0.5)
 
 
-def test_faiss_finds_what_the_product_finds():
-    pytest.importorskip('faiss', reason='needs faiss-cpu')
-    from zoo.pipeline.index import ExactIndex, FaissIndex
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(3000, 64)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    probes = rows[:200] + rng.normal(0, 0.03, (200, 64)).astype(np.float32)
-    exact, fast = ExactIndex(rows).search(probes, 3), FaissIndex(rows).search(probes, 3)
-    assert (exact[1][:, 0] == np.arange(200)).all() and (np.diff(exact[0], axis=1) <= 0).all()
-    assert (exact[1][:, 0] == fast[1][:, 0]).mean() > 0.98
-    np.testing.assert_allclose(exact[0][:, 0], fast[0][:, 0], atol=1e-2)
-
-
 def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
     import shutil
     shutil.copytree(people, tmp_path / 'p')

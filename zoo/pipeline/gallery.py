@@ -81,7 +81,7 @@ class Gallery:
                  sources: Sequence[str] = ()) -> None:
         self.contract = contract
         self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
-        self._index = None
+        self._index = self._index_file = None
         for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
             self._faces.setdefault(name, {})[source] = row
 
@@ -147,20 +147,21 @@ class Gallery:
         if self._index is None:
             from zoo.pipeline.index import make_index
             names, rows = self.templates()
-            self._index = names, make_index(rows)
+            self._index = names, make_index(rows, self._index_file)
         names, index = self._index
         scores, found = index.search(np.atleast_2d(embeddings).astype(np.float32), min(top, len(names)))
         return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all to one file; a crash leaves the old file whole."""
+        """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it."""
         facts = {'format': _FORMAT, 'model': self.contract.model, 'preprocess': self.contract.preprocess,
                  'flip': self.contract.flip, 'names': [name for name, faces in self._faces.items() for _ in faces],
                  'sources': [source for faces in self._faces.values() for source in faces]}
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
                      embeddings=self._rows(self._faces))
+        self._index_file = f'{path}.index'
 
     @classmethod
     def load(cls, path: str | os.PathLike, contract: Contract | None = None) -> Gallery:
@@ -194,6 +195,7 @@ class Gallery:
             raise GalleryError(f'{path}: not a whole gallery ({error}); restore a copy or enrol again') from None
         if contract:
             contract.require(found.contract, str(path))
+        found._index_file = f'{path}.index'
         return found
 
 
