@@ -17,14 +17,12 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import cv2
@@ -190,11 +188,11 @@ def main() -> int:
         runs = {'one stream': run(stream_frames(pipeline, gallery, WanderingSource(args.frames)), args.every, args.warm_up),
                 'file after file': run(file_frames(pipeline, gallery, write_videos(Path(folder)), args.frames), args.every,
                                        args.warm_up)}
+    from zoo.bench import machine
     report = {'command': f'python benchmarks/soak.py --detector det.onnx --recogniser rec.onnx --size {args.size} '
-                         f'--frames {args.frames}', 'date': date.today().isoformat(),
-              'machine': f'{platform.machine()}, {os.cpu_count()} cores, shared with other work; one thread a model',
-              'versions': {'python': platform.python_version(), **installed_versions(['numpy', 'onnxruntime', 'opencv-python',
-                                                                                      'opencv-python-headless'])},
+                         f'--frames {args.frames} --warm-up {args.warm_up}', 'machine': machine(),
+              'conditions': 'one thread a model; the machine was shared with other work',
+              'versions': installed_versions(['numpy', 'onnxruntime', 'opencv-python', 'opencv-python-headless']),
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
               'sizes': SIZES, 'persons': len(gallery), 'frames_an_hour': HOUR, 'allowed_mb_an_hour': ALLOWED, 'runs': runs,
               'grows': {name: grows(found) for name, found in runs.items()}}
