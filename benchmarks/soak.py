@@ -108,13 +108,13 @@ def file_frames(pipeline: Pipeline, gallery: Gallery, paths: list[Path], frames:
 
 
 def sampled(frames: Iterable[tuple[int, int]], every: int) -> list[Sample]:
-    """The process after every so many frames."""
+    """The process after every so many frames, without the samples themselves."""
     found = []
     for number, (faces, embedded) in enumerate(frames, 1):
         if number % every == 0:
             gc.collect()
             resident = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-            found.append(Sample(number, resident / 2 ** 20, len(gc.get_objects()), len(os.listdir('/proc/self/fd')),
+            found.append(Sample(number, resident / 2 ** 20, len(gc.get_objects()) - len(found), len(os.listdir('/proc/self/fd')),
                                 threading.active_count(), faces, embedded))
     return found
 

@@ -25,6 +25,7 @@ from zoo.pipeline.contract import Contract, ContractError
 __all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'nobody']
 
 _FORMAT = 'facezoo gallery 1'
+_BLOCK = 20_000  # persons whose templates are made at once
 
 
 class GalleryError(ValueError):
@@ -81,7 +82,7 @@ class Gallery:
                  sources: Sequence[str] = ()) -> None:
         self.contract = contract
         self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
-        self._index = self._index_file = None
+        self._index = self._file = self._stamp = None
         for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
             self._faces.setdefault(name, {})[source] = row
 
@@ -105,7 +106,7 @@ class Gallery:
         """
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
         self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
-        self._index = None
+        self._index = self._stamp = None
 
     def remove(self, *names: str) -> list[int]:
         """Forget persons: all of them, or none when one is unknown.
@@ -119,14 +120,18 @@ class Gallery:
         for name in names:
             if name not in self._faces:
                 raise nobody(name, self._faces)
-        self._index = None
+        self._index = self._stamp = None
         return [len(self._faces.pop(name, ())) for name in names]
 
     def templates(self) -> tuple[list[str], np.ndarray]:
         """Names, sorted, and the unit-length mean of each person's faces, float32 ``(P, D)``."""
         names = sorted(self._faces)
-        begins = np.cumsum([0, *(len(self._faces[name]) for name in names)])[:-1]
-        return names, l2_normalise(np.add.reduceat(self._rows(names), begins, axis=0)) if names else self._rows(names)
+        found = np.empty((len(names), self.contract.probe.shape[1]), np.float32)
+        for at in range(0, len(names), _BLOCK):
+            part = names[at:at + _BLOCK]
+            begins = np.cumsum([0, *(len(self._faces[name]) for name in part)])[:-1]
+            found[at:at + _BLOCK] = l2_normalise(np.add.reduceat(self._rows(part), begins, axis=0))
+        return names, found
 
     def _rows(self, names: Iterable[str]) -> np.ndarray:
         """The faces of some persons, one after the other, ``(M, D)``."""
@@ -146,8 +151,8 @@ class Gallery:
             raise GalleryError('the gallery is empty: enrol somebody first')
         if self._index is None:
             from zoo.pipeline.index import make_index
-            names, rows = self.templates()
-            self._index = names, make_index(rows, self._index_file)
+            index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
+            self._index = sorted(self._faces), index
         names, index = self._index
         scores, found = index.search(np.atleast_2d(embeddings).astype(np.float32), min(top, len(names)))
         return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
@@ -161,7 +166,7 @@ class Gallery:
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
                      embeddings=self._rows(self._faces))
-        self._index_file = f'{path}.index'
+        self._file, self._stamp = path, _stamp(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, contract: Contract | None = None) -> Gallery:
@@ -195,8 +200,14 @@ class Gallery:
             raise GalleryError(f'{path}: not a whole gallery ({error}); restore a copy or enrol again') from None
         if contract:
             contract.require(found.contract, str(path))
-        found._index_file = f'{path}.index'
+        found._file, found._stamp = path, _stamp(path)
         return found
+
+
+def _stamp(path: str | os.PathLike) -> list:
+    """What a gallery file's content is known by, at no cost: the checksums in its directory."""
+    with zipfile.ZipFile(path) as archive:
+        return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
 
 
 def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], width: int) -> np.ndarray:

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from plugins.extras import require
 from plugins.files import atomic_path
 
 __all__ = ['EXACT_UP_TO', 'ExactIndex', 'FaissIndex', 'Index', 'make_index']
@@ -21,6 +21,7 @@ __all__ = ['EXACT_UP_TO', 'ExactIndex', 'FaissIndex', 'Index', 'make_index']
 EXACT_UP_TO = 200_000  # persons; 0.4 GB of 512 numbers
 _SCORES = 2 ** 24  # in a table at once, lest it outgrows the memory
 _TRAIN = 100_000  # rows from which the quantisers are made
+_FORMAT = 'facezoo index 1'
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,7 +58,6 @@ class FaissIndex:
 
     Args:
         rows: ``(P, D)`` of unit length, D even.
-        file: where the index is kept; made anew when it does not belong to ``rows``.
 
     Raises:
         MissingExtra: FAISS is not installed.
@@ -65,51 +65,65 @@ class FaissIndex:
 
     AGAIN = 200  # candidates for each answer that are compared with 8 bits
 
-    def __init__(self, rows: np.ndarray, file: str | os.PathLike | None = None) -> None:
-        from plugins.extras import require
-        self._faiss = require('faiss', 'faiss')
-        rows = np.ascontiguousarray(rows, np.float32)
+    def __init__(self, rows: np.ndarray) -> None:
+        faiss = require('faiss', 'faiss')
         kind = f'PQ{rows.shape[1] // 2}x4fs,Refine(SQ8)'
-        head = {'format': 'facezoo index 1', 'kind': kind, 'persons': len(rows), 'rows': hashlib.sha256(rows).hexdigest()}
-        self._index = self._read(Path(file), head) if file else None
-        if self._index is None:
-            _LOG.info('building the index of %d persons; it is kept for the next time', len(rows))
-            self._index = self._build(rows, kind)
-            if file:
-                self._write(Path(file), head)
+        self._index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        rows = np.ascontiguousarray(rows, np.float32)
+        self._index.train(rows[::max(1, len(rows) // _TRAIN)])
+        self._index.add(rows)
         self._index.k_factor = self.AGAIN
 
     def search(self, probes: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         return self._index.search(np.ascontiguousarray(probes, np.float32), top)
 
-    def _build(self, rows: np.ndarray, kind: str):
-        index = self._faiss.index_factory(rows.shape[1], kind, self._faiss.METRIC_INNER_PRODUCT)
-        index.train(rows[::max(1, len(rows) // _TRAIN)])
-        index.add(rows)
-        return index
+    def save(self, file: str | os.PathLike, stamp: list) -> None:
+        """Keep it for :meth:`load`; where nothing can be written, a warning says so.
 
-    def _read(self, file: Path, head: dict):
-        """What :meth:`_write` kept, or None: there is nothing, or of other rows, or it is damaged."""
+        Args:
+            stamp: what the rows are known by, plain values for JSON.
+        """
+        faiss = require('faiss', 'faiss')
+        try:
+            with atomic_path(file) as temporary, open(temporary, 'wb') as stream:
+                stream.write(json.dumps([_FORMAT, stamp]).encode() + b'\n')
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(stream.write))
+        except OSError as error:
+            _LOG.warning('%s: cannot be written (%s); the index will be built at every start', file, error)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike, stamp: list) -> FaissIndex | None:
+        """What :meth:`save` kept under this stamp; None when there is nothing, or of other rows, or it is damaged."""
+        faiss = require('faiss', 'faiss')
         try:
             with open(file, 'rb') as stream:
-                if json.loads(stream.readline()) != head:
+                if json.loads(stream.readline()) != [_FORMAT, stamp]:
                     return None
-                return self._faiss.read_index(self._faiss.PyCallbackIOReader(stream.read))
+                found = cls.__new__(cls)
+                found._index = faiss.read_index(faiss.PyCallbackIOReader(stream.read))
+                return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RuntimeError) as error:
             _LOG.warning('%s: cannot be read (%s); the index is built again', file, str(error).splitlines()[0])
             return None
 
-    def _write(self, file: Path, head: dict) -> None:
-        try:
-            with atomic_path(file) as temporary, open(temporary, 'wb') as stream:
-                stream.write(json.dumps(head).encode() + b'\n')
-                self._faiss.write_index(self._index, self._faiss.PyCallbackIOWriter(stream.write))
-        except OSError as error:
-            _LOG.warning('%s: cannot be written (%s); the index will be built at every start', file, error)
 
+def make_index(persons: int, rows: Callable[[], np.ndarray], file: str | os.PathLike | None = None,
+               stamp: list | None = None) -> Index:
+    """The index for so many persons: exact as long as that is fast; otherwise FAISS's.
 
-def make_index(rows: np.ndarray, file: str | os.PathLike | None = None) -> Index:
-    """The index for so many rows: exact as long as that is fast; otherwise FAISS's, kept in ``file``."""
-    return ExactIndex(rows) if len(rows) <= EXACT_UP_TO else FaissIndex(rows, file)
+    Args:
+        rows: gives the rows ``(persons, D)``; not asked when an index was kept.
+        file, stamp: where FAISS's index is kept, and what the rows are known by; None keeps nothing.
+    """
+    if persons <= EXACT_UP_TO:
+        return ExactIndex(rows())
+    kept = FaissIndex.load(file, stamp) if stamp else None
+    if kept:
+        return kept
+    _LOG.info('building the index of %d persons', persons)
+    made = FaissIndex(rows())
+    if stamp:
+        made.save(file, stamp)
+    return made
