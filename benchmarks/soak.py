@@ -114,8 +114,8 @@ def sampled(frames: Iterable[tuple[int, int]], every: int) -> list[Sample]:
         if number % every == 0:
             gc.collect()
             resident = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-            found.append(Sample(number, resident / 2 ** 20, len(gc.get_objects()) - len(found), len(os.listdir('/proc/self/fd')),
-                                threading.active_count(), faces, embedded))
+            found.append(Sample(number, resident / 2 ** 20, len(gc.get_objects()) - len(found),
+                                len(os.listdir('/proc/self/fd')), threading.active_count(), faces, embedded))
     return found
 
 

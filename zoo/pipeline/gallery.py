@@ -1,8 +1,8 @@
 """Known persons: their embeddings on disk, and the search for the most similar one.
 
 Every enrolled picture is kept as one row; a person is searched by the mean of the rows (templates of several pictures are
-better than any one of them, Cao et al. 2018, section 5.2). Up to some hundred thousand persons a matrix product answers in
-milliseconds; beyond, FAISS does, where it is installed.
+better than any one of them, Cao et al. 2018, section 5.2). Up to a hundred thousand persons a matrix product answers; beyond,
+FAISS does, which must then be installed (:mod:`zoo.pipeline.index`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from plugins.files import atomic_path
 
 __all__ = ['EXACT_UP_TO', 'ExactIndex', 'FaissIndex', 'Index', 'make_index']
 
-EXACT_UP_TO = 200_000  # persons; 0.4 GB of 512 numbers
+EXACT_UP_TO = 100_000  # persons; 0.2 GB of 512 numbers and about 20 ms a probe on one core of a server
 _SCORES = 2 ** 24  # in a table at once, lest it outgrows the memory
 _TRAIN = 100_000  # rows from which the quantisers are made
 _FORMAT = 'facezoo index 1'
