@@ -6,9 +6,10 @@
 
 Two runs in one process: one recogniser on one endless source whose frames change in size and number of faces (what a camera's
 week is made of), then the same pipeline on one video file after the other (what a service does). Frames are windows that
-wander over the group photo of the insightface package. A slope is a least-squares one over the samples after the warm-up, with
-twice its standard error, corrected for the correlation of neighbouring samples. Writes results/soak.json; exits with 1 when
-memory grows: the slope exceeds both its uncertainty and 1 MB in 36 000 frames, an hour at 10 a second.
+wander over the group photo of the insightface package. Memory is the resident part that belongs to no file. A slope is a
+least-squares one over the samples after the warm-up, with twice its standard error, corrected for the correlation of
+neighbouring samples. Writes results/soak.json; exits with 1 when memory grows: the slope exceeds both its uncertainty and
+1 MB in 36 000 frames, an hour at 10 a second.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = ['Sample', 'WanderingSource', 'file_frames', 'growth', 'sampled', 'str
 
 @dataclass(frozen=True)
 class Sample:
-    """The process after so many frames; ``faces`` seen and ``embedded`` until then."""
+    """The process after so many frames: resident memory that is not of files; ``faces`` seen and ``embedded`` until then."""
 
     frames: int
     rss_mb: float
@@ -113,10 +114,15 @@ def sampled(frames: Iterable[tuple[int, int]], every: int) -> list[Sample]:
     for number, (faces, embedded) in enumerate(frames, 1):
         if number % every == 0:
             gc.collect()
-            resident = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-            found.append(Sample(number, resident / 2 ** 20, len(gc.get_objects()) - len(found),
+            found.append(Sample(number, _anonymous(), len(gc.get_objects()) - len(found),
                                 len(os.listdir('/proc/self/fd')), threading.active_count(), faces, embedded))
     return found
+
+
+def _anonymous() -> float:
+    """Resident MB that belong to no file: pages of libraries come and go as the system likes."""
+    lines = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
+    return int(lines['RssAnon'].split()[0]) / 1024
 
 
 def growth(samples: list[Sample], of: Callable[[Sample], float], warm_up: int) -> tuple[float, float]:
