@@ -137,6 +137,7 @@ def start(args: argparse.Namespace) -> None:
         names = [f'{number:07}' for number in range(len(rows))]
         Gallery(Contract('net', {}, True, np.eye(3, rows.shape[1], dtype=np.float32)), names, rows, names).save(path)
     probe, found = np.load(args.work / 'asked.npz')['probes'][:1], {}
+    Path(f'{path}.index').unlink(missing_ok=True)
     for name in ('building the index', 'with the index kept'):
         began = time.process_time()
         gallery = Gallery.load(path)
