@@ -243,6 +243,7 @@ def report(args: argparse.Namespace) -> None:
     right = data['rows'] == data['asked']
     report = {'command': 'python benchmarks/gallery.py people|build|search --work big --faces faces', 'machine': machine(),
               'versions': installed_versions(['faiss-cpu', 'numpy']), 'model': MODEL,
+              'conditions': 'one thread; the machine did other work meanwhile, so that processor time counts, not the clock',
               'embeddings': 'invented: ' + ' '.join(gallery_people.__doc__.split('\n\n', 1)[1].split()),
               **people_, 'pictures_a_template': PICTURES, 'probes': len(right), 'strangers': len(data['strangers']),
               'exact': {'rank1': round(float(right.mean()), 4), **{f'far {far}': {
