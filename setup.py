@@ -20,11 +20,12 @@ EXTRAS = {
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
     'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
     'bench': ['scipy>=1.11'],
-    'faiss': ['faiss-cpu>=1.8'],  # galleries of hundreds of thousands
+    'faiss': ['faiss-cpu>=1.8'],  # galleries of more than a hundred thousand
     'plot': ['matplotlib>=3.8'],
     'completion': ['shtab>=1.13'],
+    'qdrant': ['qdrant-client>=1.16'],  # galleries in a database that several machines share
 }
-USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot', 'completion')
+USED = ('train', 'onnx', 'ncnn', 'insightface', 'bench', 'faiss', 'plot', 'completion', 'qdrant')
 EXTRAS['all'] = sorted({requirement for extra in USED for requirement in EXTRAS[extra]})
 EXTRAS['dev'] = sorted({*EXTRAS['all'], 'hypothesis', 'mkdocs>=1.6', 'pytest>=8', 'pytest-xdist', 'ruff', 'torchinfo'})
 

@@ -89,8 +89,35 @@ def measured_page() -> str:
                  [name, *(variant['packages_mb'].get(name, '') for variant in variants.values())]
                  for name in variants['runtime']['packages_mb'] if variants['runtime']['packages_mb'][name] >= 1]
                  + [['all', *(variant['total_mb'] for variant in variants.values())]])
-               for machine, variants in sizes['machines'].items())]
+               for machine, variants in sizes['machines'].items()),
+             *_gallery(results['gallery']), _soak(results['soak'])]
     return '\n\n'.join(parts)
+
+
+_CPU = ('cpu_p50_ms', 'cpu_p99_ms', 'batch_cpu_ms_a_probe')
+
+
+def _gallery(found: dict) -> list[str]:
+    """The searches in a gallery of a million."""
+    machine = f'{found["machine"]["processor"]}, {found["machine"]["date"]}'
+    rows = [[name, f'{r["persons"]:,}', f'{setting} {row[setting]}' if setting != 'setting' else '',
+             r.get('build_cpu_seconds', ''), r['resident_mb'], *(row[key] for key in _CPU), f'{100 * row["recall"]:.1f}',
+             f'{100 * row["recall_sure"]:.1f}']
+            for name, r in found['indexes'].items() for row in r['settings'] for setting in [next(iter(row))]]
+    return ['## Search in large galleries\n\n'
+            f'`{found["command"]}`; invented persons, whose making the file describes; one thread, milliseconds and seconds of '
+            f'processor time (the machine did other work too); {machine}. Recall: the first answer is that of the exact '
+            "search, of as many of 1000 probes as 8 seconds allow, and of those that reach the card's threshold at FAR 1e-5.",
+            markdown_table(['index', 'persons', 'setting', 'build s', 'MB', 'p50 ms', 'p99 ms', 'batch, ms a probe', 'recall %',
+                            'recall %, FAR 1e-5'], rows)]
+
+
+def _soak(found: dict) -> str:
+    """Whether recognition of a video grows."""
+    runs = '; '.join(f'{name}: {r["frames"]} frames, {r["rss_mb"]["last"]:g} MB at the end, '
+                     f'{r["growth"]["rss_mb"]["an_hour"]:+.2f} MB an hour (± {r["growth"]["rss_mb"]["two_errors"]:.2f})'
+                     for name, r in found['runs'].items())
+    return f'## Memory in the long run\n\n`{found["command"]}`; an hour is {found["frames_an_hour"]} frames. {runs}.'
 
 
 def _rounded(value: float | None, digits: int) -> str:

@@ -97,10 +97,10 @@ class Registry(Generic[Network]):
             import_file(place)
 
 
-def suggest(name: str, known) -> str:
-    """``'; did you mean ...?'`` for a mistyped name, or where to find the list when nothing is close."""
+def suggest(name: str, known, otherwise: str = '') -> str:
+    """``'; did you mean ...?'`` for a mistyped name; when nothing is close, ``otherwise`` or the whole list."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; known: {', '.join(sorted(known))}"
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else otherwise or f"; known: {', '.join(sorted(known))}"
 
 
 _BACKBONES: Registry[Backbone] = Registry('backbone', 'plugins.backbones')

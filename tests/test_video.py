@@ -188,6 +188,23 @@ def test_enrol_lists_and_removes(made, models, capsys, tmp_path):
     assert main(['enrol', str(copy)]) == 1
 
 
+def test_a_database_in_place_of_a_file(made, models, picture, capsys, tmp_path):
+    pytest.importorskip('qdrant_client', reason="needs qdrant-client: pip install 'facezoo[qdrant]'")
+    address, photo = f'qdrant:{tmp_path}/base/people', tmp_path / 'group.png'
+    photo.write_bytes(encode(picture, '.png'))
+    assert main(['enrol', address, str(made / 'people'), *models]) == 0
+    answers = []
+    for gallery in (address, str(made / 'gallery.npz')):
+        capsys.readouterr()
+        assert main(['recognise', str(photo), '--gallery', gallery, '--json', *models]) == 0
+        answers.append([face['name'] for face in json.loads(capsys.readouterr().out)['faces']])
+    assert answers[0] == answers[1] and {'Person 0', 'Person 1'} < set(answers[0])
+    assert main(['recognise', str(photo), '--gallery', address, '--no-flip', *models]) == 1
+    assert 'True there and False here (--no-flip)' in capsys.readouterr().err
+    assert main(['enrol', address, '--remove', 'Person 0', '--list']) == 0
+    assert capsys.readouterr().out.splitlines() == ['Person 0: 1 faces removed', 'Person 1: 1']
+
+
 def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_path):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'in' / 'group.jpg').write_bytes(encode(picture))

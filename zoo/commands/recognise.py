@@ -11,39 +11,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from zoo.commands.recognition import add_pipeline_options, add_threshold_options, make_pipeline, stated_threshold
+from zoo.commands.recognition import (
+    add_gallery_option,
+    add_pipeline_options,
+    add_threshold_options,
+    known_persons,
+    make_pipeline,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE', help='pictures, or folders of pictures')
-    parser.add_argument('--gallery', type=Path, metavar='FILE', help='known persons, made with `facezoo enrol`')
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='for the pictures with boxes and names drawn')
     parser.add_argument('--json', action='store_true', help='one JSON line a picture instead of words')
+    add_gallery_option(parser)
     add_pipeline_options(parser)
     add_threshold_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from zoo.pipeline.draw import contact_sheet
-    from zoo.pipeline.gallery import Gallery
     from zoo.pipeline.pictures import find_pictures
     from zoo.pipeline.recogniser import recognise
     pipeline = make_pipeline(args)
-    gallery = threshold = None
-    if args.gallery:
-        gallery = Gallery.load(args.gallery, pipeline.contract())
-        threshold, stated = stated_threshold(args, pipeline.embedder)
-        print(f'known from {stated}; {len(gallery)} persons', file=sys.stderr)
     shown, failed = [], 0
-    for scene in pipeline.stream(find_pictures(args.pictures)):
-        scene = recognise(scene, gallery, threshold) if gallery else scene
-        failed += scene.error is not None
-        print(json.dumps(scene.to_dict()) if args.json else _describe(scene), flush=True)
-        if args.out:
-            shown.append(_save(scene, args.out))
+    with known_persons(args, pipeline) as (gallery, threshold):
+        for scene in pipeline.stream(find_pictures(args.pictures)):
+            scene = scene if gallery is None else recognise(scene, gallery, threshold)
+            failed += scene.error is not None
+            print(json.dumps(scene.to_dict()) if args.json else _describe(scene), flush=True)
+            if args.out:
+                shown.append(_save(scene, args.out))
     if args.out and len(shown) > 1:
         _write_picture(args.out / 'contact_sheet.jpg', contact_sheet(shown))
     return 1 if failed else 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from zoo.pipeline.galleries import ADDRESSES, open_gallery
+from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.threshold import FARS
 
-__all__ = ['add_detector_options', 'add_pipeline_options', 'add_threshold_options', 'make_pipeline', 'stated_threshold']
+__all__ = ['add_detector_options', 'add_gallery_option', 'add_pipeline_options', 'add_threshold_options', 'known_persons',
+           'make_pipeline', 'stated_threshold']
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +32,11 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     add_detector_options(parser)
     parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
+
+
+def add_gallery_option(parser: argparse.ArgumentParser) -> None:
+    """Whom to recognise."""
+    parser.add_argument('--gallery', metavar='GALLERY', help=f'known persons, made with `facezoo enrol`: {ADDRESSES}')
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
@@ -50,3 +61,15 @@ def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
         return args.threshold, f'similarity {args.threshold:g}, as given'
     threshold = threshold_of(embedder, args.far)
     return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {Path(embedder.name).stem}'
+
+
+@contextmanager
+def known_persons(args: argparse.Namespace, pipeline) -> Iterator[tuple[KnownPersons | None, float]]:
+    """The gallery that the options name, or None, and the cosine from which a face is one of its persons."""
+    if not args.gallery:
+        yield None, 1.0
+        return
+    with open_gallery(args.gallery, pipeline.contract()) as gallery:
+        threshold, stated = stated_threshold(args, pipeline.embedder)
+        print(f'known from {stated}; {len(gallery)} persons', file=sys.stderr)
+        yield gallery, threshold

@@ -19,35 +19,36 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from zoo.commands.recognition import add_pipeline_options, add_threshold_options, make_pipeline, stated_threshold
+from zoo.commands.recognition import (
+    add_gallery_option,
+    add_pipeline_options,
+    add_threshold_options,
+    known_persons,
+    make_pipeline,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SOURCE', help='number of a camera, URL of a stream, or a video file')
-    parser.add_argument('--gallery', type=Path, metavar='FILE', help='known persons, made with `facezoo enrol`')
     parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
     parser.add_argument('--seconds', type=float, metavar='S', help='stop after so many seconds')
+    add_gallery_option(parser)
     add_pipeline_options(parser)
     add_threshold_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.pipeline.gallery import Gallery
     from zoo.pipeline.video import VideoRecogniser, VideoSource
     pipeline = make_pipeline(args)
-    gallery, threshold = None, 1.0
-    if args.gallery:
-        gallery = Gallery.load(args.gallery, pipeline.contract())
-        threshold, stated = stated_threshold(args, pipeline.embedder)
-        print(f'known from {stated}; {len(gallery)} persons', file=sys.stderr)
-    source = VideoSource(args.source, args.live or None)
-    recogniser = VideoRecogniser(pipeline, gallery, threshold)
-    results = recogniser.run_sequentially(source) if args.sequential else recogniser.run(source)
-    until = time.monotonic() + args.seconds if args.seconds else float('inf')
     with ExitStack() as stack:
+        gallery, threshold = stack.enter_context(known_persons(args, pipeline))
+        source = VideoSource(args.source, args.live or None)
+        recogniser = VideoRecogniser(pipeline, gallery, threshold)
+        results = recogniser.run_sequentially(source) if args.sequential else recogniser.run(source)
+        until = time.monotonic() + args.seconds if args.seconds else float('inf')
         lines = stack.enter_context(open(args.out, 'w')) if args.out else sys.stdout
         video = stack.enter_context(_video(args.video, source)) if args.video else None
         stack.enter_context(_stop_on_signal(recogniser))

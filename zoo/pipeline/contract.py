@@ -46,15 +46,15 @@ class Contract:
         """
         reason = self._difference(other)
         if reason:
-            raise ContractError(f'{what} holds embeddings of {other.model}, not of {self.model}: {reason}. Enrol again with '
-                                'this model, or recognise with that one')
+            raise ContractError(f'{what} was enrolled with {other.model} and cannot be compared with {self.model} as asked: '
+                                f'{reason}. Use the model and options it was enrolled with, or enrol again')
 
     def _difference(self, other: Contract) -> str | None:
         for key in sorted(self.preprocess):
             if self.preprocess[key] != other.preprocess.get(key):
                 return f'preprocess.{key} is {other.preprocess.get(key)!r} there and {self.preprocess[key]!r} here'
         if self.flip != other.flip:
-            return f'flip is {other.flip} there and {self.flip} here'
+            return f'flip, the sum with the mirrored face, is {other.flip} there and {self.flip} here (--no-flip)'
         if self.probe.shape != other.probe.shape:
             return f'{other.probe.shape[1]} numbers there and {self.probe.shape[1]} here'
         cosine = float((self.probe * other.probe).sum(1).min())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.preprocess import FaceError
-from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.pictures import find_pictures
 from zoo.pipeline.recogniser import Face, Pipeline, Scene
 
@@ -28,11 +28,13 @@ class Enrolment:
         refused: path of a picture and why it was not enrolled.
         doubtful: path of an enrolled picture and its similarity to the person's other pictures, where that is below the
             threshold: perhaps somebody else.
+        persons: in the gallery now.
     """
 
     enrolled: dict[str, list[str]]
     refused: list[tuple[str, str]]
     doubtful: list[tuple[str, float]]
+    persons: int
 
 
 def the_face(scene: Scene) -> Face | str:
@@ -47,7 +49,8 @@ def the_face(scene: Scene) -> Face | str:
     return first.refused or first
 
 
-def enrol_folder(pipeline: Pipeline, gallery: Gallery, folder: str | os.PathLike, threshold: float | None = None) -> Enrolment:
+def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.PathLike,
+                 threshold: float | None = None) -> Enrolment:
     """Enrol every picture of ``folder/NAME/``; pictures that lie deeper belong to the same person.
 
     Args:
@@ -76,7 +79,7 @@ def enrol_folder(pipeline: Pipeline, gallery: Gallery, folder: str | os.PathLike
     for name, found in rows.items():
         gallery.add(name, np.stack([embedding for _, embedding in found]), [path for path, _ in found])
     return Enrolment({name: [path for path, _ in found] for name, found in rows.items()}, refused,
-                     _doubtful(rows, threshold) if threshold is not None else [])
+                     _doubtful(rows, threshold) if threshold is not None else [], len(gallery))
 
 
 def _doubtful(rows: dict[str, list[tuple[str, np.ndarray]]], threshold: float) -> list[tuple[str, float]]:

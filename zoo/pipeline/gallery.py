@@ -1,8 +1,8 @@
 """Known persons: their embeddings on disk, and the search for the most similar one.
 
 Every enrolled picture is kept as one row; a person is searched by the mean of the rows (templates of several pictures are
-better than any one of them, Cao et al. 2018, section 5.2). Up to some hundred thousand persons a matrix product answers in
-milliseconds; beyond, FAISS does, where it is installed.
+better than any one of them, Cao et al. 2018, section 5.2). Up to a hundred thousand persons a matrix product answers; beyond,
+FAISS does, which must then be installed (:mod:`zoo.pipeline.index`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
 from zoo.pipeline.contract import Contract, ContractError
 
-__all__ = ['Gallery', 'GalleryError', 'Match']
+__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'nobody']
 
 _FORMAT = 'facezoo gallery 1'
+_BLOCK = 20_000  # persons whose templates are made at once
 
 
 class GalleryError(ValueError):
@@ -47,8 +49,29 @@ class Match:
         return {'nearest': self.name, 'similarity': round(self.score, 4)}
 
 
+class KnownPersons(Protocol):
+    """Whoever can say who a face is: a :class:`Gallery`, or a database that behaves like one.
+
+    Attributes:
+        contract: what made the embeddings; persons: enrolled pictures by person, sorted by name.
+    """
+
+    contract: Contract
+
+    @property
+    def persons(self) -> dict[str, list[str]]: ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None: ...
+
+    def remove(self, *names: str) -> list[int]: ...
+
+    def search(self, embeddings: np.ndarray, threshold: float, top: int = 1) -> list[list[Match]]: ...
+
+
 class Gallery:
-    """Embeddings of known persons.
+    """Embeddings of known persons, in memory and in a file.
 
     Args:
         contract: what made the embeddings.
@@ -58,21 +81,19 @@ class Gallery:
     def __init__(self, contract: Contract, names: Sequence[str] = (), embeddings: np.ndarray | None = None,
                  sources: Sequence[str] = ()) -> None:
         self.contract = contract
-        self._names, self._sources = list(names), list(sources)
-        self._rows = np.empty((0, contract.probe.shape[1]), np.float32) if embeddings is None else embeddings
-        self._index = None
+        self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
+        self._index = self._file = self._stamp = None
+        for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
+            self._faces.setdefault(name, {})[source] = row
 
     def __len__(self) -> int:
         """Number of persons."""
-        return len(set(self._names))
+        return len(self._faces)
 
     @property
     def persons(self) -> dict[str, list[str]]:
         """Enrolled pictures by person, sorted by name."""
-        found: dict[str, list[str]] = {name: [] for name in sorted(set(self._names))}
-        for name, source in zip(self._names, self._sources, strict=True):
-            found[name].append(source)
-        return found
+        return {name: [*self._faces[name]] for name in sorted(self._faces)}
 
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """Enrol faces of a person, new or known; a picture enrolled before under this name is replaced.
@@ -83,46 +104,39 @@ class Gallery:
         Raises:
             GalleryError: an empty name, or embeddings of another length.
         """
-        embeddings = np.atleast_2d(embeddings)
-        if not name.strip():
-            raise GalleryError('a person needs a name')
-        if embeddings.shape != (len(sources), self._rows.shape[1]):
-            raise GalleryError(f'{name}: embeddings {embeddings.shape} for {len(sources)} pictures; this gallery holds '
-                               f'{self._rows.shape[1]} numbers a face')
-        if not np.isfinite(embeddings).all() or not embeddings.any(1).all():
-            raise GalleryError(f'{name}: an embedding is zero or not finite')
-        again = set(sources)
-        self._keep([n != name or s not in again for n, s in zip(self._names, self._sources, strict=True)])
-        self._names += [name] * len(sources)
-        self._sources += map(str, sources)
-        self._rows = np.concatenate([self._rows, l2_normalise(embeddings).astype(np.float32)])
+        rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
+        self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
+        self._index = self._stamp = None
 
-    def remove(self, name: str) -> int:
-        """Forget a person.
+    def remove(self, *names: str) -> list[int]:
+        """Forget persons: all of them, or none when one is unknown.
 
         Returns:
-            How many faces were removed.
+            How many faces of each were removed.
 
         Raises:
             GalleryError: nobody of that name; close ones are suggested.
         """
-        count = self._names.count(name)
-        if not count:
-            raise GalleryError(f'nobody is enrolled as {name!r}{suggest(name, set(self._names))}')
-        self._keep([n != name for n in self._names])
-        return count
-
-    def _keep(self, mask: list[bool]) -> None:
-        self._names = [n for n, kept in zip(self._names, mask, strict=True) if kept]
-        self._sources = [s for s, kept in zip(self._sources, mask, strict=True) if kept]
-        self._rows, self._index = self._rows[np.array(mask, bool)], None
+        for name in names:
+            if name not in self._faces:
+                raise nobody(name, self._faces)
+        self._index = self._stamp = None
+        return [len(self._faces.pop(name, ())) for name in names]
 
     def templates(self) -> tuple[list[str], np.ndarray]:
         """Names, sorted, and the unit-length mean of each person's faces, float32 ``(P, D)``."""
-        names, owner = np.unique(np.array(self._names, str), return_inverse=True)
-        sums = np.zeros((len(names), self._rows.shape[1]), np.float32)
-        np.add.at(sums, owner, self._rows)
-        return names.tolist(), l2_normalise(sums)
+        names = sorted(self._faces)
+        found = np.empty((len(names), self.contract.probe.shape[1]), np.float32)
+        for at in range(0, len(names), _BLOCK):
+            part = names[at:at + _BLOCK]
+            begins = np.cumsum([0, *(len(self._faces[name]) for name in part)])[:-1]
+            found[at:at + _BLOCK] = l2_normalise(np.add.reduceat(self._rows(part), begins, axis=0))
+        return names, found
+
+    def _rows(self, names: Iterable[str]) -> np.ndarray:
+        """The faces of some persons, one after the other, ``(M, D)``."""
+        rows = [row for name in names for row in self._faces[name].values()]
+        return np.array(rows, np.float32).reshape(len(rows), self.contract.probe.shape[1])
 
     def search(self, embeddings: np.ndarray, threshold: float, top: int = 1) -> list[list[Match]]:
         """The most similar persons of each face, best first.
@@ -133,24 +147,26 @@ class Gallery:
         Raises:
             GalleryError: nobody is enrolled.
         """
-        if not self._names:
+        if not self._faces:
             raise GalleryError('the gallery is empty: enrol somebody first')
         if self._index is None:
             from zoo.pipeline.index import make_index
-            names, rows = self.templates()
-            self._index = names, make_index(rows)
+            index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
+            self._index = sorted(self._faces), index
         names, index = self._index
         scores, found = index.search(np.atleast_2d(embeddings).astype(np.float32), min(top, len(names)))
         return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all to one file; a crash leaves the old file whole."""
+        """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it."""
         facts = {'format': _FORMAT, 'model': self.contract.model, 'preprocess': self.contract.preprocess,
-                 'flip': self.contract.flip, 'names': self._names, 'sources': self._sources}
+                 'flip': self.contract.flip, 'names': [name for name, faces in self._faces.items() for _ in faces],
+                 'sources': [source for faces in self._faces.values() for source in faces]}
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
-                     embeddings=self._rows)
+                     embeddings=self._rows(self._faces))
+        self._file, self._stamp = path, _stamp(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, contract: Contract | None = None) -> Gallery:
@@ -160,14 +176,19 @@ class Gallery:
             contract: of the embedder that will be compared with it.
 
         Raises:
-            FileNotFoundError: no such file.
+            FileNotFoundError, IsADirectoryError: no such file.
             GalleryError: not a gallery, or a damaged one.
             ContractError: made by another model or preprocessing.
         """
         path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f'{path}: a folder, and no gallery file; the gallery comes first: '
+                                    '`facezoo enrol GALLERY.npz PEOPLE_FOLDER`')
         if not path.is_file():
-            raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol`')
+            raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol {path} PEOPLE_FOLDER`')
         try:
+            if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load it as one
+                raise ValueError('no .npz, or cut short')
             with np.load(path, allow_pickle=False) as data:
                 facts = json.loads(data['facts'].tobytes())
                 rows, probe = data['embeddings'], data['probe']
@@ -179,7 +200,37 @@ class Gallery:
             raise GalleryError(f'{path}: not a whole gallery ({error}); restore a copy or enrol again') from None
         if contract:
             contract.require(found.contract, str(path))
+        found._file, found._stamp = path, _stamp(path)
         return found
+
+
+def _stamp(path: str | os.PathLike) -> list:
+    """What a gallery file's content is known by, at no cost: the checksums in its directory."""
+    with zipfile.ZipFile(path) as archive:
+        return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
+
+
+def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], width: int) -> np.ndarray:
+    """Embeddings ``(F, width)`` that are fit to be enrolled, float32 of unit length.
+
+    Raises:
+        GalleryError: an empty name, or embeddings of another number or length, or that are zero or not finite.
+    """
+    embeddings = np.atleast_2d(embeddings)
+    if not name.strip():
+        raise GalleryError('a person needs a name')
+    if embeddings.shape != (len(sources), width):
+        raise GalleryError(f'{name}: embeddings {embeddings.shape} for {len(sources)} pictures; this gallery holds '
+                           f'{width} numbers a face')
+    if not np.isfinite(embeddings).all() or not embeddings.any(1).all():
+        raise GalleryError(f'{name}: an embedding is zero or not finite')
+    return l2_normalise(embeddings).astype(np.float32)
+
+
+def nobody(name: str, names: Iterable[str]) -> GalleryError:
+    """The error for a name that nobody has, with close ones."""
+    names = list(names)
+    return GalleryError(f'nobody is enrolled as {name!r}{suggest(name, names, f"; --list shows who is ({len(names)} names)")}')
 
 
 __all__ += ['ContractError']

@@ -11,7 +11,7 @@ from plugins.faces import Faces
 from plugins.preprocess import FaceError, l2_normalise
 from zoo.pipeline.align import align
 from zoo.pipeline.contract import Contract, contract_of
-from zoo.pipeline.gallery import Gallery, Match
+from zoo.pipeline.gallery import KnownPersons, Match
 from zoo.pipeline.pictures import Picture, read_picture
 from zoo.pipeline.quality import Quality, QualityGate, assess
 from zoo.runtime.detector import Detector
@@ -146,7 +146,7 @@ class Pipeline:
         return np.empty((0, size, size, 3), np.uint8)
 
 
-def recognise(scene: Scene, gallery: Gallery, threshold: float) -> Scene:
+def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
     """The scene with every embedded face compared with the gallery.
 
     Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.preprocess import FaceError
-from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.recogniser import Pipeline, Scene
 from zoo.pipeline.tracker import Track, Tracker
 
@@ -149,7 +149,7 @@ class VideoRecogniser:
         gallery, threshold: known persons and the cosine from which a face is one; without a gallery faces are only followed.
     """
 
-    def __init__(self, pipeline: Pipeline, gallery: Gallery | None = None, threshold: float = 1.0,
+    def __init__(self, pipeline: Pipeline, gallery: KnownPersons | None = None, threshold: float = 1.0,
                  tracker: Tracker | None = None, looks: Looks | None = None) -> None:
         self.pipeline, self.gallery, self.threshold = pipeline, gallery, threshold
         self.tracker, self.looks, self.rates = tracker or Tracker(), looks or Looks(), Rates()
