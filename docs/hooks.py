@@ -21,9 +21,22 @@ from zoo.tables import markdown_table  # noqa: E402
 
 
 def fill(text: str) -> str:
-    """``text`` with the table between ``<!-- weights -->`` and ``<!-- /weights -->`` made anew."""
-    return re.sub('(<!-- weights -->\n).*?(<!-- /weights -->)', lambda m: f'{m[1]}\n{weights_table()}\n{m[2]}', text,
-                  flags=re.DOTALL)
+    """``text`` with the tables between ``<!-- weights -->`` and ``<!-- /weights -->``, ``<!-- speed -->`` and so on made anew."""
+    for name, table in (('weights', weights_table), ('speed', speed_table)):
+        text = re.sub(f'(<!-- {name} -->\n).*?(<!-- /{name} -->)', lambda m, made=table(): f'{m[1]}\n{made}\n{m[2]}', text,
+                      flags=re.DOTALL)
+    return text
+
+
+def speed_table() -> str:
+    """Medians of single faces by model and runtime, and where they were measured."""
+    claims = json.loads((ROOT / 'results' / 'claims.json').read_text())
+    machine, found = claims['machine'], {(r['label'], r['runtime']): r for r in claims['results']}
+    rows = [[f'`{name}`', f'{card(name).macs / 1e6:.0f} M', f'{found[name, "ncnn"]["model_mb"]:.1f} MB',
+             *(f'{found[name, runtime]["p50"]:.2f} ms' for runtime in ('ncnn', 'onnxruntime'))]
+            for name in dict.fromkeys(label for label, _ in found)]
+    return (f'{machine["processor"]}, one thread, FP32, one face, medians, {machine["date"][:10]} (`facezoo bench`):\n\n'
+            + markdown_table(['model', 'MACs', 'NCNN file', 'NCNN', 'onnxruntime'], rows))
 
 
 def measured_page() -> str:

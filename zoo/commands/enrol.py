@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         with open_gallery(args.gallery, change=True) as gallery:
             counts = gallery.remove(*args.remove)
         for name, count in zip(args.remove, counts, strict=True):
-            print(f'{name}: {count} faces removed')
+            print(f'{name}: removed, pictures: {count}')
     if args.people:
         _enrol(args)
     if args.list:
