@@ -21,10 +21,11 @@ from zoo.tables import markdown_table  # noqa: E402
 
 
 def fill(text: str) -> str:
-    """``text`` with the tables between ``<!-- weights -->`` and ``<!-- /weights -->``, ``<!-- speed -->`` and so on made anew."""
-    for name, table in (('weights', weights_table), ('speed', speed_table)):
-        text = re.sub(f'(<!-- {name} -->\n).*?(<!-- /{name} -->)', lambda m, made=table(): f'{m[1]}\n{made}\n{m[2]}', text,
-                      flags=re.DOTALL)
+    """``text`` with what stands between ``<!-- weights -->`` and ``<!-- /weights -->``, and likewise ``speed``, made anew."""
+    for name, table in (('weights', weights_table()), ('speed', speed_table())):
+        before, begin, rest = text.partition(f'<!-- {name} -->\n')
+        _, end, after = rest.partition(f'<!-- /{name} -->')
+        text = f'{before}{begin}\n{table}\n{end}{after}'
     return text
 
 

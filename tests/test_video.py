@@ -183,7 +183,7 @@ def test_enrol_lists_and_removes(made, models, capsys, tmp_path):
     copy = tmp_path / 'g.npz'
     copy.write_bytes((made / 'gallery.npz').read_bytes())
     assert main(['enrol', str(copy), '--remove', 'Person 1', '--list', *models]) == 0
-    assert capsys.readouterr().out.splitlines() == ['Person 1: 1 faces removed', 'Person 0: 1']
+    assert capsys.readouterr().out.splitlines() == ['Person 1: removed, pictures: 1', 'Person 0: 1']
     assert main(['enrol', str(copy), '--remove', 'Person 1', *models]) == 1
     assert main(['enrol', str(copy)]) == 1
 
@@ -202,7 +202,7 @@ def test_a_database_in_place_of_a_file(made, models, picture, capsys, tmp_path):
     assert main(['recognise', str(photo), '--gallery', address, '--no-flip', *models]) == 1
     assert 'True there and False here (--no-flip)' in capsys.readouterr().err
     assert main(['enrol', address, '--remove', 'Person 0', '--list']) == 0
-    assert capsys.readouterr().out.splitlines() == ['Person 0: 1 faces removed', 'Person 1: 1']
+    assert capsys.readouterr().out.splitlines() == ['Person 0: removed, pictures: 1', 'Person 1: 1']
 
 
 def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_path):
