@@ -59,6 +59,17 @@ def test_figures_of_the_committed_benchmark(tmp_path):
     assert all(path.read_bytes()[:4] == b'\x89PNG' and path.stat().st_size > 10_000 for path in written)
 
 
+def test_other_weights_count_for_accuracy_only(tmp_path, monkeypatch):
+    facts = json.loads((ROOT / 'results' / 'claims.json').read_text())
+    row = next(row for row in facts['results'] if row['label'] == 'fdfacenet')
+    facts['results'].append({**row, 'label': 'fdfacenet.lowquality'})
+    named = []
+    monkeypatch.setattr('zoo.bench_plots.label_points', lambda axes, points: named.append({point[2] for point in points}))
+    draw_bench(facts, tmp_path)
+    macs, feature_map, accuracy = named
+    assert 'fdfacenet.lowquality' not in macs | feature_map and {'fdfacenet', 'fdfacenet.lowquality'} <= accuracy
+
+
 def test_names_lie_inside_and_do_not_overlap(tmp_path):
     points = [(1.0, 1.0, 'a long name of a model'), (1.0, 1.01, 'another one as long'), (9.0, 5.0, 'far on the right side'),
               (9.0, 5.0, 'at the very same place')]

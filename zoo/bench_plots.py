@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.latency import FEATURES, Point, fit, points_of
-from zoo.model_card import card, list_models
+from zoo.model_card import list_models, weights_of
 from zoo.plots import label_points, sheet
 
 __all__ = ['draw_bench']
@@ -25,7 +25,7 @@ def draw_bench(facts: Mapping, folder: str | os.PathLike) -> list[Path]:
 
     ``latency.png`` shows all rows. The others show the rows at batch 1 that bear a name of the zoo, a series for each runtime
     and number of threads: ``latency-macs.png`` and ``latency-feature_map.png`` from three models on, with a line fitted by
-    :func:`zoo.latency.fit`, and ``accuracy.png`` for models whose card has a measured LFW accuracy.
+    :func:`zoo.latency.fit`, and ``accuracy.png`` for weights whose card has a measured LFW accuracy.
 
     Raises:
         MissingExtra: matplotlib or scipy is not installed.
@@ -34,10 +34,11 @@ def draw_bench(facts: Mapping, folder: str | os.PathLike) -> list[Path]:
     known = set(list_models(task='recognition'))
     series: dict[str, list[Mapping]] = {}
     for row in facts['results']:
-        if row['batch'] == 1 and row['label'] in known:
+        if row['batch'] == 1 and row['label'].partition('.')[0] in known:
             series.setdefault(f'{row["runtime"]}, {row["threads"]} thread{"s" * (row["threads"] > 1)}', []).append(row)
     written = [_times(facts['results'], machine, folder / 'latency.png')]
-    points = {name: points_of(rows) for name, rows in series.items()}
+    # another set of weights takes the same time: it belongs into the figure of accuracy only
+    points = {name: points_of([row for row in rows if '.' not in row['label']]) for name, rows in series.items()}
     if any(len(found) >= 3 for found in points.values()):
         written += [_against(feature, points, machine, folder / f'latency-{feature}.png')
                     for feature in ('macs', 'feature_map')]
@@ -92,6 +93,6 @@ def _accuracy(series: Mapping[str, Sequence[Mapping]], machine: str, path: Path)
 
 
 def _lfw(name: str) -> float | None:
-    """Measured 10-fold LFW accuracy of a card's default weights, a fraction."""
-    weights = card(name).weights.get('default')
+    """Measured 10-fold LFW accuracy of the weights of that name, a fraction."""
+    weights = weights_of(name)
     return weights.metrics.get('lfw', {}).get('accuracy') if weights else None
