@@ -43,8 +43,8 @@ def speed_table() -> str:
 def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
-    claims, lowres, loading, score, layers, startup, sizes = (results[name] for name in (
-        'claims', 'lowres', 'loading', 'detector_score', 'ncnn_profile', 'startup', 'install_size'))
+    claims, lowres, loading, score, layers, startup, sizes, training = (results[name] for name in (
+        'claims', 'lowres', 'loading', 'detector_score', 'ncnn_profile', 'startup', 'install_size', 'training'))
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured',
              'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
@@ -90,6 +90,10 @@ def measured_page() -> str:
              f'## Loader beside MXNet\n\nThe same `train.rec` read and decoded, equal pixels: {loading["same_pixels"]}; '
              f'`{loading["command"]}`',
              markdown_table(['reader', 'images a second of processor time'], [*loading['images_per_cpu_second'].items()]),
+             f'## Training on a CPU beside InsightFace\n\nFaces a second; {training["machine"]}; {training["conditions"]}: '
+             f'`{training["command"]}`',
+             markdown_table(['network', 'trainer', 'faces a second'], [
+                 [network, side, f'{rate:.0f}'] for network, sides in training['medians'].items() for side, rate in sides.items()]),
              f'## Packs in unmodified InsightFace\n\n`{results["packs"]["command"]}`',
              markdown_table(['version', 'faces', 'least cosine to facezoo', 'passed'], [
                  [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
