@@ -93,7 +93,8 @@ def measured_page() -> str:
              f'## Training on a CPU beside InsightFace\n\nFaces a second; {training["machine"]}; {training["conditions"]}: '
              f'`{training["command"]}`',
              markdown_table(['network', 'trainer', 'faces a second'], [
-                 [network, side, f'{rate:.0f}'] for network, sides in training['medians'].items() for side, rate in sides.items()]),
+                 [network, side, f'{rate:.0f}']
+                 for network, sides in training['medians'].items() for side, rate in sides.items()]),
              f'## Packs in unmodified InsightFace\n\n`{results["packs"]["command"]}`',
              markdown_table(['version', 'faces', 'least cosine to facezoo', 'passed'], [
                  [version, r['faces'], f'{r["min_cosine_faceanalysis"]:.7f}', r['passed']]
