@@ -21,8 +21,8 @@ from zoo.tables import markdown_table  # noqa: E402
 
 
 def fill(text: str) -> str:
-    """``text`` with what stands between ``<!-- weights -->`` and ``<!-- /weights -->``, and likewise ``speed``, made anew."""
-    for name, table in (('weights', weights_table()), ('speed', speed_table())):
+    """``text`` with what stands between ``<!-- weights -->`` and ``<!-- /weights -->``, and so on, made anew."""
+    for name, table in (('weights', weights_table()), ('speed', speed_table()), ('artefacts', artefacts_table())):
         before, begin, rest = text.partition(f'<!-- {name} -->\n')
         _, end, after = rest.partition(f'<!-- /{name} -->')
         text = f'{before}{begin}\n{table}\n{end}{after}'
@@ -38,6 +38,18 @@ def speed_table() -> str:
             for name in dict.fromkeys(label for label, _ in found)]
     return (f'{machine["processor"]}, one thread, FP32, one face, medians, {machine["date"][:10]} (`facezoo bench`):\n\n'
             + markdown_table(['model', 'MACs', 'NCNN file', 'NCNN', 'onnxruntime'], rows))
+
+
+def artefacts_table() -> str:
+    """The bundled FDFaceNet in every form that runs here and passed its gates."""
+    report = json.loads((ROOT / 'results' / 'deploy_report.json').read_text())
+    machine = report['machine']
+    rows = [[f'{r["form"]} {r["precision"]}', f'{r["megabytes"]:.1f} MB', f'{100 * r["accuracy"]:.2f} %',
+             f'{r["latency_ms"]:.2f} ms'] for r in report['rows'] if r['passed'] and r['latency_ms']]
+    return (f'`{report["model"]}`; {machine["processor"]}, one thread, one face, medians, {machine["date"]} '
+            f'(`facezoo deploy-report`); {report["torch"]["pairs"]} pairs of held-out identities, PyTorch '
+            f'{100 * report["torch"]["accuracy"]:.2f} %:\n\n'
+            + markdown_table(['artefact', 'file', 'accuracy', 'a face'], rows))
 
 
 def measured_page() -> str:
