@@ -1,4 +1,4 @@
-"""LNRN distilled as FDFaceNet was, in fewer epochs: the recipe of the bundled ``lnrn`` weights."""
+"""LNRN distilled as FDFaceNet was, in fewer epochs."""
 
 from recipes.fdfacenet_kd_faces import config as fdfacenet
 

@@ -1,4 +1,4 @@
-"""MobileFaceNet distilled as FDFaceNet was, in fewer epochs: the recipe of the bundled ``mobilefacenet`` weights."""
+"""MobileFaceNet distilled as FDFaceNet was, in fewer epochs."""
 
 from recipes.fdfacenet_kd_faces import config as fdfacenet
 
