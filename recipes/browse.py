@@ -56,12 +56,11 @@ def _show(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from plugins.data.check import Finding, check_recipe
     from plugins.registry import list_backbones, suggest
-    from zoo.model_card import CARDS, card
+    from zoo.model_card import preprocess_of
     config = _load(args)
     if config.task == 'detection':
         return _check_detector(args.recipe, config)
-    size = card(config.network).input_size if (CARDS / f'{config.network}.yaml').exists() else 112
-    findings = check_recipe(dataclasses.asdict(config), size=size)
+    findings = check_recipe(dataclasses.asdict(config), size=preprocess_of(config.network).input_size)
     if config.network not in list_backbones():
         findings.append(Finding(f'network={config.network!r}: unknown{suggest(config.network, list_backbones())}'))
     serious = sum(finding.serious for finding in findings)

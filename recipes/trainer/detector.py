@@ -21,17 +21,15 @@ from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
-from recipes.trainer.cpu import keep_memory
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
     any_process,
-    make_fabric,
+    begin_run,
     make_optimizer,
     moving_average,
-    refuse_used_output,
     save_recipe,
     stop_signal,
 )
@@ -81,10 +79,7 @@ class DetectorTrainer:
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config, self.output = config, Path(config.output)
-        self.fabric = make_fabric(config)
-        if self.fabric.device.type == 'cpu':
-            keep_memory()
-        refuse_used_output(config)
+        self.fabric = begin_run(config)
         self.teacher = self._load_teacher() if config.teacher else None
         if config.labels:
             pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
@@ -121,8 +116,7 @@ class DetectorTrainer:
         sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
                               self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        if self.fabric.is_global_zero:
-            save_recipe(config)
+        save_recipe(self.fabric, config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * batch, self.images, self.fabric.is_global_zero)
         saved = began = time.monotonic()
         means: dict[str, float] = {}

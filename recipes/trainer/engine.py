@@ -18,16 +18,15 @@ from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from recipes.trainer.cpu import avoid_strided_depthwise, keep_memory
+from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
     any_process,
-    make_fabric,
+    begin_run,
     make_optimizer,
     moving_average,
-    refuse_used_output,
     save_recipe,
     stop_signal,
 )
@@ -54,8 +53,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.output = config, Path(config.output)
-        self.fabric = make_fabric(config)
-        refuse_used_output(config)
+        self.fabric = begin_run(config)
         self.preprocess = preprocess_of(config.network)
         size = self.preprocess.input_size
         source = open_faces(config.rec)
@@ -67,10 +65,8 @@ class Trainer:
         self.raw = Student(config, self.preprocess, source.num_classes)
         if config.init:
             load_weights(self.raw.backbone, config.init)
-        if self.fabric.device.type == 'cpu':
-            keep_memory()
-            if config.precision == 'bf16':
-                avoid_strided_depthwise(self.raw.backbone)
+        if self.fabric.device.type == 'cpu' and config.precision == 'bf16':
+            avoid_strided_depthwise(self.raw.backbone)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.images = 0  # seen so far, over all processes
@@ -98,8 +94,7 @@ class Trainer:
         sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
                               self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        if self.fabric.is_global_zero:
-            save_recipe(config)
+        save_recipe(self.fabric, config)
         self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
                             self.fabric.is_global_zero)
         saved, results, verified = time.monotonic(), {}, -1

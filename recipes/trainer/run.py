@@ -18,9 +18,10 @@ from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.cpu import keep_memory
 
-__all__ = ['Diverged', 'Interrupted', 'any_process', 'make_fabric', 'make_optimizer', 'moving_average', 'refuse_used_output',
-           'save_recipe', 'stop_signal']
+__all__ = ['Diverged', 'Interrupted', 'any_process', 'begin_run', 'make_optimizer', 'moving_average', 'save_recipe',
+           'stop_signal']
 
 Config = TrainConfig | DetectorConfig
 
@@ -33,18 +34,25 @@ class Interrupted(KeyboardInterrupt):
     """The training was asked to stop and has saved where it was."""
 
 
-def refuse_used_output(config: Config) -> None:
-    """A new training must not begin in the folder of another one.
+def begin_run(config: Config):
+    """The launched ``lightning_fabric.Fabric`` of a new or resumed training; on a CPU freed memory is kept from here on.
 
     Raises:
-        CheckpointError: there is a checkpoint in ``output``.
+        RecipeError: CUDA is asked for where there is none.
+        CheckpointError: ``output`` holds another training: a new one must not begin there.
     """
+    fabric = _make_fabric(config)
     if not config.resume and (Path(config.output) / 'checkpoint.pt').exists():
         raise CheckpointError(f'{config.output} holds a training; go on with resume=true, or choose another output')
+    if fabric.device.type == 'cpu':
+        keep_memory()
+    return fabric
 
 
-def save_recipe(config: Config) -> None:
-    """Write the resolved recipe to ``output/recipe.yaml``; the folder is made."""
+def save_recipe(fabric, config: Config) -> None:
+    """Write the resolved recipe to ``output/recipe.yaml``, in one process of all; the folder is made."""
+    if not fabric.is_global_zero:
+        return
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
@@ -57,12 +65,8 @@ def _plain(value):
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def make_fabric(config: Config):
-    """A launched ``lightning_fabric.Fabric``: CPU or GPU, one process or those of ``torchrun``.
-
-    Raises:
-        RecipeError: CUDA is asked for where there is none.
-    """
+def _make_fabric(config: Config):
+    """CPU or GPU, one process or those of ``torchrun``."""
     fabric = require('lightning_fabric', 'train')
     if config.device == 'cuda' and not torch.cuda.is_available():
         raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
