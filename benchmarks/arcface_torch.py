@@ -129,7 +129,7 @@ def write_ijb(root: Path, faces: Path) -> None:
     """A tree in the layout of IJB-C: the copies are images of templates of 1 to 3 media, with landmarks slightly off."""
     import cv2
 
-    from zoo.pipeline.align import template
+    from zoo.jetson.align import template
     rng = np.random.default_rng(2)
     (root / 'loose_crop').mkdir(parents=True)
     (root / 'meta').mkdir()

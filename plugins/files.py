@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ['atomic_path', 'import_file', 'sha256_file', 'write_atomic']
+__all__ = ['atomic_path', 'import_file', 'npz_bytes', 'sha256_file', 'write_atomic']
 
 
 @contextmanager
@@ -74,3 +75,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def npz_bytes(arrays: Mapping) -> bytes:
+    """NumPy arrays by name as the content of a compressed ``.npz``."""
+    import numpy as np
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -137,3 +139,15 @@ def recogniser_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('recogniser') / 'fdfacenet.onnx'
     export_onnx(zoo.load('fdfacenet') if trained else zoo.create('fdfacenet').eval(), path)
     return path
+
+
+@pytest.fixture(scope='session')
+def cudart(tmp_path_factory) -> Path:
+    """A folder with a libcudart.so whose device memory is host memory."""
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if not compiler:
+        pytest.skip('needs a C compiler for the stand-in of libcudart')
+    folder = tmp_path_factory.mktemp('cuda')
+    source = ROOT / 'tests' / 'board' / 'cudart.c'
+    subprocess.run([compiler, '-shared', '-fPIC', '-o', folder / 'libcudart.so', source], check=True)
+    return folder

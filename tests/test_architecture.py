@@ -39,7 +39,7 @@ def test_file_is_short(path):
 
 
 @pytest.mark.parametrize('module', ['zoo', 'zoo.cli', 'zoo.evaluate.verification', 'zoo.runtime', 'zoo.runtime.onnx',
-                                    'zoo.runtime.ncnn', 'zoo.pipeline.align', 'zoo.pipeline.crop', 'zoo.pipeline.galleries',
+                                    'zoo.runtime.ncnn', 'zoo.jetson.align', 'zoo.pipeline.crop', 'zoo.pipeline.galleries',
                                     'zoo.evaluate.detection_run',
                                     'plugins.data.pack', 'recipes.config'])
 def test_imports_without_torch(module):

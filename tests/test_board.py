@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from boards import BOARD, INTERPRETERS, PYTHON36, run_on_board
 
 from zoo.export.artefact import Gates, export
 from zoo.jetson.bundle import Bundle, BundleError
@@ -24,23 +24,7 @@ from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_
 from zoo.jetson.recogniser import Recogniser
 
 ROOT = Path(__file__).parents[1]
-BOARD = Path(__file__).parent / 'board'
 SOURCES = sorted((ROOT / 'zoo' / 'jetson').glob('*.py'))
-PYTHON36 = os.environ.get('FACEZOO_PYTHON36')
-INTERPRETERS = [pytest.param(sys.executable, id='python'),
-                pytest.param(PYTHON36, id='python3.6', marks=pytest.mark.skipif(
-                    not PYTHON36, reason='needs FACEZOO_PYTHON36: a Python 3.6 with numpy and onnxruntime'))]
-
-
-@pytest.fixture(scope='session')
-def cudart(tmp_path_factory) -> Path:
-    """A folder with a libcudart.so whose device memory is host memory."""
-    compiler = shutil.which('cc') or shutil.which('gcc')
-    if not compiler:
-        pytest.skip('needs a C compiler for the stand-in of libcudart')
-    folder = tmp_path_factory.mktemp('cuda')
-    subprocess.run([compiler, '-shared', '-fPIC', '-o', folder / 'libcudart.so', BOARD / 'cudart.c'], check=True)
-    return folder
 
 
 @pytest.fixture(scope='session')
@@ -59,14 +43,6 @@ def tx2(tx2_tar, tmp_path) -> Path:
     with tarfile.open(tx2_tar) as tar:
         tar.extractall(tmp_path, filter='data')
     return tmp_path / 'small-jetson-tx2'
-
-
-def run_on_board(python: str, bundle: Path, cudart: Path, *command: str, version: str = '8.2.1.8', **env: str
-                 ) -> subprocess.CompletedProcess:
-    """A script of the bundle, as on a board."""
-    environment = {**os.environ, 'PYTHONPATH': str(BOARD), 'LD_LIBRARY_PATH': str(cudart), 'FAKE_TENSORRT': version,
-                   'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1', **env}
-    return subprocess.run([python, *command], cwd=bundle, env=environment, capture_output=True, text=True, timeout=300)
 
 
 class TestCache:

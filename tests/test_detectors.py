@@ -19,7 +19,8 @@ from zoo.complexity import profile
 from zoo.export.detector import export_detector
 from zoo.export.fold import fold_batchnorm
 from zoo.hub import resolve
-from zoo.runtime.detector import USUAL_SCORE, FaceDetector, decode_outputs, fit, open_detector, suppress
+from zoo.jetson.decode import fit
+from zoo.runtime.detector import USUAL_SCORE, FaceDetector, decode_outputs, open_detector, suppress
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import save_weights
 

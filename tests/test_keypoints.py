@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plugins.data.keypoints import find_key_region, plot_key_region
-from zoo.pipeline.align import TEMPLATE, map_points
+from zoo.jetson.align import TEMPLATE, map_points
 
 # section 3.3.1: the centres' extremes [39:73, 51:88] become the box [28:84, 34:90]
 PAPER = np.float32([[39, 51], [73, 51], [56, 71], [42, 88], [70, 88]])

@@ -237,7 +237,7 @@ def decode_face(source: FaceSource, index: int, size: int) -> tuple[np.ndarray, 
 def shrink_crop(image: np.ndarray, size: int, name: str = 'face') -> np.ndarray:
     """An aligned crop uint8 ``(S, S, 3)`` as one of ``size`` pixels.
 
-    The ArcFace template scales (:func:`zoo.pipeline.align.template`), so that a 112-pixel crop made smaller is the 96-pixel
+    The ArcFace template scales (:func:`zoo.jetson.align.template`), so that a 112-pixel crop made smaller is the 96-pixel
     one; crops are never enlarged, and those of another template (128) never converted.
 
     Raises:

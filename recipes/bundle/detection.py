@@ -21,7 +21,7 @@ from plugins.preprocess import decode_image, encode_image
 from recipes.trainer.labels import LOWEST, vote
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
-from zoo.pipeline.align import align
+from zoo.jetson.align import align
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, FaceDetector
 

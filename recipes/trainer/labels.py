@@ -12,8 +12,9 @@ from plugins.data.pictures import Pictures, read_labels, write_labels
 from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from plugins.files import write_atomic
+from zoo.jetson.decode import fit
 from zoo.progress import progress_bar
-from zoo.runtime.detector import DetectorNet, decode_outputs, fit
+from zoo.runtime.detector import DetectorNet, decode_outputs
 
 __all__ = ['label_pictures', 'vote']
 

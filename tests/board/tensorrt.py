@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 __version__ = os.environ.get('FAKE_TENSORRT', '8.2.1.8')
 _VERSION = tuple(int(part) for part in __version__.split('.')[:2])
-_OPS = {'Conv', 'PRelu', 'Relu', 'LeakyRelu', 'Flatten', 'Gemm', 'Add', 'QuantizeLinear', 'DequantizeLinear', 'Cast'}
+_OPS = {'Conv', 'PRelu', 'Relu', 'LeakyRelu', 'Flatten', 'Gemm', 'Add', 'QuantizeLinear', 'DequantizeLinear', 'Cast', 'Concat',
+        'Constant', 'Exp', 'Reshape', 'Resize', 'Sigmoid', 'Slice', 'Transpose'}
 
 
 class _Enum:
@@ -26,7 +27,8 @@ class _Enum:
 
 DataType = _Enum('FLOAT', 'HALF', 'INT8', 'INT32')
 LayerType = _Enum('CONVOLUTION', 'FULLY_CONNECTED', 'ACTIVATION', 'POOLING', 'SHUFFLE', 'CONSTANT', 'PARAMETRIC_RELU',
-                  'ELEMENTWISE', 'MATRIX_MULTIPLY', 'IDENTITY', 'QUANTIZE', 'DEQUANTIZE', 'CAST')
+                  'ELEMENTWISE', 'MATRIX_MULTIPLY', 'IDENTITY', 'QUANTIZE', 'DEQUANTIZE', 'CAST', 'CONCATENATION', 'UNARY',
+                  'RESIZE', 'SLICE')
 ProfilingVerbosity = _Enum('LAYER_NAMES_ONLY', 'NONE', 'DETAILED')
 TensorIOMode = _Enum('NONE', 'INPUT', 'OUTPUT')
 NetworkDefinitionCreationFlag = _Enum('EXPLICIT_BATCH') if _VERSION < (11, 0) else _Enum()
@@ -145,7 +147,10 @@ class OnnxParser:
         output = tensors[node.output[0]] = ITensor(node.output[0])
         kinds = {'Conv': LayerType.CONVOLUTION, 'PRelu': LayerType.PARAMETRIC_RELU, 'Flatten': LayerType.SHUFFLE,
                  'Add': LayerType.ELEMENTWISE, 'Relu': LayerType.ACTIVATION, 'LeakyRelu': LayerType.ACTIVATION,
-                 'QuantizeLinear': LayerType.QUANTIZE, 'DequantizeLinear': LayerType.DEQUANTIZE, 'Cast': LayerType.CAST}
+                 'QuantizeLinear': LayerType.QUANTIZE, 'DequantizeLinear': LayerType.DEQUANTIZE, 'Cast': LayerType.CAST,
+                 'Concat': LayerType.CONCATENATION, 'Constant': LayerType.CONSTANT, 'Exp': LayerType.UNARY,
+                 'Reshape': LayerType.SHUFFLE, 'Resize': LayerType.RESIZE, 'Sigmoid': LayerType.ACTIVATION,
+                 'Slice': LayerType.SLICE, 'Transpose': LayerType.SHUFFLE}
         if node.op_type == 'Gemm' and _VERSION < (8, 5):
             wide = self._unnamed('Shuffle', LayerType.SHUFFLE, inputs)
             full = self._unnamed('Fully Connected', LayerType.FULLY_CONNECTED, [wide], node.name)
@@ -262,21 +267,18 @@ class ICudaEngine:
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-        self.inputs, self.outputs = ([values[0].name] for values in (self.session.get_inputs(), self.session.get_outputs()))
+        self.inputs, self.outputs = ([value.name for value in values]
+                                     for values in (self.session.get_inputs(), self.session.get_outputs()))
         self.names = self.outputs + self.inputs  # the order is TensorRT's business
-        self.shapes = {value[0].name: (-1, *value[0].shape[1:])
-                       for value in (self.session.get_inputs(), self.session.get_outputs())}
         (self.limits,) = header['shapes'].values()
         if _VERSION >= (8, 5):
-            self.num_io_tensors = 2
+            self.num_io_tensors = len(self.names)
             self.get_tensor_name = lambda index: self.names[index]
-            self.get_tensor_shape = lambda name: self.shapes[name]
             self.get_tensor_mode = lambda name: TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
         if _VERSION < (10, 0):
-            self.num_bindings = 2
+            self.num_bindings = len(self.names)
             self.get_binding_name = lambda index: self.names[index]
             self.get_binding_index = lambda name: self.names.index(name)
-            self.get_binding_shape = lambda name: self.shapes[name]
             self.binding_is_input = lambda name: name in self.inputs
 
     def create_execution_context(self):
@@ -285,13 +287,15 @@ class ICudaEngine:
 
 class IExecutionContext:
     def __init__(self, engine):
-        self._engine, self._shape, self._addresses = engine, None, {}
+        self._engine, self._shape, self._addresses, self._known = engine, None, {}, {}
         if _VERSION >= (8, 5):
             self.set_input_shape = lambda name, shape: self._set(shape)
+            self.get_tensor_shape = lambda name: self._shapes()[name]
             self.set_tensor_address = self._addresses.__setitem__
             self.execute_async_v3 = self._execute
         if _VERSION < (10, 0):
             self.set_binding_shape = lambda index, shape: self._set(shape)
+            self.get_binding_shape = lambda index: self._shapes()[self._engine.names[index]]
             self.execute_async_v2 = self._execute_bindings
 
     def _set(self, shape):
@@ -301,16 +305,24 @@ class IExecutionContext:
         self._shape = tuple(shape)
         return True
 
+    def _shapes(self):
+        """Of all tensors for the input's shape; found by running, which is not how TensorRT does it."""
+        if self._shape not in self._known:
+            found = self._engine.session.run(None, {self._engine.inputs[0]: np.zeros(self._shape, np.float32)})
+            self._known[self._shape] = dict(zip(self._engine.names, [output.shape for output in found] + [self._shape]))
+        return self._known[self._shape]
+
     def _execute_bindings(self, bindings, stream):
         self._addresses = dict(zip(self._engine.names, bindings))
         return self._execute(stream)
 
     def _execute(self, stream):
         assert stream
-        image, embedding = self._engine.inputs[0], self._engine.outputs[0]
+        image = self._engine.inputs[0]
         source = (ctypes.c_float * int(np.prod(self._shape))).from_address(self._addresses[image])
-        result = self._engine.session.run(None, {image: np.frombuffer(source, np.float32).reshape(self._shape)})[0]
-        ctypes.memmove(self._addresses[embedding], np.ascontiguousarray(result, np.float32).ctypes.data, result.nbytes)
+        results = self._engine.session.run(None, {image: np.frombuffer(source, np.float32).reshape(self._shape)})
+        for name, result in zip(self._engine.outputs, results):
+            ctypes.memmove(self._addresses[name], np.ascontiguousarray(result, np.float32).ctypes.data, result.nbytes)
         return True
 
 

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _align(args: argparse.Namespace) -> None:
     from plugins.data.sources import TreeFaces
-    from zoo.pipeline.align import template
+    from zoo.jetson.align import template
     from zoo.pipeline.crop import REPORT, align_folder
     from zoo.runtime.detector import open_detector
     template(args.size)
@@ -146,7 +146,7 @@ def _keypoints(args: argparse.Namespace) -> None:
     import numpy as np
 
     from plugins.data.keypoints import find_key_region, plot_key_region
-    from zoo.pipeline.align import map_points
+    from zoo.jetson.align import map_points
     points = np.load(args.source) if args.source.suffix == '.npy' else np.loadtxt(args.source, delimiter=',', ndmin=2)
     if points.size % 10:
         raise ValueError(f'{args.source}: {points.shape} numbers are not five points (x, y) a face')

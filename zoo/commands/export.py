@@ -6,6 +6,7 @@
   facezoo export fdfacenet --to onnx --precision int8 --calib faces.zip --gate-set lfw.bin --out fdfacenet_int8.onnx
   facezoo export fdfacenet --target raspberrypi-5 --out fdfacenet_pi5           NCNN with that board's options
   facezoo export fdfacenet --target jetson-tx2 --precision fp16,int8 --calib faces.zip --gate-set lfw.bin --out tx2.tar
+  facezoo export fdfacenet --target jetson-tx2 --gate-set lfw.bin --detector detector.onnx --out tx2.tar    finds faces, too
   facezoo export fdfacenet --to pack --out ~/.insightface
   facezoo export retinaface_mnet025 --to onnx --out detector.onnx     InsightFace's contract: FaceAnalysis loads it
 
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--gate-set', metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
-    parser.add_argument('--detector', type=Path, metavar='FILE', help='ONNX detector to put into the pack')
+    parser.add_argument('--detector', type=Path, metavar='FILE', help='ONNX detector for the pack or the TensorRT bundle')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +54,9 @@ def run(args: argparse.Namespace) -> None:
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
         print('{level}: {where}: {problem}; {remedy}'.format(**finding))
+    if to == 'tensorrt' and 'detector' in sidecar:
+        print('detector, {precision}: {found} of {faces} faces of the sample picture, least overlap of boxes {min_iou:.4f}, '
+              'landmark error {landmark_error:.4f} of the eye distance'.format(**sidecar['detector']))
     for precision, report in sidecar.get('precisions', {sidecar.get('precision'): sidecar}).items():
         _print(precision, report)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from plugins.preprocess import FaceError, decode_image, l2_normalise
 from zoo.evaluate.roc import roc_points, tar_nearest
-from zoo.pipeline.align import align
+from zoo.jetson.align import align
 from zoo.progress import progress_bar
 from zoo.runtime.embedder import Embedder, embed_batches
 

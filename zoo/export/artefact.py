@@ -93,6 +93,7 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; of a bundle several, with commas.
         device: name of a target, see :func:`zoo.export.target.list_targets`.
         calib: aligned faces to calibrate 8 bits on.
+        detector: ONNX detector that goes into the pack or the bundle.
 
     Returns:
         The sidecar that was written beside the artefact: parity, accuracies, preprocessing, versions, hashes.
@@ -104,14 +105,16 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
     """
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
-    return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision)
+    return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision, detector)
 
 
-def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None) -> dict:
+def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, detector: Path | None = None) -> dict:
     """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
         with _staging(Path(out)) as stage:
-            return _finish(write_bundle(job, precision, stage), stage, [stage])
+            return _finish(write_bundle(job, precision, stage, detector), stage, [stage])
+    if detector:
+        raise ValueError(f'--detector: {to} holds the recogniser only; export the detector to a file of its own')
     return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0])
 
 

@@ -7,6 +7,7 @@ from string import Template
 
 from zoo.export.gates import Judge
 from zoo.export.target import Target
+from zoo.jetson.bundle import DETECTOR
 
 __all__ = ['build_script', 'bundle_readme']
 
@@ -22,22 +23,25 @@ def build_script(facts: dict, target: Target) -> str:
     trtexec = target.runtime.trtexec
     return _fill('build.sh', {
         **_common(facts, target),
-        'cases': '\n'.join(_case(name, variant, trtexec) for name, variant in facts['variants'].items()),
+        'cases': '\n'.join(_case(name, variant, facts['input'], trtexec) for name, variant in facts['variants'].items()),
         'workspace': trtexec['workspace'].format(mb=target.workspace_mb), 'build_only': trtexec['build_only'],
         'measure': ' '.join(trtexec['measure']), 'with_copies': ' '.join(trtexec['copies']['with']),
         'without_copies': ' '.join(trtexec['copies']['without'])})
 
 
-def _case(name: str, variant: dict, trtexec) -> str:
-    """The arm of the shell's ``case`` that sets trtexec's arguments for a precision."""
-    lines = [f'  {name})']
+def _case(name: str, variant: dict, tensor: str, trtexec) -> str:
+    """The arm of the shell's ``case`` that sets trtexec's arguments for an engine, and the shapes that it is timed at."""
+    shapes = [f'{tensor}:{"x".join(map(str, shape))}' for shape in variant['shapes']]
+    timed = shapes[1:2] if name == DETECTOR else shapes[1:]
+    lines = [f'  {name})', f'    shapes="{" ".join(dict.fromkeys(timed))}"']
     if variant['verdict']:
         lines.append(f'    echo "{name}: {variant["verdict"]}"')
     kept = variant['layer_precisions']
     if kept and not trtexec.get('keep'):
         lines.append(f'    # {len(kept)} nodes must not be in 8 bits, which this trtexec cannot be told')
         return '\n'.join([*lines, f'    exec python3 build_engine.py {name} ;;'])
-    options = [f'--onnx={variant["graph"]}', *(f'--{flag.lower()}' for flag in variant['flags'])]
+    options = [f'--onnx={variant["graph"]}', *(f'--{flag.lower()}' for flag in variant['flags']),
+               *(f'--{end}Shapes={shape}' for end, shape in zip(('min', 'opt', 'max'), shapes, strict=True))]
     if variant.get('cache'):
         # an unfinished cache would leave layers out, a missing one would be replaced by noise without a word
         lines += [f'    cache=$(python3 build_engine.py {name} --cache-only)', '    [ -s "$cache" ] || exit 1']
@@ -69,12 +73,31 @@ def bundle_readme(facts: dict, target: Target, reports: dict, judge: Judge, lice
         'pairs': judge.baseline.pairs, 'table': '\n'.join(rows), 'verdicts': _verdicts(facts['variants']),
         'threshold': f'{facts["threshold"]:.3f}', 'files': '\n'.join(_file_rows(facts)), 'features': facts['num_features'],
         'colour': preprocess['colour'], 'mean': preprocess['mean'], 'std': preprocess['std'],
+        'system_commands': _SYSTEM if DETECTOR in facts['variants'] else '', 'detector': _detector_text(facts),
         'notes': '\n'.join(f'- {note}' for note in target.notes) or '- none',
         'licence': licence or 'not stated: research use only'})
 
 
+_SYSTEM = """python3 recognise.py people a.jpg          # who is in a picture; people/NAME/*.jpg are the persons to know
+python3 recognise.py people --camera 0     # before a camera
+"""
+
+
+def _detector_text(facts: dict) -> str:
+    found = facts['variants'].get(DETECTOR)
+    if not found:
+        return 'There is no detector in this bundle: `run.py` takes aligned faces. Export with `--detector` to find them, too.'
+    height, width = found['shapes'][1][2:]
+    return (f'The detector takes pictures of any shape, scaled down to {found["shapes"][2][2]} pixels; its engine is tuned for '
+            f'{width}x{height} (16:9). A face begins at a score of {found["score"]:g}. Licence of its weights: '
+            f'{found["licence"] or "not stated"}')
+
+
 def _verdicts(variants: dict) -> str:
     return ''.join(f'\n**{name}: {variant["verdict"]}.**\n' for name, variant in variants.items() if variant['verdict'])
+
+
+_OPTIONAL = ('model_int8.onnx', 'model_fp16.onnx', 'int8.calib', 'calibration.json', 'detector.onnx', 'detector.npz')
 
 
 def _file_rows(facts: dict) -> list[str]:
@@ -84,10 +107,14 @@ def _file_rows(facts: dict) -> list[str]:
         'of tensors that TensorRT makes itself', 'calibration.json': 'how the scales were found, and on which faces (hash)',
         'samples.npz': 'faces of the gate set, pairs, and the embeddings PyTorch gives them', 'build.sh': 'builds with trtexec',
         'build_engine.py': "builds with TensorRT's Python binding", 'verify.py': 'checks and measures an engine',
-        'run.py': 'embeds and compares faces', 'facezoo_jetson/': 'what the scripts use; import it in your own program',
+        'run.py': 'embeds and compares faces',
+        'recognise.py': 'names the faces in pictures or before a camera; needs the detector',
+        'detector.onnx': "the detector, with InsightFace's outputs",
+        'detector.npz': 'a picture, and the faces that the detector finds in it',
+        'facezoo_jetson/': 'what the scripts use; import it in your own program',
         'bundle.json': 'everything above as data, with sha256 of the graph, the calibration and the samples'}
     return [f'| `{name}` | {text} |' for name, text in known.items()
-            if name in facts['sha256'] or name not in ('model_int8.onnx', 'model_fp16.onnx', 'int8.calib', 'calibration.json')]
+            if name in facts['sha256'] or name not in _OPTIONAL]
 
 
 def _common(facts: dict, target: Target) -> dict:

@@ -23,7 +23,8 @@ from zoo.export.job import origin_facts
 from zoo.export.ncnn import run_pnnx
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
-from zoo.runtime.detector import DetectorNet, fit
+from zoo.jetson.decode import fit
+from zoo.runtime.detector import DetectorNet
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchDetector
 
@@ -47,7 +48,8 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike)
         ValueError: another format.
     """
     if to not in _FORMATS:
-        raise ValueError(f'a detector is exported to {" or ".join(_FORMATS)}, not to {to}')
+        raise ValueError(f'a detector is exported to {" or ".join(_FORMATS)}, not to {to}; the ONNX file goes into a TensorRT '
+                         'bundle or a pack with --detector')
     folded, out = fold_batchnorm(model), Path(out)
     with tempfile.TemporaryDirectory() as work:
         sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides),

@@ -1,4 +1,4 @@
-"""A read-only view of an exported recogniser's ONNX graph: which layers carry weights, which tensors flow between them."""
+"""A read-only view of an exported ONNX graph: which layers carry weights, which tensors flow between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer']
 
 
 class GraphError(ValueError):
-    """An ONNX file is damaged, or is not the graph of one recogniser."""
+    """An ONNX file is damaged, or has not the inputs and outputs that are needed."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class WeightLayer:
 
 
 class Graph:
-    """An ONNX model with one image input and one embedding output.
+    """An ONNX model with one image input.
 
     Attributes:
         model: the ``onnx.ModelProto``; copy it before changing it.
-        input, output: names of the one input and the one output.
+        input: name of the one input; outputs: names of the outputs, one of a recogniser, several of a detector.
         initializers: weights by name.
     """
 
@@ -59,10 +59,10 @@ class Graph:
         self.model = model
         self.initializers = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         inputs = [i.name for i in model.graph.input if i.name not in self.initializers]
-        outputs = [o.name for o in model.graph.output]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise GraphError(f'a recogniser has one input and one output, this graph has {inputs} and {outputs}')
-        self.input, self.output = inputs[0], outputs[0]
+        self.outputs = tuple(o.name for o in model.graph.output)
+        if len(inputs) != 1:
+            raise GraphError(f'a recogniser or detector has one input, this graph has {inputs}')
+        self.input = inputs[0]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Graph:
@@ -70,7 +70,7 @@ class Graph:
 
         Raises:
             FileNotFoundError: no such file.
-            GraphError: not ONNX, cut off, or more than one input or output.
+            GraphError: not ONNX, cut off, or more than one input.
         """
         onnx = require('onnx', 'onnx')
         if not Path(path).is_file():
@@ -81,7 +81,18 @@ class Graph:
             return cls(model)
         except Exception as error:  # protobuf, checker and onnx's loader each have their own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise GraphError(f'{path}: not a whole ONNX recogniser ({reason}); export it again') from None
+            raise GraphError(f'{path}: not a whole ONNX model of pictures ({reason}); export it again') from None
+
+    @property
+    def output(self) -> str:
+        """Name of a recogniser's one output.
+
+        Raises:
+            GraphError: there are several.
+        """
+        if len(self.outputs) != 1:
+            raise GraphError(f'a recogniser has one output, this graph has {list(self.outputs)}')
+        return self.outputs[0]
 
     @property
     def nodes(self):

@@ -113,6 +113,8 @@ def _broken_restriction(graph: Graph, node) -> str:
 
 def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
     shape = graph.shapes[graph.input]
+    if len(graph.outputs) > 1:  # a detector, built for a range of sizes
+        return
     if len(shape) != 4 or None in shape[1:]:
         yield Finding('error', graph.input, f'shape {shape}: only the batch may be dynamic',
                       'export at a fixed image size')

@@ -202,7 +202,7 @@ def half_graph(graph: Graph, keep: Collection[str] = ()):
 
 
 def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
-    """The graph in FP16 types, float32 at its input and output: what a strongly typed TensorRT (11) builds FP16 from.
+    """The graph in FP16 types, float32 at its input and outputs: what a strongly typed TensorRT (11) builds FP16 from.
 
     Args:
         keep: nodes that stay in float32, between two casts.
@@ -229,7 +229,7 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
                         ends = (f'{name}_half', values[index]) if kind == proto.FLOAT else (values[index], f'{name}_half')
                         casts.append(_cast(*ends, kind))
         nodes += [*before, node, *after]
-    nodes.append(_cast(f'{graph.output}_half', graph.output, proto.FLOAT))
+    nodes += [_cast(f'{name}_half', name, proto.FLOAT) for name in graph.outputs]
     _set_nodes(model, nodes)
     del model.graph.value_info[:]
     require('onnx', 'onnx').checker.check_model(model)

@@ -1,4 +1,4 @@
-"""The TensorRT bundle: a tar with everything a board needs to build, check and run a recogniser by itself."""
+"""The TensorRT bundle: a tar with everything a board needs to build, check and run a recogniser, and a detector, by itself."""
 
 from __future__ import annotations
 
@@ -7,105 +7,39 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from plugins.data.sources import read_faces
+from plugins.files import npz_bytes
 from plugins.preprocess import l2_normalise
 from zoo.evaluate.verification import verify
+from zoo.export.board_detector import board_detector
 from zoo.export.bundle_text import build_script, bundle_readme
-from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.job import Job
-from zoo.export.lint import lint, overflowing_nodes, require_buildable
+from zoo.export.lint import lint, require_buildable
 from zoo.export.onnx import INPUT, OUTPUT
-from zoo.export.quantize import SCHEMES, group_of, half_graph, int8_graph, simulate_int8, typed_half_graph
-from zoo.export.search import Int8Plan
 from zoo.export.target import TargetError
+from zoo.export.variants import FORMS, Variant, largest_values
 from zoo.jetson import bundle as board_bundle
-from zoo.jetson.cache import read_cache, write_cache
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.onnx import OnnxEmbedder
 
-__all__ = ['FORMS', 'Variant', 'calibration_cache', 'write_bundle']
+__all__ = ['write_bundle']
 
 SAMPLE_PAIRS = 64
 _BOARD = Path(board_bundle.__file__).parent
-_SCRIPTS = ('build_engine', 'run', 'verify')
+_SCRIPTS = ('build_engine', 'recognise', 'run', 'verify')
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What an engine of one precision is made from.
-
-    Attributes:
-        simulation: ONNX model that computes on a CPU what the engine computes.
-        files: the bundle's files that only this precision needs.
-        layer_precisions: nodes that must not follow the builder's flags, and what they run in instead.
-        plan: of 8 bits.
-    """
-
-    simulation: object
-    files: dict[str, bytes] = field(default_factory=dict)
-    layer_precisions: dict[str, str] = field(default_factory=dict)
-    plan: Int8Plan | None = None
-
-
-def _plain(job: Job, graph: Graph, spec: dict) -> Variant:
-    return Variant(graph.model)
-
-
-def _half(job: Job, graph: Graph, spec: dict) -> Variant:
-    pinned = overflowing_nodes(graph, _absmax(job))
-    return Variant(half_graph(graph, pinned), layer_precisions=dict.fromkeys(pinned, 'fp32'))
-
-
-def _typed_half(job: Job, graph: Graph, spec: dict) -> Variant:
-    model = typed_half_graph(graph, overflowing_nodes(graph, _absmax(job)))
-    return Variant(model, {spec['graph']: model.SerializeToString()})
-
-
-def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
-    plan = job.quantiser.plan('tensorrt')
-    kept = {name for layer in graph.layers if layer.name in plan.keep for name in group_of(graph, layer)}
-    text = calibration_cache(plan.calibration, job.target.tensorrt)
-    return Variant(simulate_int8(graph, plan.calibration, SCHEMES['tensorrt'], plan.keep), {
-        spec['cache']: text.encode(), 'calibration.json': json.dumps(plan.calibration.to_dict(), indent=1).encode()},
-        dict.fromkeys(sorted(kept), 'fp16'), plan)
-
-
-def _qdq(job: Job, graph: Graph, spec: dict) -> Variant:
-    plan = job.quantiser.plan('qdq')
-    model = int8_graph(graph, plan.calibration, plan.keep)
-    return Variant(model, {spec['graph']: model.SerializeToString(), 'calibration.json': json.dumps(
-        plan.calibration.to_dict(), indent=1).encode()}, plan=plan)
-
-
-# how a precision is made, by the `form` that the runtime's file names
-FORMS: dict[str, Callable[[Job, Graph, dict], Variant]] = {
-    'plain': _plain, 'half': _half, 'half_typed': _typed_half, 'cache': _cache, 'qdq': _qdq}
-
-
-def calibration_cache(calibration: Calibration, version: str) -> str:
-    """TensorRT's cache for a calibration; read back before it is handed out.
-
-    Args:
-        version: of TensorRT, ``'8.2.1'``.
-    """
-    text = write_cache({name: amax / 127 for name, amax in calibration.amax.items()}, version)
-    found = read_cache(text, version=version)
-    assert len(found) == len(calibration.amax)
-    return text
-
-
-def write_bundle(job: Job, precisions: str | None, tar: Path) -> dict:
+def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | None = None) -> dict:
     """Write the bundle's tar.
 
     Args:
         precisions: several with commas; the target's default when not given.
+        detector: ONNX file of a detector, so that the board finds the faces itself.
 
     Returns:
         Its sidecar: lint, parity and accuracy of every precision.
@@ -113,8 +47,8 @@ def write_bundle(job: Job, precisions: str | None, tar: Path) -> dict:
     Raises:
         TargetError: the target does not use TensorRT, or cannot run a precision.
         LintError: the graph cannot be built there.
-        GateError: a precision failed a gate.
-        ValueError: no gate set was named.
+        GateError: a precision, or the detector, failed a gate.
+        ValueError: no gate set was named, or the detector cannot be used.
     """
     target = job.target
     if target is None or target.runtime.kind != 'tensorrt':
@@ -125,31 +59,38 @@ def write_bundle(job: Job, precisions: str | None, tar: Path) -> dict:
     chosen = precisions.split(',') if precisions else [target.default]
     verdicts = {precision: target.verdict(precision) for precision in chosen}
     graph = job.quantiser.graph if job.calib else job.graph
-    findings = lint(graph, target, _absmax(job) or None)
+    findings = lint(graph, target, largest_values(job) or None)
     require_buildable(findings)
     samples, threshold = _samples(job)
-    files = {'model.onnx': graph.model.SerializeToString(), 'samples.npz': _npz(samples)}
+    files = {'model.onnx': graph.model.SerializeToString(), 'samples.npz': npz_bytes(samples)}
     variants, reports = {}, {}
     for precision in chosen:
-        spec = dict(target.runtime.variants[precision])
-        variant = FORMS[spec.pop('form')](job, graph, spec)
-        reports[precision], cosine = _measure(job, variant, precision, samples)
-        files |= variant.files
-        variants[precision] = {**{k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()},
-                               'verdict': verdicts[precision], 'layer_precisions': variant.layer_precisions,
-                               'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6), 'simulated_mean_cosine': cosine}
+        variants[precision], reports[precision], made = _variant(job, graph, precision, verdicts[precision], samples)
+        files |= made
+    sidecar = {'format': 'tensorrt', 'target': target.name, **job.facts, 'precisions': reports, 'threshold': threshold}
+    if detector:
+        part = board_detector(detector, target)
+        variants[board_bundle.DETECTOR], files = part.facts, files | part.files
+        sidecar[board_bundle.DETECTOR], findings = part.report, findings + part.findings
     facts = _bundle_facts(job, files, variants, threshold, reports)
     texts = {'README.md': bundle_readme(facts, target, reports, job.judge, job.facts['licence']).encode(),
              'build.sh': build_script(facts, target).encode(), 'bundle.json': (json.dumps(facts, indent=1) + '\n').encode()}
     # the data last: a tar that was cut off then still has the scripts that say so
     _write_tar(tar, f'{job.name}-{target.name}', {**texts, **_board_files(), **files})
-    return {'format': 'tensorrt', 'target': target.name, **job.facts, 'precisions': reports,
-            'findings': [finding.to_dict() for finding in findings], 'threshold': threshold}
+    return sidecar | {'findings': [finding.to_dict() for finding in findings]}
 
 
-def _absmax(job: Job) -> dict[str, float]:
-    """Largest value of each tensor on the calibration faces; empty without any."""
-    return {name: h.absmax for name, h in job.quantiser.histograms.items()} if job.calib else {}
+def _variant(job: Job, graph: Graph, precision: str, verdict: str, samples: dict[str, np.ndarray]
+             ) -> tuple[dict, dict, dict[str, bytes]]:
+    """What the recogniser's engine of a precision is built from, the gates' report on it, and the files it needs."""
+    spec, side = dict(job.target.runtime.variants[precision]), job.model.preprocess.input_size
+    variant = FORMS[spec.pop('form')](job, graph, spec)
+    report, cosine = _measure(job, variant, precision, samples)
+    facts = {**{k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()}, 'verdict': verdict,
+             'shapes': [[batch, 3, side, side] for batch in (1, 1, job.target.batch)],
+             'layer_precisions': variant.layer_precisions, 'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6),
+             'simulated_mean_cosine': cosine}
+    return facts, report, variant.files
 
 
 def _measure(job: Job, variant: Variant, precision: str, samples: dict[str, np.ndarray]) -> tuple[dict, float]:
@@ -178,19 +119,13 @@ def _samples(job: Job) -> tuple[dict[str, np.ndarray], float]:
     return samples, verify(reference, data, flip=False, progress=True).threshold['1e-3']
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _bundle_facts(job: Job, files: dict[str, bytes], variants: dict, threshold: float, reports: dict) -> dict:
     import zoo
     target = job.target
     return {'format': board_bundle.FORMAT, 'facezoo': zoo.__version__, 'model': job.name, 'target': target.name,
             'tensorrt': target.tensorrt, 'input': INPUT, 'output': OUTPUT, 'num_features': job.model.num_features,
             'preprocess': job.model.preprocess.to_dict(), 'batch': target.batch, 'workspace_mb': target.workspace_mb,
-            'default': next(iter(variants)) if target.default not in variants else target.default, 'variants': variants,
+            'default': target.default if target.default in variants else next(iter(variants)), 'variants': variants,
             'threshold': threshold,
             'accuracy': {p: r['verification']['artefact']['accuracy'] for p, r in reports.items()},
             'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}}

@@ -1,6 +1,6 @@
 """Build engines on this board.
 
-  python3 build_engine.py                 the default precision
+  python3 build_engine.py                 the default precision, and the detector if the bundle has one
   python3 build_engine.py fp16,int8
   python3 build_engine.py int8 --cache-only    only complete the calibration cache, for trtexec --calib
 """
@@ -15,7 +15,7 @@ __all__ = ['main']
 
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
-    parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8 or several with commas')
+    parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8, detector, or several with commas')
     parser.add_argument('--cache-only', action='store_true', help='write engines/int8.calib and stop')
     parser.add_argument('--adopt', action='store_true', help='take engines/PRECISION.plan, which trtexec has just built')
     return run_script(_run, parser.parse_args(argv))
@@ -23,10 +23,10 @@ def main(argv=None):
 
 def _run(arguments):
     session = Session(arguments.bundle)
-    for precision in session.precisions(arguments.precision):
+    for name in session.engines(arguments.precision):
         if arguments.cache_only:
-            sys.stdout.write('%s\n' % finalise_cache(session.bundle, precision, session.trt))
+            sys.stdout.write('%s\n' % finalise_cache(session.bundle, name, session.trt))
         elif arguments.adopt:
-            session.bundle.keep_engine(precision, session.bundle.key(precision, session.board), None, 0.0)
+            session.bundle.keep_engine(name, session.bundle.key(name, session.board), None, 0.0)
         else:
-            session.build(precision)
+            session.build(name)

@@ -42,10 +42,11 @@ def import_tensorrt(wanted=None):
     return tensorrt
 
 
-def build_engine(bundle, precision, trt, board, show=sys.stderr):
-    """Build the engine of a precision and keep it in ``engines/``; says where it is, how long it took and what was odd.
+def build_engine(bundle, name, trt, board, show=sys.stderr):
+    """Build an engine and keep it in ``engines/``; says where it is, how long it took and what was odd.
 
     Args:
+        name: a precision of the recogniser, or ``'detector'``.
         trt: the tensorrt module.
         board: what :func:`board.describe` found.
         show: stream for the progress.
@@ -53,10 +54,10 @@ def build_engine(bundle, precision, trt, board, show=sys.stderr):
     Raises:
         BuildError: with TensorRT's own messages.
     """
-    variant, began = bundle.variant(precision), time.time()
+    variant, began = bundle.variant(name), time.time()
     log = _make_log(trt, show)
     if variant.get('verdict'):
-        show.write('%s: %s\n' % (precision, variant['verdict']))
+        show.write('%s: %s\n' % (name, variant['verdict']))
     builder = _make_builder(trt, log)
     network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
     config = builder.create_builder_config()
@@ -68,24 +69,24 @@ def build_engine(bundle, precision, trt, board, show=sys.stderr):
             raise BuildError('TensorRT %s has no builder flag %s (it is strongly typed); export the bundle for this version'
                              % (trt.__version__, flag))
         config.set_flag(getattr(trt.BuilderFlag, flag))
-    _add_profile(builder, config, bundle.facts)
+    _add_profile(builder, config, network.get_input(0).name, variant['shapes'])
     if variant.get('cache'):
         _set_ranges(bundle, variant, network, trt, show)
     _set_precisions(variant.get('layer_precisions', {}), network, config, trt)
     timing_path = bundle.path(os.path.join('engines', 'timing.cache'))
     timing = _timing_cache(config, timing_path, show)
-    with _Heartbeat(log, show, 'building %s' % precision):
+    with _Heartbeat(log, show, 'building %s' % name):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildError('TensorRT could not build the %s engine: %s' % (precision, log.last or 'it gave no reason'))
+        raise BuildError('TensorRT could not build the %s engine: %s' % (name, log.last or 'it gave no reason'))
     if timing is not None:
         write_atomic(timing_path, bytes(config.get_timing_cache().serialize()))
-    bundle.keep_engine(precision, bundle.key(precision, board), plan, time.time() - began)
-    show.write('%s: built in %.0f s, %.2f MB\n' % (precision, time.time() - began, os.path.getsize(
-        bundle.engine_path(precision)) / 1e6))
+    bundle.keep_engine(name, bundle.key(name, board), plan, time.time() - began)
+    show.write('%s: built in %.0f s, %.2f MB\n' % (name, time.time() - began, os.path.getsize(
+        bundle.engine_path(name)) / 1e6))
     del parser
     if log.missing_scales:
-        show.write('%s: %d tensors have no scale; their layers run in FP16 or FP32\n' % (precision, log.missing_scales))
+        show.write('%s: %d tensors have no scale; their layers run in FP16 or FP32\n' % (name, log.missing_scales))
 
 
 def finalise_cache(bundle, precision, trt, show=sys.stderr):
@@ -138,10 +139,9 @@ def _limit_workspace(config, size, trt):
         config.max_workspace_size = size
 
 
-def _add_profile(builder, config, facts):
-    side = facts['preprocess']['input_size']
+def _add_profile(builder, config, name, shapes):
     profile = builder.create_optimization_profile()
-    profile.set_shape(facts['input'], (1, 3, side, side), (1, 3, side, side), (facts['batch'], 3, side, side))
+    profile.set_shape(name, *(tuple(shape) for shape in shapes))
     config.add_optimization_profile(profile)
 
 

@@ -5,9 +5,10 @@ import json
 import os
 import tempfile
 
-__all__ = ['Bundle', 'BundleError', 'sha256_file', 'write_atomic']
+__all__ = ['DETECTOR', 'FORMAT', 'Bundle', 'BundleError', 'sha256_file', 'write_atomic']
 
 FORMAT = 1
+DETECTOR = 'detector'
 
 
 class BundleError(ValueError):
@@ -19,7 +20,7 @@ class Bundle:
 
     Attributes:
         folder: where it lies.
-        facts: ``bundle.json``: model, target, preprocess, variants by precision, batch, ...
+        facts: ``bundle.json``: model, target, preprocess, variants (by precision, and ``detector``), ...
 
     Raises:
         BundleError: a file is missing or not the one that was exported.
@@ -50,57 +51,56 @@ class Bundle:
         """Path of a file of the bundle."""
         return os.path.join(self.folder, name)
 
-    def variant(self, precision):
-        """What an engine of a precision is built from.
+    def variant(self, name):
+        """What an engine is built from: the recogniser's of a precision, or the ``detector``'s.
 
         Raises:
             BundleError: this bundle was exported without it.
         """
         variants = self.facts['variants']
-        if precision not in variants:
-            raise BundleError('this bundle has no %r, only %s; export it with --precision %s'
-                              % (precision, ', '.join(sorted(variants)), precision))
-        return variants[precision]
+        if name not in variants:
+            raise BundleError('this bundle has no %r, only %s; export it with %s' % (
+                name, ', '.join(sorted(variants)), '--detector FILE' if name == DETECTOR else '--precision ' + name))
+        return variants[name]
 
-    def engine_path(self, precision):
-        """Where the engine of a precision is kept."""
-        return self.path(os.path.join('engines', precision + '.plan'))
+    def engine_path(self, name):
+        """Where an engine is kept."""
+        return self.path(os.path.join('engines', name + '.plan'))
 
-    def key(self, precision, board):
+    def key(self, name, board):
         """Everything that an engine depends on, as a flat mapping of strings.
 
         Args:
             board: ``tensorrt`` (version), ``compute_capability`` and ``device`` of this machine.
         """
-        variant, facts = self.variant(precision), self.facts
-        files = {'graph': variant['graph'], 'cache': variant.get('cache')}
-        key = {name: facts['sha256'][file] if file else '' for name, file in files.items()}
-        key.update({'precision': precision, 'flags': ' '.join(variant['flags']), 'batch': str(facts['batch']),
+        variant, files = self.variant(name), self.facts['sha256']
+        key = {kind: files[variant[kind]] if variant.get(kind) else '' for kind in ('graph', 'cache')}
+        key.update({'engine': name, 'flags': ' '.join(variant['flags']), 'shapes': json.dumps(variant['shapes']),
                     'layer_precisions': json.dumps(variant.get('layer_precisions', {}), sort_keys=True)})
-        key.update({name: str(board[name]) for name in ('tensorrt', 'compute_capability', 'device')})
+        key.update({fact: str(board[fact]) for fact in ('tensorrt', 'compute_capability', 'device')})
         return key
 
-    def engine_problem(self, precision, key):
+    def engine_problem(self, name, key):
         """Why the engine on disk cannot be used, or an empty string when it can."""
-        path = self.engine_path(precision)
+        path = self.engine_path(name)
         if not os.path.isfile(path):
             return 'there is none'
         try:
             with open(path + '.json') as file:
                 found = json.load(file)
-            differing = [name for name in sorted(key) if found['key'].get(name) != key[name]]
+            differing = [fact for fact in sorted(key) if found['key'].get(fact) != key[fact]]
             if differing:
-                return '; '.join('%s was %s, is %s' % (name, str(found['key'].get(name))[:40], key[name][:40] or 'none')
-                                 for name in differing)
+                return '; '.join('%s was %s, is %s' % (fact, str(found['key'].get(fact))[:40], key[fact][:40] or 'none')
+                                 for fact in differing)
             if found['sha256'] != sha256_file(path):
                 return 'the file was changed or cut off'
         except (OSError, ValueError, KeyError, TypeError):
             return 'nothing says what it was built from'
         return ''
 
-    def keep_engine(self, precision, key, plan, seconds):
+    def keep_engine(self, name, key, plan, seconds):
         """Store an engine with what it was built from; ``plan`` is None when the file is in place already (trtexec)."""
-        path = self.engine_path(precision)
+        path = self.engine_path(name)
         if plan is not None:
             write_atomic(path, bytes(plan))
         facts = {'key': key, 'sha256': sha256_file(path), 'build_seconds': round(seconds, 1)}

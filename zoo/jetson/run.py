@@ -1,9 +1,10 @@
-"""Embed aligned faces and compare them.
+"""Embed faces and compare them.
 
   python3 run.py a.jpg b.jpg              cosine similarity, and whether it is one person
   python3 run.py faces.npz --out e.npz    embeddings of many (array `faces`, uint8 RGB (N, 112, 112, 3))
 
-Images need OpenCV (JetPack has it) and must be aligned crops.
+Images need OpenCV (JetPack has it). They must be aligned crops, unless the bundle has a detector: then the face in the middle
+of any picture is found and aligned.
 """
 
 import os
@@ -20,7 +21,7 @@ __all__ = ['main', 'read_faces']
 
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
-    parser.add_argument('faces', nargs='+', help='aligned crops, or one .npz with an array `faces`')
+    parser.add_argument('faces', nargs='+', help='pictures, or one .npz with an array `faces`')
     parser.add_argument('--precision', default='', help='of the engine; the default of the bundle when not given')
     parser.add_argument('--out', help='write the embeddings to this .npz')
     return run_script(_run, parser.parse_args(argv))
@@ -28,8 +29,8 @@ def main(argv=None):
 
 def _run(arguments):
     session = Session(arguments.bundle)
-    faces = read_faces(arguments.faces, session.bundle.facts['preprocess']['input_size'])
-    embeddings = session.recogniser(session.precisions(arguments.precision)[0])(faces)
+    faces = read_faces(arguments.faces, session)
+    embeddings = session.recogniser(arguments.precision)(faces)
     if arguments.out:
         np.savez(arguments.out, embeddings=embeddings)
         sys.stdout.write('%s: %d embeddings of length %d\n' % (arguments.out, *embeddings.shape))
@@ -47,12 +48,13 @@ def _name(names, index):
     return names[index] if len(names) > 1 else '#%d' % index
 
 
-def read_faces(paths, size):
+def read_faces(paths, session):
     """uint8 RGB ``(N, size, size, 3)`` from image files or from one ``.npz``.
 
     Raises:
-        BundleError: a file is missing, not an image, or of another size.
+        BundleError: a file is missing, not an image, or of another size and nothing can be found in it.
     """
+    size = session.bundle.facts['preprocess']['input_size']
     if len(paths) == 1 and paths[0].endswith('.npz'):
         if not os.path.isfile(paths[0]):
             raise BundleError('%s: no such file' % paths[0])
@@ -60,12 +62,13 @@ def read_faces(paths, size):
             if 'faces' not in arrays:
                 raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
             return arrays['faces']
-    import cv2
-    faces = []
-    for path in paths:
-        image = cv2.imread(path)
-        if image is None or image.shape[:2] != (size, size):
-            raise BundleError('%s: %s; an aligned face of %dx%d pixels is needed'
-                              % (path, 'not an image' if image is None else '%dx%d pixels' % image.shape[1::-1], size, size))
-        faces.append(image[..., ::-1])
+    from .pictures import central_crop, read_picture
+    faces = [read_picture(path) for path in paths]
+    others = [i for i, face in enumerate(faces) if face.shape[:2] != (size, size)]
+    if others and not session.has_detector:
+        raise BundleError('%s: %dx%d pixels; an aligned face of %dx%d pixels is needed, or a bundle with a detector'
+                          % ((paths[others[0]], *faces[others[0]].shape[1::-1], size, size)))
+    detector = session.detector() if others else None
+    for i in others:
+        faces[i] = central_crop(faces[i], detector, size, paths[i])
     return np.ascontiguousarray(np.stack(faces))

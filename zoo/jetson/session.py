@@ -1,4 +1,4 @@
-"""What the three scripts share: open the bundle, make sure that there is a fitting engine, say errors in one line."""
+"""What the scripts share: open the bundle, make sure that there is a fitting engine, say errors in one line."""
 
 import argparse
 import os
@@ -6,10 +6,11 @@ import sys
 
 from .board import describe
 from .builder import BuildError, build_engine, import_tensorrt
-from .bundle import Bundle, BundleError
+from .bundle import DETECTOR, Bundle, BundleError
 from .cache import CacheError
 from .cuda import CudaError, open_cuda
-from .recogniser import Engine, EngineError, Recogniser
+from .engine import Engine, EngineError
+from .recogniser import Recogniser
 
 __all__ = ['Session', 'make_parser', 'run_script']
 
@@ -24,7 +25,7 @@ class Session:
         self.board = describe(self.trt, self.cuda)
 
     def precisions(self, text):
-        """``'fp16,int8'`` as a list, the bundle's default when empty.
+        """``'fp16,int8'`` as a list of engines, the bundle's default precision when empty.
 
         Raises:
             BundleError: the bundle has no such precision.
@@ -34,19 +35,43 @@ class Session:
             self.bundle.variant(precision)
         return chosen
 
-    def build(self, precision):
-        """Build the engine, whether or not there is one."""
-        build_engine(self.bundle, precision, self.trt, self.board)
+    @property
+    def has_detector(self):
+        """Whether the bundle was exported with a detector."""
+        return DETECTOR in self.bundle.facts['variants']
 
-    def recogniser(self, precision):
-        """The recogniser on an engine that fits this board; one that is missing or stale is built first."""
-        problem = self.bundle.engine_problem(precision, self.bundle.key(precision, self.board))
+    def engines(self, text):
+        """As :meth:`precisions`; by default with the detector, when the bundle has one."""
+        return self.precisions(text) + [DETECTOR] * (self.has_detector and not text)
+
+    def build(self, name):
+        """Build an engine, whether or not there is one."""
+        build_engine(self.bundle, name, self.trt, self.board)
+
+    def engine(self, name):
+        """An engine that fits this board, by precision or ``'detector'``; one that is missing or stale is built first."""
+        problem = self.bundle.engine_problem(name, self.bundle.key(name, self.board))
         if problem:
-            sys.stderr.write('engine %s: %s; building it\n' % (precision, problem))
-            self.build(precision)
-        with open(self.bundle.engine_path(precision), 'rb') as file:
-            engine = Engine(file.read(), self.trt, self.cuda, self.bundle.facts['batch'])
-        return Recogniser(engine, self.bundle.facts['preprocess'])
+            sys.stderr.write('engine %s: %s; building it\n' % (name, problem))
+            self.build(name)
+        with open(self.bundle.engine_path(name), 'rb') as file:
+            return Engine(file.read(), self.trt, self.cuda, self.bundle.variant(name)['shapes'][-1])
+
+    def recogniser(self, precision=''):
+        """The recogniser, in the bundle's default precision when none is named."""
+        return Recogniser(self.engine(self.precisions(precision)[0]), self.bundle.facts['preprocess'])
+
+    def detector(self):
+        """The detector.
+
+        Raises:
+            BundleError: the bundle was exported without one.
+        """
+        try:
+            from .detector import Detector
+        except ImportError as error:
+            raise BundleError('pictures need OpenCV (%s); JetPack has it: sudo apt install python3-opencv' % error) from None
+        return Detector(self.engine(DETECTOR), self.bundle.variant(DETECTOR))
 
 
 def make_parser(text):

@@ -1,10 +1,10 @@
 """Does the engine compute what was exported, how well, and how fast? Builds what is missing.
 
-  python3 verify.py                    the default precision
+  python3 verify.py                    the default precision, and the detector if the bundle has one
   python3 verify.py fp16,int8          side by side
   python3 verify.py fp16 --out tx2.json    for `facezoo deploy-report --measured tx2.json`
 
-Compares with the embeddings of the original model on the bundle's own faces; exit status 1 when an engine differs.
+Compares with what the original models make of the bundle's own faces and picture; exit status 1 when an engine differs.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from .board import clocks, power_mode
-from .bundle import BundleError, write_atomic
+from .bundle import DETECTOR, BundleError, write_atomic
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -25,7 +25,7 @@ PERCENTILES = (50, 90, 99)
 
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
-    parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8 or several with commas')
+    parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8, detector, or several with commas')
     parser.add_argument('--seconds', type=float, default=3.0, help='to measure each latency for')
     parser.add_argument('--out', help='write the results to this JSON file')
     return run_script(_run, parser.parse_args(argv))
@@ -39,16 +39,19 @@ def _run(arguments):
               'clocks_before': clocks(), 'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), 'engines': {}}
     sys.stdout.write('%s on %s, TensorRT %s, power mode: %s\n' % (
         facts['model'], session.board['device'], session.board['tensorrt'], report['power_mode'] or 'unknown'))
-    for precision in session.precisions(arguments.precision):
-        variant, recogniser = session.bundle.variant(precision), session.recogniser(precision)
-        result = _check(recogniser, samples, variant['accept'], facts['threshold'])
-        result['latency_ms'] = _latencies(recogniser.engine, arguments.seconds)
-        report['engines'][precision] = result
-        _print(precision, result, variant)
+    for name in session.engines(arguments.precision):
+        variant = session.bundle.variant(name)
+        if name == DETECTOR:
+            report[DETECTOR] = result = _check_detector(session.detector(), session.bundle, variant, arguments.seconds)
+        else:
+            recogniser = session.recogniser(name)
+            report['engines'][name] = result = _check(recogniser, samples, variant['accept'], facts['threshold'])
+            result['latency_ms'] = _latencies(recogniser.engine, arguments.seconds)
+        _print(name, result, variant)
     report['clocks_after'] = clocks()
     if arguments.out:
         write_atomic(arguments.out, (json.dumps(report, indent=1, sort_keys=True) + '\n').encode())
-    return 0 if all(result['passed'] for result in report['engines'].values()) else 1
+    return 0 if all(result['passed'] for result in [*report['engines'].values(), report.get(DETECTOR, {'passed': True})]) else 1
 
 
 def _samples(bundle):
@@ -77,27 +80,46 @@ def _check(recogniser, samples, accept, threshold):
     return result
 
 
+def _check_detector(detector, bundle, variant, seconds):
+    """Agreement with the detections that were expected on the bundle's picture, and latency at the common size."""
+    from .detector import compare
+    with np.load(bundle.path(variant['sample']), allow_pickle=False) as sample:
+        result = compare(tuple(sample[key] for key in ('boxes', 'landmarks', 'scores')), detector(sample['picture']))
+    accept = variant['accept']
+    result['passed'] = bool(result['found'] == result['faces'] and result['min_iou'] >= accept['min_iou']
+                            and result['landmark_error'] <= accept['landmark_error'])
+    shape = variant['shapes'][1]
+    result['latency_ms'] = {'%dx%d, %s copies' % (shape[3], shape[2], 'with' if copies else 'without'):
+                            _percentiles(detector.engine.measure(shape, copies, seconds)) for copies in (True, False)}
+    return result
+
+
 def _latencies(engine, seconds):
-    found = {}
-    for batch in sorted({1, engine.batch}):
-        for copies in (True, False):
-            times = engine.measure(batch, copies, seconds)
-            row = {'p%d' % p: round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
-            row['runs'] = len(times)
-            found['batch %d, %s copies' % (batch, 'with' if copies else 'without')] = row
-    return found
+    return {'batch %d, %s copies' % (batch, 'with' if copies else 'without'):
+            _percentiles(engine.measure((batch, *engine.largest[1:]), copies, seconds))
+            for batch in sorted({1, engine.largest[0]}) for copies in (True, False)}
 
 
-def _print(precision, result, variant):
+def _percentiles(times):
+    row = {'p%d' % p: round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
+    row['runs'] = len(times)
+    return row
+
+
+def _print(name, result, variant):
     write = sys.stdout.write
     verdict = 'passed' if result['passed'] else 'FAILED: the engine does not compute the exported model'
-    write('\n%s: %s\n' % (precision, verdict))
+    write('\n%s: %s\n' % (name, verdict))
     if variant.get('verdict'):
         write('  %s\n' % variant['verdict'])
-    write('  cosine to the original: mean %(mean_cosine).5f (at least %(accept_mean_cosine).5f), '
-          'least %(min_cosine).5f, %(faces)d faces\n' % result)
-    write('  decisions: %.2f %% right on %d pairs (original: %.2f %%)\n'
-          % (100 * result['accuracy'], result['pairs'], 100 * result['expected_accuracy']))
-    for name, row in sorted(result['latency_ms'].items()):
+    if name == DETECTOR:
+        write('  %(found)d of %(faces)d faces found, least overlap of the boxes %(min_iou).3f, largest landmark error '
+              '%(landmark_error).3f of the eye distance\n' % result)
+    else:
+        write('  cosine to the original: mean %(mean_cosine).5f (at least %(accept_mean_cosine).5f), '
+              'least %(min_cosine).5f, %(faces)d faces\n' % result)
+        write('  decisions: %.2f %% right on %d pairs (original: %.2f %%)\n'
+              % (100 * result['accuracy'], result['pairs'], 100 * result['expected_accuracy']))
+    for what, row in sorted(result['latency_ms'].items()):
         write('  %-24s p50 %8.3f  p90 %8.3f  p99 %8.3f ms (%d runs)\n'
-              % (name, row['p50'], row['p90'], row['p99'], row['runs']))
+              % (what, row['p50'], row['p90'], row['p99'], row['runs']))

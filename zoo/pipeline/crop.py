@@ -14,19 +14,13 @@ from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, encode_image
-from zoo.pipeline.align import align
+from zoo.jetson.align import align
+from zoo.jetson.decode import central_face
 from zoo.pipeline.pictures import read_picture
 
-__all__ = ['align_folder', 'central_face']
+__all__ = ['align_folder']
 
 REPORT = 'unaligned.csv'
-
-
-def central_face(boxes: np.ndarray, shape: tuple[int, int]) -> int:
-    """The face that a picture is of: large and near the middle (InsightFace's rule: area minus twice the squared distance)."""
-    centre = np.array(shape[1::-1]) / 2
-    middles = (boxes[:, :2] + boxes[:, 2:4]) / 2
-    return int(np.argmax(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1) - 2 * np.square(middles - centre).sum(1)))
 
 
 def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np.ndarray], Faces], size: int = 112,

@@ -9,7 +9,7 @@ import numpy as np
 
 from plugins.faces import Faces
 from plugins.preprocess import FaceError, l2_normalise
-from zoo.pipeline.align import align
+from zoo.jetson.align import align
 from zoo.pipeline.contract import Contract, contract_of
 from zoo.pipeline.gallery import KnownPersons, Match
 from zoo.pipeline.pictures import Picture, read_picture

@@ -11,7 +11,7 @@ import numpy as np
 from plugins.extras import MissingExtra
 from plugins.files import sha256_file
 from plugins.preprocess import decode_image
-from zoo.pipeline.align import align
+from zoo.jetson.align import align
 
 __all__ = ['sample_crops', 'sample_image', 'sample_landmarks']
 

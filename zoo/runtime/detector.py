@@ -1,14 +1,15 @@
-"""The Detector protocol, the arithmetic around it (scaling, decoding, suppression), and the function that opens one by file."""
+"""The Detector protocol, a net of any runtime as a Detector, and the function that opens one by its file."""
 
 from __future__ import annotations
 
 import os
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from plugins.faces import Faces
+from zoo.jetson.decode import decode, fit
+from zoo.jetson.decode import suppress as strongest
 from zoo.runtime.embedder import runtime_of
 
 __all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
@@ -67,47 +68,14 @@ class FaceDetector:
         return suppress(faces, self.overlap).scaled(1 / factors)
 
 
-def fit(picture: np.ndarray, size: float, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scale a picture down to a longest side of ``size`` and fill right and bottom with black to multiples of ``multiple``.
-
-    Returns:
-        The picture and the factors in x and y that it was scaled by: a side has whole pixels, at least one, so that they
-        differ a little, and much in a picture that is very long and thin.
-    """
-    height, width = original = picture.shape[:2]
-    factor = min(1.0, size / max(height, width))
-    if factor < 1:
-        target = max(1, round(width * factor)), max(1, round(height * factor))
-        picture = cv2.resize(picture, target, interpolation=cv2.INTER_LINEAR if factor > 0.5 else cv2.INTER_AREA)
-    height, width = picture.shape[:2]
-    factors = np.float32([width / original[1], height / original[0]])
-    bottom, right = -height % multiple, -width % multiple
-    if bottom or right:
-        picture = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT)
-    return picture, factors
-
-
 def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: tuple[int, ...], threshold: float) -> Faces:
     """Faces above a score from the outputs for one picture of ``shape`` (height, width); see :class:`DetectorNet`."""
-    levels, parts = len(strides), []
-    for scores, boxes, points, stride in zip(outputs, outputs[levels:], outputs[2 * levels:], strides, strict=False):
-        scores = scores.reshape(-1)
-        rows = np.flatnonzero(scores >= threshold)
-        columns = -(-shape[1] // stride)
-        cell = rows // (len(scores) // (columns * -(-shape[0] // stride)))
-        corner = np.stack([cell % columns, cell // columns], 1).astype(np.float32)
-        distance = boxes[rows]
-        found = np.concatenate([corner - distance[:, :2], corner + distance[:, 2:]], 1) * stride
-        parts.append(Faces(found, (corner[:, None] + points[rows].reshape(-1, 5, 2)) * stride, scores[rows]))
-    return Faces.join(parts)
+    return Faces(*decode(outputs, shape, strides, threshold))
 
 
 def suppress(faces: Faces, overlap: float = 0.4) -> Faces:
     """Greedy non-maximum suppression; the faces that stay, best first."""
-    if not len(faces):
-        return faces
-    corner_size = np.concatenate([faces.boxes[:, :2], faces.sides], 1)
-    return faces[np.asarray(cv2.dnn.NMSBoxes(corner_size, faces.scores, 0.0, overlap)).reshape(-1)]
+    return faces[strongest(faces.boxes, faces.scores, overlap)]
 
 
 def open_detector(model: str | os.PathLike, threads: int = 0, size: float = 640, threshold: float | None = None, **options

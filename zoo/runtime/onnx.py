@@ -51,10 +51,12 @@ class OnnxDetector:
         ValueError: the file has other outputs, or a fixed input that is not square.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU) -> None:
+    def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
+                 ) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers)
-        self.preprocess, self.score = PictureNorm(), score_of(read_sidecar(path)[0])
+        self.session = onnx_session(path, threads, providers, exact)
+        self.sidecar, self.preprocess = read_sidecar(path)[0], PictureNorm()
+        self.score = score_of(self.sidecar)
         taken = self.session.get_inputs()[0]
         self._input, self.side = taken.name, _fixed_side(path, taken.shape[2:])
         levels, rest = divmod(len(self.session.get_outputs()), 3)

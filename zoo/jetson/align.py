@@ -1,7 +1,5 @@
 """Five-point similarity alignment to the ArcFace template: the one definition used wherever a face is cropped."""
 
-from __future__ import annotations
-
 import numpy as np
 
 __all__ = ['TEMPLATE', 'align', 'map_points', 'similarity_transform', 'template']
@@ -50,7 +48,7 @@ def map_points(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     target = template(size)
     faces = np.asarray(landmarks, np.float64).reshape(-1, 5, 2)
     matrices = [similarity_transform(points, target) for points in faces]
-    return np.array([points @ m[:, :2].T + m[:, 2] for points, m in zip(faces, matrices, strict=True)]).reshape(-1, 5, 2)
+    return np.array([points @ m[:, :2].T + m[:, 2] for points, m in zip(faces, matrices)]).reshape(-1, 5, 2)
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:

@@ -1,0 +1,24 @@
+"""A bundle's scripts run as on a board, with stand-ins for the GPU's libraries, here and under JetPack 4's Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BOARD = Path(__file__).parent / 'board'
+PYTHON36 = os.environ.get('FACEZOO_PYTHON36')
+INTERPRETERS = [pytest.param(sys.executable, id='python'),
+                pytest.param(PYTHON36, id='python3.6', marks=pytest.mark.skipif(
+                    not PYTHON36, reason='needs FACEZOO_PYTHON36: a Python 3.6 with numpy and onnxruntime'))]
+
+
+def run_on_board(python: str, bundle: Path, cudart: Path, *command: str, version: str = '8.2.1.8', **env: str
+                 ) -> subprocess.CompletedProcess:
+    """A script of the bundle, as on a board."""
+    environment = {**os.environ, 'PYTHONPATH': str(BOARD), 'LD_LIBRARY_PATH': str(cudart), 'FAKE_TENSORRT': version,
+                   'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1', **env}
+    return subprocess.run([python, *command], cwd=bundle, env=environment, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,161 @@
+"""Names for the faces in pictures or before a camera: one JSON line a picture or frame.
+
+  python3 recognise.py people a.jpg b.jpg
+  python3 recognise.py people --camera 0                    a camera, a video file, an RTSP address or a GStreamer pipeline
+  python3 recognise.py people --camera 0 --out seen.avi     boxes and names drawn
+
+`people` holds a folder a person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
+"""
+
+import json
+import os
+import sys
+import time
+
+import cv2
+import numpy as np
+
+from .bundle import BundleError
+from .pictures import central_crop, crop_faces, read_picture
+from .recogniser import unit
+from .session import Session, make_parser, run_script
+
+__all__ = ['System', 'main']
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp')
+GREEN, RED = (0, 160, 0), (0, 0, 200)  # BGR
+
+
+def main(argv=None):
+    parser = make_parser(__doc__.split('\n')[0])
+    parser.add_argument('people', help='folder of folders, one a person')
+    parser.add_argument('pictures', nargs='*', help='to look at')
+    parser.add_argument('--camera', metavar='SOURCE', help='number of a camera, or whatever OpenCV can open')
+    parser.add_argument('--out', metavar='FILE.avi', help='write what the camera sees with boxes and names')
+    parser.add_argument('--precision', default='', help='of the engine; the default of the bundle when not given')
+    parser.add_argument('--threshold', type=float, help="least cosine to a person; the bundle's when not given")
+    return run_script(_run, parser.parse_args(argv))
+
+
+class System:
+    """Detector, recogniser and the persons they know.
+
+    Args:
+        people: folder of folders, one a person.
+        threshold: least cosine similarity.
+
+    Raises:
+        BundleError: nobody is in ``people``.
+    """
+
+    def __init__(self, session, people, precision='', threshold=None):
+        self.detector, self.recogniser = session.detector(), session.recogniser(precision)
+        self.size = session.bundle.facts['preprocess']['input_size']
+        self.threshold = session.bundle.facts['threshold'] if threshold is None else threshold
+        self.seconds = {'detect': 0.0, 'recognise': 0.0}
+        self.names, self.persons = self._enrol(people)
+
+    def _enrol(self, people):
+        if not os.path.isdir(people):
+            raise BundleError('%s: no such folder' % people)
+        names, persons = [], []
+        for name in sorted(os.listdir(people)):
+            crops = [crop for crop in map(self._central, _images(os.path.join(people, name))) if crop is not None]
+            if crops:
+                names.append(name)
+                persons.append(unit(unit(self.recogniser(np.stack(crops))).mean(0)[None])[0])
+        if not names:
+            raise BundleError('%s: no person in it; it must hold a folder a person with pictures, NAME/*.jpg' % people)
+        return names, np.stack(persons)
+
+    def _central(self, path):
+        try:
+            return central_crop(read_picture(path), self.detector, self.size, path)
+        except BundleError as error:
+            sys.stderr.write('%s; left out\n' % error)
+
+    def __call__(self, picture):
+        """Faces of a picture uint8 RGB ``(H, W, 3)``.
+
+        Returns:
+            List of mappings: ``box``, ``landmarks``, ``score``, ``similarity`` to the most similar person, and that person's
+            ``name``, None for a stranger.
+        """
+        began = time.perf_counter()
+        boxes, landmarks, scores = self.detector(picture)
+        crops, rows = crop_faces(picture, landmarks, self.size)
+        detected = time.perf_counter()
+        found = unit(self.recogniser(crops)).dot(self.persons.T) if rows else []
+        self.seconds['detect'] += detected - began
+        self.seconds['recognise'] += time.perf_counter() - detected
+        faces = []
+        for row, similarity in zip(rows, found):
+            best = int(similarity.argmax())
+            faces.append({'box': boxes[row].round(1).tolist(), 'landmarks': landmarks[row].round(1).tolist(),
+                          'score': round(float(scores[row]), 4), 'similarity': round(float(similarity[best]), 4),
+                          'name': self.names[best] if similarity[best] > self.threshold else None})
+        return faces
+
+
+def _images(folder):
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in names if name.lower().endswith(IMAGES)]
+
+
+def _run(arguments):
+    if bool(arguments.pictures) == (arguments.camera is not None):
+        raise BundleError('name pictures, or --camera SOURCE')
+    system = System(Session(arguments.bundle), arguments.people, arguments.precision, arguments.threshold)
+    status = 0
+    for path in arguments.pictures:
+        try:
+            _say({'picture': path, 'faces': system(read_picture(path))})
+        except BundleError as error:
+            status = 1
+            _say({'picture': path, 'error': str(error)})
+    if arguments.camera is not None:
+        _watch(system, arguments.camera, arguments.out)
+    return status
+
+
+def _watch(system, source, out):
+    camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
+    if not camera.isOpened():
+        raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % source)
+    system.seconds = dict.fromkeys(system.seconds, 0.0)
+    count, began, writer = 0, time.time(), None
+    try:
+        while True:
+            ready, frame = camera.read()
+            if not ready:
+                break
+            faces = system(np.ascontiguousarray(frame[..., ::-1]))
+            _say({'frame': count, 'seconds': round(time.time() - began, 3), 'faces': faces})
+            count += 1
+            if out:
+                writer = writer or cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*'MJPG'), camera.get(cv2.CAP_PROP_FPS) or 25,
+                                                   frame.shape[1::-1])
+                writer.write(_draw(frame, faces))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        camera.release()
+        if writer:
+            writer.release()
+    milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
+    sys.stderr.write('%d frames, %.1f a second; %s\n' % (count, count / max(1e-9, time.time() - began), milliseconds))
+
+
+def _draw(frame, faces):
+    for face in faces:
+        left, top, right, bottom = (round(side) for side in face['box'])
+        colour = GREEN if face['name'] else RED
+        cv2.rectangle(frame, (left, top), (right, bottom), colour, 2)
+        cv2.putText(frame, '%s %.2f' % (face['name'] or 'unknown', face['similarity']), (left, top - 6),
+                    cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 2)
+    return frame
+
+
+def _say(line):
+    sys.stdout.write(json.dumps(line) + '\n')
+    sys.stdout.flush()
