@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / 'results' / 'tensorrt_attributes.json'
 
-MODULES = ('board', 'builder', 'cache', 'recogniser')
+MODULES = ('board', 'builder', 'cache', 'engine')
 # what their code calls its variables, and what a method hands out
 CLASSES = {'builder': 'Builder', 'network': 'INetworkDefinition', 'parser': 'OnnxParser', 'config': 'IBuilderConfig',
            'profile': 'IOptimizationProfile', 'layer': 'ILayer', 'tensor': 'ITensor', '_engine': 'ICudaEngine',
@@ -36,11 +36,12 @@ GUARDED = {
     'IBuilderConfig.set_memory_pool_limit': 'new in 8.4', 'tensorrt.MemoryPoolType': 'new in 8.4',
     'tensorrt.MemoryPoolType.WORKSPACE': 'new in 8.4',
     **dict.fromkeys(['ICudaEngine.num_bindings', 'ICudaEngine.get_binding_name', 'ICudaEngine.get_binding_index',
-                     'ICudaEngine.get_binding_shape', 'ICudaEngine.binding_is_input', 'IExecutionContext.set_binding_shape',
-                     'IExecutionContext.execute_async_v2'], 'by index: gone in 10'),
-    **dict.fromkeys(['ICudaEngine.num_io_tensors', 'ICudaEngine.get_tensor_name', 'ICudaEngine.get_tensor_shape',
-                     'ICudaEngine.get_tensor_mode', 'IExecutionContext.set_input_shape', 'IExecutionContext.set_tensor_address',
-                     'IExecutionContext.execute_async_v3', 'tensorrt.TensorIOMode', 'tensorrt.TensorIOMode.INPUT'],
+                     'ICudaEngine.binding_is_input', 'IExecutionContext.set_binding_shape',
+                     'IExecutionContext.get_binding_shape', 'IExecutionContext.execute_async_v2'], 'by index: gone in 10'),
+    **dict.fromkeys(['ICudaEngine.num_io_tensors', 'ICudaEngine.get_tensor_name', 'ICudaEngine.get_tensor_mode',
+                     'IExecutionContext.get_tensor_shape', 'IExecutionContext.set_input_shape',
+                     'IExecutionContext.set_tensor_address', 'IExecutionContext.execute_async_v3', 'tensorrt.TensorIOMode',
+                     'tensorrt.TensorIOMode.INPUT'],
                     'by name: new in 8.5'),
     **dict.fromkeys(['ITensor.set_dynamic_range', 'ILayer.precision', 'ILayer.set_output_type',
                      'tensorrt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS'],

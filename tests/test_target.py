@@ -137,4 +137,4 @@ def test_check_command(tmp_path, capsys):
     assert 'name a model and a --target' in capsys.readouterr().err
     (tmp_path / 'cut.onnx').write_bytes((tmp_path / 'm.onnx').read_bytes()[:200])
     assert main(['check', str(tmp_path / 'cut.onnx'), '--target', TX2]) == 1
-    assert 'cut.onnx: not a whole ONNX recogniser' in capsys.readouterr().err
+    assert 'cut.onnx: not a whole ONNX model' in capsys.readouterr().err
