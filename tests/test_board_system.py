@@ -74,6 +74,9 @@ def test_contents(system_tar, system):
     report = json.loads(system_tar.with_suffix('.json').read_text())['detector']
     assert report['simulated'] and report['found'] == report['faces'] == 6
     assert 0.99 < report['min_iou'] < 1 and 0 < report['landmark_error'] < 0.02  # not 1 and 0: 16 bits do round
+    facts = json.loads((system / 'bundle.json').read_text())
+    card = zoo.card('fdfacenet').weights['default'].thresholds['1e-3']
+    assert facts['threshold'] == card and 'too few' in facts['threshold_source'] and f'**{card:.3f}** (the card' in readme
     build = (system / 'build.sh').read_text()
     assert '--maxShapes=image:1x3x640x640' in build and '--maxShapes=image:8x3x112x112' in build
 

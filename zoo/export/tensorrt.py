@@ -61,18 +61,19 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | N
     graph = job.quantiser.graph if job.calib else job.graph
     findings = lint(graph, target, largest_values(job) or None)
     require_buildable(findings)
-    samples, threshold = _samples(job)
+    samples, (threshold, source) = _samples(job), _threshold(job)
     files = {'model.onnx': graph.model.SerializeToString(), 'samples.npz': npz_bytes(samples)}
     variants, reports = {}, {}
     for precision in chosen:
         variants[precision], reports[precision], made = _variant(job, graph, precision, verdicts[precision], samples)
         files |= made
-    sidecar = {'format': 'tensorrt', 'target': target.name, **job.facts, 'precisions': reports, 'threshold': threshold}
+    sidecar = {'format': 'tensorrt', 'target': target.name, **job.facts, 'precisions': reports, 'threshold': threshold,
+               'threshold_source': source}
     if detector:
         part = board_detector(detector, target)
         variants[board_bundle.DETECTOR], files = part.facts, files | part.files
         sidecar[board_bundle.DETECTOR], findings = part.report, findings + part.findings
-    facts = _bundle_facts(job, files, variants, threshold, reports)
+    facts = {**_bundle_facts(job, files, variants, reports), 'threshold': threshold, 'threshold_source': source}
     texts = {'README.md': bundle_readme(facts, target, reports, job.judge, job.facts['licence']).encode(),
              'build.sh': build_script(facts, target).encode(), 'bundle.json': (json.dumps(facts, indent=1) + '\n').encode()}
     # the data last: a tar that was cut off then still has the scripts that say so
@@ -108,25 +109,37 @@ def _measure(job: Job, variant: Variant, precision: str, samples: dict[str, np.n
     return report, float(cosine)
 
 
-def _samples(job: Job) -> tuple[dict[str, np.ndarray], float]:
-    """Faces, pairs and torch's embeddings for the check on the board; threshold at FAR 1e-3 of single images."""
+def _samples(job: Job) -> dict[str, np.ndarray]:
+    """Faces, pairs and torch's embeddings for the check on the board."""
     data, reference = job.judge.data, job.judge.reference
     rows = np.concatenate([np.flatnonzero(kind)[np.linspace(0, kind.sum() - 1, SAMPLE_PAIRS // 2).astype(int)]
                            for kind in (data.same, ~data.same)])
     used, index = np.unique(data.pairs[rows], return_inverse=True)
     faces = read_faces(data.faces, used, reference.preprocess.input_size)
-    samples = {'faces': faces, 'embeddings': reference(faces), 'pairs': index.reshape(-1, 2), 'same': data.same[rows]}
-    return samples, verify(reference, data, flip=False, progress=True).threshold['1e-3']
+    return {'faces': faces, 'embeddings': reference(faces), 'pairs': index.reshape(-1, 2), 'same': data.same[rows]}
 
 
-def _bundle_facts(job: Job, files: dict[str, bytes], variants: dict, threshold: float, reports: dict) -> dict:
+def _threshold(job: Job) -> tuple[float, str]:
+    """Cosine at a false accept rate of 1 in 1000, and in words where it comes from.
+
+    The gate set's, of single images as the board embeds them, if it has pairs enough to know; else the card's.
+    """
+    found = verify(job.judge.reference, job.judge.data, flip=False, progress=True)
+    where, known = f'{found.impostors} pairs of strangers in {job.judge.data.name}', job.facts['thresholds'].get('1e-3')
+    if found.impostors >= 1000:
+        return found.threshold['1e-3'], f'measured on {where}, single images'
+    if known is not None:
+        return float(known), f"the card's, measured with mirrored faces added: {where} are too few"
+    return found.threshold['1e-3'], f'a guess: {where} are too few; measure it on a larger set'
+
+
+def _bundle_facts(job: Job, files: dict[str, bytes], variants: dict, reports: dict) -> dict:
     import zoo
     target = job.target
     return {'format': board_bundle.FORMAT, 'facezoo': zoo.__version__, 'model': job.name, 'target': target.name,
             'tensorrt': target.tensorrt, 'input': INPUT, 'output': OUTPUT, 'num_features': job.model.num_features,
             'preprocess': job.model.preprocess.to_dict(), 'batch': target.batch, 'workspace_mb': target.workspace_mb,
             'default': target.default if target.default in variants else next(iter(variants)), 'variants': variants,
-            'threshold': threshold,
             'accuracy': {p: r['verification']['artefact']['accuracy'] for p, r in reports.items()},
             'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}}
 
