@@ -16,11 +16,10 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import statistics
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from plugins.extras import require
@@ -28,33 +27,12 @@ from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
+from recipes.study_report import Study, plot_curves, report
 from zoo.tables import format_table
 
-__all__ = ['Study', 'list_studies', 'load_study', 'report', 'run_study']
+__all__ = ['list_studies', 'load_study', 'run_study']
 
 STUDIES = Path(__file__).parent / 'studies'
-
-
-@dataclass(frozen=True)
-class Study:
-    """A comparison.
-
-    Attributes:
-        claim: what the paper says about the ordering; recipe: what all runs share.
-        runs: overrides by label; ``@label`` in ``teachers`` stands for the output of that run with the same seed.
-        lowres: measure at x1, x2, x4, x8 as well.
-        helpers: labels that only teach and are left out of the report.
-    """
-
-    name: str
-    title: str
-    claim: str
-    recipe: str
-    runs: dict
-    seeds: tuple[int, ...] = (1, 2, 3)
-    overrides: dict = field(default_factory=dict)
-    lowres: bool = False
-    helpers: tuple[str, ...] = ()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.add_argument('words', nargs='*', metavar='STUDY' + ', KEY=VALUE' * (verb == 'run'),
                          help=f'{words}; a study is a shipped one by name, or a .yaml file; none: all shipped ones')
         sub.add_argument('--results', type=Path, default=Path('results/studies'), metavar='FOLDER', help='where results are')
+        if verb == 'report':
+            sub.add_argument('--plots', action='store_true', help='draw the loss curves, too: STUDY.png beside the results')
         if verb == 'run':
             sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
             sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), metavar='FOLDER', help='for the trainings')
@@ -82,9 +62,12 @@ def run(args: argparse.Namespace) -> None:
         elif args.verb == 'status':
             print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
         else:
-            text = report(study, _read(study, args.results))
+            rows = _read(study, args.results)
+            text = report(study, rows)
             write_atomic(args.results / f'{study.name}.md', text)
             print(text)
+            if args.plots:
+                plot_curves(study, rows, args.results / f'{study.name}.png')
 
 
 def _status(study: Study, rows: list[dict]) -> str:
@@ -113,9 +96,12 @@ def load_study(name: str) -> Study:
         if key not in known:
             raise RecipeError(f'{path}: unknown field {key!r}{suggest(key, known)}')
     try:
-        return Study(**{'name': path.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}})
+        study = Study(**{'name': path.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}})
     except TypeError as error:
         raise RecipeError(f'{path}: {error}') from None
+    for label in {label for pair in study.expect for label in pair} - set(study.runs):
+        raise RecipeError(f'{path}: expect: no run {label!r}{suggest(label, study.runs)}')
+    return study
 
 
 def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
@@ -161,36 +147,17 @@ def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) 
         results[name] = verify(embedder, path).to_dict()
         if study.lowres:
             results[name]['lowres'] = {f'x{f}': r.accuracy for f, r in verify_lowres(embedder, path).items()}
-    return {'images': trainer.images, 'seconds': round(time.monotonic() - began), 'results': results}
+    return {'images': trainer.images, 'seconds': round(time.monotonic() - began), 'curve': _curve(config), 'results': results}
 
 
-def report(study: Study, rows: list[dict]) -> str:
-    """Markdown: mean and standard deviation over seeds, best first by the last set's accuracy."""
-    shown = [label for label in study.runs if label not in study.helpers and any(row['run'] == label for row in rows)]
-    sets = list(rows[-1]['results']) if rows else []
-    columns = [(name, key) for name in sets for key in ('accuracy', 'tar@1e-3')]
-    if study.lowres and sets:
-        columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
-    head = '| run | seeds | ' + ' | '.join(f'{name} {key} %' for name, key in columns) + ' |'
-    lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
-    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if study.lowres else -2])[0]):
-        count = sum(row['run'] == label for row in rows)
-        cells = ['{:.2f} +- {:.2f}'.format(*_mean(rows, label, column)) for column in columns]
-        lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
-    missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
-    notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
-    notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
-    return '\n'.join([*lines, '', *notes]) + '\n'
-
-
-def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:
-    name, key = column
-    values = []
-    for row in rows:
-        if row['run'] == label:
-            result = row['results'][name]
-            values.append(100 * (result['lowres'][key.split()[1]] if key.startswith('lowres') else result[key]))
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _curve(config: TrainConfig) -> dict[str, list[float]]:
+    """Training losses, means of up to 32 equal stretches, by name; ``epoch`` is where a stretch ends."""
+    lines = [json.loads(line) for line in (Path(config.output) / 'log.jsonl').read_text().splitlines()]
+    lines = [line for line in lines if 'lr' in line]
+    stretches = list(np.array_split(np.arange(len(lines)), min(32, len(lines))))
+    names = [name for name in lines[0] if name not in ('step', 'time', 'epoch', 'lr', 'rate')] if lines else []
+    return {'epoch': [round(lines[part[-1]]['epoch'], 3) for part in stretches],
+            **{name: [round(float(np.mean([lines[i][name] for i in part])), 4) for part in stretches] for name in names}}
 
 
 def _file(study: Study, results: Path) -> Path:

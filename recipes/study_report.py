@@ -1,0 +1,112 @@
+"""What came out of a study, beside what its paper says, from the results alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass, field
+
+from zoo.plots import sheet
+
+__all__ = ['Study', 'plot_curves', 'report']
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Attributes:
+        claim: what the paper says about the ordering; recipe: what all runs share.
+        runs: overrides by label; ``@label`` in ``teachers`` stands for the output of that run with the same seed.
+        lowres: measure at x1, x2, x4, x8 as well.
+        helpers: labels that only teach and are left out of the report.
+        expect: pairs of labels, the better one first, as the paper orders them.
+    """
+
+    name: str
+    title: str
+    claim: str
+    recipe: str
+    runs: dict
+    seeds: tuple[int, ...] = (1, 2, 3)
+    overrides: dict = field(default_factory=dict)
+    lowres: bool = False
+    helpers: tuple[str, ...] = ()
+    expect: tuple[tuple[str, str], ...] = ()
+
+
+def report(study: Study, rows: list[dict]) -> str:
+    """Markdown: mean and standard deviation over seeds, best first by the last set's accuracy; then the paper's orderings."""
+    shown = [label for label in study.runs if label not in study.helpers and any(row['run'] == label for row in rows)]
+    sets = list(rows[-1]['results']) if rows else []
+    columns = [(name, key) for name in sets for key in ('accuracy', 'tar@1e-3')]
+    if study.lowres and sets:
+        columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
+    head = '| run | seeds | ' + ' | '.join(f'{name} {key} %' for name, key in columns) + ' |'
+    lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
+    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if study.lowres else -2])[0]):
+        count = sum(row['run'] == label for row in rows)
+        cells = ['{:.2f} +- {:.2f}'.format(*_mean(rows, label, column)) for column in columns]
+        lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
+    lines += _orderings(study, rows, shown, sets[-1]) if sets else []
+    missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
+    notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
+    notes += [f'Images a run: {", ".join(sorted({str(row["images"]) for row in rows}))}.'] if rows else []
+    notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
+    return '\n'.join([*lines, '', *notes]) + '\n'
+
+
+def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:
+    """The paper's pairs, and whether they hold here.
+
+    The error of a difference is that of two independent draws of the pairs and of the seeds, which is too large rather than too
+    small (all runs see the same pairs): below two of it nothing is said.
+    """
+    pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
+    if not pairs:
+        return []
+    lines = ['', f'| the paper has | {name} accuracy here, points | verdict |', '|---|---|---|']
+    for better, worse in pairs:
+        (first, first_error), (second, second_error) = (_accuracy(rows, label, name) for label in (better, worse))
+        gain, error = first - second, (first_error ** 2 + second_error ** 2) ** 0.5
+        verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
+        lines.append(f'| {better} > {worse} | {gain:+.2f} +- {error:.2f} | {verdict} |')
+    return lines
+
+
+def _accuracy(rows: list[dict], label: str, name: str) -> tuple[float, float]:
+    """Mean accuracy in percent and its standard error: of the seeds, and of the number of pairs."""
+    results = [row['results'][name] for row in rows if row['run'] == label]
+    values = [100 * result['accuracy'] for result in results]
+    mean = statistics.fmean(values)
+    of_pairs = mean * (100 - mean) / results[0]['pairs']
+    of_seeds = statistics.variance(values) / len(values) if len(values) > 1 else 0.0
+    return mean, (of_pairs + of_seeds) ** 0.5
+
+
+def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:
+    name, key = column
+    values = []
+    for row in rows:
+        if row['run'] == label:
+            result = row['results'][name]
+            values.append(100 * (result['lowres'][key.split()[1]] if key.startswith('lowres') else result[key]))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def plot_curves(study: Study, rows: list[dict], path: str | os.PathLike) -> None:
+    """Loss over epochs of every run (the sum of its losses), as PNG.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    with sheet(path, title=study.title.partition(':')[0], xlabel='epoch', ylabel='training loss') as axes:
+        for index, label in enumerate(label for label in study.runs if label not in study.helpers):
+            for row in rows:
+                if row['run'] == label:
+                    losses = [values for name, values in row['curve'].items() if name != 'epoch']
+                    first = label not in axes.get_legend_handles_labels()[1]
+                    total = [sum(values) for values in zip(*losses, strict=True)]
+                    axes.plot(row['curve']['epoch'], total, color=f'C{index % 10}', ls='-' if index < 10 else '--', lw=1,
+                              label=label if first else None)
+        axes.legend(fontsize=7)
