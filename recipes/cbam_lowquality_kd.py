@@ -1,8 +1,8 @@
 """Paper 003's low-quality distillation: a clean-face CBAM teacher's labels and attention for a student on degraded faces.
 
 First train the teacher (`facezoo train cbam_resnext100_casia`, or this network on any set), then name its output folder here.
-Temperature, weights and the hard term are not printed in the paper: the values are ours. ArcFace is on (margin_weight), so the
-hard label term, which is the same loss again, is off.
+Epochs and learning rate are the paper's. Temperature, weights, the hard term, batch, scale and margin are not printed there:
+the values are ours. ArcFace is on (margin_weight), so the hard label term, which is the same loss again, is off.
 """
 
 config = dict(
@@ -11,11 +11,11 @@ config = dict(
     val_targets=['val'],
     num_epoch=20,
     batch_size=128,
-    lr=0.1,
+    lr=0.01,
     schedule='step',
-    milestones=(10, 15),
+    milestones=(5, 10, 15),
     margin_list=(1.0, 0.5, 0.0),
-    scale=64.0,
+    scale=32.0,
     teachers=['runs/cbam_teacher'],
     distill=dict(label=1.0, attention=5.0),
     label_temperature=4.0,

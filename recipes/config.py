@@ -126,7 +126,17 @@ class TrainConfig:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        check_values(self, ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent'))
+        check_values(self, ('num_epoch', 'batch_size', 'gradient_acc', 'embedding_size', 'lr', 'scale', 'frequent', 'clip',
+                            'label_temperature'))
+        if not 0 <= self.label_hard <= 1:
+            raise RecipeError(f'label_hard={self.label_hard}: must be from 0 to 1')
+        for key in ('margin_list', 'margin_end'):
+            margins = getattr(self, key)
+            if margins is not None and (len(margins) != 3 or not all(isinstance(m, int | float) for m in margins)):
+                raise RecipeError(f'{key}={list(margins)}: must be three numbers (m1, m2, m3)')
+        for name, weight in self.distill.items():
+            if not isinstance(weight, int | float) or weight < 0:
+                raise RecipeError(f'distill.{name}={weight!r}: must be a number from 0')
         if not self.margin_weight and not self.teachers:
             raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
         if bool(self.teachers) != bool(self.distill):
@@ -152,6 +162,9 @@ def check_values(config, positive: tuple[str, ...]) -> None:
     for key in positive:
         if getattr(config, key) <= 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be positive')
+    for key in ('seed', 'num_workers', 'warmup_epoch', 'weight_decay', 'momentum', 'views', 'verbose', 'save_minutes'):
+        if getattr(config, key, 0) < 0:
+            raise RecipeError(f'{key}={getattr(config, key)!r}: must not be negative')
     if config.schedule == 'step' and not config.milestones:
         raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
 
@@ -170,6 +183,8 @@ def check_options(key: str, given: dict, kind: type) -> None:
         kind(**given)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    except TypeError as error:
+        raise RecipeError(f'{key}={given}: a value is of the wrong kind ({error})') from None
 
 
 def list_recipes() -> list[str]:

@@ -27,7 +27,7 @@ from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
-from recipes.study_report import Study, plot_curves, report
+from recipes.report import Study, plot_curves, report
 from zoo.tables import format_table
 
 __all__ = ['list_studies', 'load_study', 'run_study']
@@ -154,8 +154,10 @@ def _curve(config: TrainConfig) -> dict[str, list[float]]:
     """Training losses, means of up to 32 equal stretches, by name; ``epoch`` is where a stretch ends."""
     lines = [json.loads(line) for line in (Path(config.output) / 'log.jsonl').read_text().splitlines()]
     lines = [line for line in lines if 'lr' in line]
-    stretches = list(np.array_split(np.arange(len(lines)), min(32, len(lines))))
-    names = [name for name in lines[0] if name not in ('step', 'time', 'epoch', 'lr', 'rate')] if lines else []
+    if not lines:
+        return {}
+    stretches = np.array_split(np.arange(len(lines)), min(32, len(lines)))
+    names = [name for name in lines[0] if name not in ('step', 'time', 'epoch', 'lr', 'rate')]
     return {'epoch': [round(lines[part[-1]]['epoch'], 3) for part in stretches],
             **{name: [round(float(np.mean([lines[i][name] for i in part])), 4) for part in stretches] for name in names}}
 

@@ -7,8 +7,7 @@ config = dict(
     network='fdfacenet',
     embedding_size=512,
     rec='subset',
-    val_targets=['val'],
-    num_epoch=16,
+    num_epoch=10,
     warmup_epoch=1,
     batch_size=128,
     optimizer='sgd',
@@ -21,5 +20,4 @@ config = dict(
     precision='bf16',
     compile=True,
     num_workers=1,
-    verbose=1_000_000,  # measured at the end only
 )

@@ -9,7 +9,7 @@ from test_trainer import TINY
 
 from recipes.config import RecipeError
 from recipes.experiments import STUDIES, load_study, run_study
-from recipes.study_report import Study, plot_curves, report
+from recipes.report import Study, plot_curves, report
 from zoo.cli import main
 
 
@@ -54,6 +54,24 @@ def test_orderings_are_judged_by_their_error():
     assert '| a > b | +10.00 +- 0.70 | holds |' in text and '| b > c | -40.00 +- 0.58 | reversed |' in text
     noisy = [row('a', 0.7, 10_000), row('a', 0.5, 10_000, 2), row('b', 0.5, 10_000)]
     assert '| a > b | +10.00 +- 10.02 | not told apart |' in report(study, noisy)
+
+
+def test_low_resolution_is_judged_where_the_paper_prints_it():
+    def row(run: str, clean: float, small: float) -> dict:
+        lowres = {'x1': clean, 'x2': 0.5, 'x4': small, 'x8': small}
+        figures = {'accuracy': clean, 'tar@1e-3': 0, 'pairs': 10_000, 'lowres': lowres}
+        return {'run': run, 'seed': 1, 'images': 1, 'results': {'lfw': figures}}
+    study = Study('x', 'X', '', 'r', {'a': {}, 'b': {}}, lowres=True, expect=(('a', 'b'),))
+    text = report(study, [row('a', 0.6, 0.8), row('b', 0.9, 0.7)])
+    assert '| a > b | +0.00 +- 0.71 | +10.00 +- 0.61 | +10.00 +- 0.61 | not told apart, holds, holds |' in text
+
+
+def test_a_set_that_was_named_later_leaves_the_earlier_runs_readable():
+    figures = {'accuracy': 0.5, 'tar@1e-3': 0, 'pairs': 9}
+    rows = [{'run': run, 'seed': 1, 'images': 1, 'results': dict.fromkeys(sets, figures)}
+            for run, sets in (('a', ('lfw',)), ('b', ('lfw', 'agedb')))]
+    text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
+    assert 'lfw accuracy' in text and 'agedb' not in text
 
 
 def test_curves_are_drawn(study, tmp_path):

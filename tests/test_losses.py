@@ -147,3 +147,19 @@ def test_degrade(crops):
         Degrade(factors=())
     rng = np.random.default_rng(0)
     assert Degrade(p=0)(face, rng) is face
+
+
+def test_askd_blurs_down_the_picture_only(crops):
+    """A-SKD's code passes sigma=[0.1, 2.0] for the two axes; nothing is drawn."""
+    line = np.zeros((32, 32, 3), np.uint8)
+    line[:, 16:] = 255
+    assert np.array_equal(degrade(line, 2, 1.0, 'askd'), line)  # an edge that stands up stays sharp
+    assert len(np.unique(degrade(line.transpose(1, 0, 2).copy(), 2, 1.0, 'askd'))) > 2
+    assert np.array_equal(degrade(crops[0], 4, 0.1, 'askd'), degrade(crops[0], 4, 2.0, 'askd'))
+
+
+def test_adaface_looks_at_the_norms_once_a_step():
+    head = AdaFaceHead(3, 4, (1.0, 0.4, 0.0)).train()
+    loss, logits = head.loss_and_logits(torch.full((2, 4), 1.0), torch.tensor([0, 1]))
+    assert head.norm_mean.item() == pytest.approx(20 + 0.01 * (2 - 20))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, torch.tensor([0, 1])))

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,7 @@ from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.engine import Diverged, Interrupted, Trainer
 from recipes.trainer.schedule import learning_rate
+from recipes.trainer.teacher import _fingerprint_model
 from zoo.export.onnx import export_onnx
 
 TINY = """
@@ -67,22 +69,26 @@ def test_learns_and_writes_everything(recipe):
     assert 'num_epoch: 12' in Path(config.output, 'recipe.yaml').read_text()
 
 
-def test_resume_equals_no_interruption(recipe, tmp_path, monkeypatch):
-    whole = recipe(output=str(tmp_path / 'whole'), ema=0.9, gradient_acc=2)
+@pytest.mark.parametrize('options', [
+    {'ema': 0.9, 'gradient_acc': 2},
+    {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25, 'dropout': 0.4}, 'num_epoch': 3},
+], ids=['average and accumulation', 'dropout'])
+def test_resume_equals_no_interruption(options, recipe, tmp_path, monkeypatch):
+    whole = recipe(output=str(tmp_path / 'whole'), **options)
     Trainer(whole).fit()
-    halves = recipe(output=str(tmp_path / 'halves'), ema=0.9, gradient_acc=2)
+    halves = recipe(output=str(tmp_path / 'halves'), **options)
     trainer = Trainer(halves)
     step = trainer._step
 
     def stop_in_the_middle(batch, number, per_epoch):
-        if number == 5:  # the middle of the second epoch
+        if number == 4:  # of the second epoch; with gradients accumulated half
             os.kill(os.getpid(), signal.SIGTERM)
         return step(batch, number, per_epoch)
 
     monkeypatch.setattr(trainer, '_step', stop_in_the_middle)
     with pytest.raises(Interrupted, match='resume=true'):
         trainer.fit()
-    Trainer(recipe(output=str(tmp_path / 'halves'), ema=0.9, gradient_acc=2, resume=True)).fit()
+    Trainer(recipe(output=str(tmp_path / 'halves'), resume=True, **options)).fit()
     assert losses(whole) == losses(halves)
     assert sha256_file(tmp_path / 'whole/last.safetensors') == sha256_file(tmp_path / 'halves/last.safetensors')
 
@@ -91,6 +97,8 @@ def test_resume_with_another_recipe_is_refused(recipe):
     Trainer(recipe(num_epoch=1)).fit()
     with pytest.raises(CheckpointError, match=r'lr: 0\.02 -> 0\.5'):
         Trainer(recipe(num_epoch=1, resume=True, lr=0.5))
+    with pytest.raises(CheckpointError, match=r'images a step: 12 -> 6 \(batch_size'):
+        Trainer(recipe(num_epoch=1, resume=True, batch_size=6))
     with pytest.raises(CheckpointError, match='resume=true'):
         Trainer(recipe(num_epoch=1))
 
@@ -116,6 +124,36 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(recipe):
     assert not os.path.exists(f'{config.output}/checkpoint.pt')
 
 
+def test_infinite_gradient_leaves_the_weights_alone(recipe):
+    trainer = Trainer(recipe(num_epoch=1))
+    trainer.raw.head.weight.register_hook(lambda gradient: gradient * float('inf'))
+    before = trainer.raw.head.weight.clone()
+    with pytest.raises(Diverged, match='gradients are no longer numbers'):
+        trainer.fit()
+    assert torch.equal(trainer.raw.head.weight, before)
+
+
+def test_signal_to_all_processes_of_a_training_saves_it(recipe, tmp_path):
+    """torchrun and schedulers signal the loader's workers, too."""
+    recipe()
+    command = [sys.executable, '-m', 'zoo.cli', 'train', str(tmp_path / 'tiny.py'), 'num_epoch=2000', 'num_workers=2',
+               'verbose=1000000', 'frequent=1']
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / 'run' / 'log.jsonl').exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    threading.Event().wait(0.5)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert 'resume=true' in process.communicate(timeout=60)[1] and process.returncode == 130
+    assert (tmp_path / 'run' / 'checkpoint.pt').exists()
+
+
+def test_best_weights_are_those_that_were_measured(recipe):
+    config = recipe(num_epoch=2, val_targets=[])
+    Trainer(config).fit()
+    assert os.path.exists(f'{config.output}/last.safetensors') and not os.path.exists(f'{config.output}/best.safetensors')
+
+
 def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
     torch.manual_seed(3)
     teacher = zoo.create('fdfacenet', width=0.25, num_features=48)
@@ -129,8 +167,23 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
     trainer.fit()
     cosine = [line['embedding'] for line in log(config) if 'embedding' in line]
     assert sum(cosine[-4:]) < 0.8 * sum(cosine[:4])
-    cached = trainer.teacher._view(0)[:]
-    assert (cached == cached).all(), 'every face of a view must be cached after one epoch of it'
+    cached = trainer.teacher._view(0)
+    assert (cached[:] == cached[:]).all(), 'every face of a view must be cached after one epoch of it'
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    known = trainer.teacher(batch, 0).embedding
+    cached[batch.indices[0], 24:] = np.nan  # as a crash may leave a row, and as all are at first
+    cached[batch.indices[1]] = np.nan
+    assert torch.equal(trainer.teacher(batch, 0).embedding, known), 'what is computed anew must be what was cached'
+
+
+def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
+    (tmp_path / 'net.param').write_text('same')
+    prints = []
+    for weights in (b'one', b'two'):
+        (tmp_path / 'net.bin').write_bytes(weights)
+        prints.append(_fingerprint_model(tmp_path / 'net.param'))
+    assert prints[0] != prints[1]
+    assert zoo.card('fdfacenet').weights['default'].sha256.startswith(_fingerprint_model('fdfacenet'))
 
 
 CBAM = {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25}}
@@ -160,10 +213,28 @@ def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
     teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
     Trainer(teacher).fit()
     deeper = {**CBAM, 'network_args': {'units': (1, 2, 1, 1), 'width': 0.25}}
-    with pytest.raises(ValueError, match='the student has 5 blocks, the teacher 4'):
-        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0})).fit()
+    with pytest.raises(RecipeError, match='the student has 5 blocks, the teacher 4'):
+        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0}))
+    with pytest.raises(RecipeError, match='embeddings of 24 and 32'):
+        Trainer(recipe(**CBAM, embedding_size=24, output=str(tmp_path / 'a'), teachers=[teacher.output],
+                       distill={'embedding': 1.0}))
+    assert not (tmp_path / 'a').exists()
     with pytest.raises(RecipeError, match='fdfacenet exposes no attention maps'):
         Trainer(recipe(output=str(tmp_path / 'b'), teachers=[teacher.output], distill={'attention': 1.0}))
+
+
+def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):
+    """A chain of trainings: the second learned from the first alone, the third learns from the second's average."""
+    first = recipe(output=str(tmp_path / 'first'), num_epoch=1)
+    Trainer(first).fit()
+    second = recipe(output=str(tmp_path / 'second'), num_epoch=1, margin_weight=0, teachers=[first.output], ema=0.5,
+                    distill={'embedding': 1.0})
+    Trainer(second).fit()
+    third = Trainer(recipe(output=str(tmp_path / 'third'), margin_weight=0, teachers=[second.output],
+                           distill={'embedding': 1.0}))
+    average = zoo.load(tmp_path / 'second/last.safetensors').state_dict()
+    for key, value in third.teacher.network.backbone.state_dict().items():
+        assert torch.equal(value, average[key]), key
 
 
 def test_teacher_of_another_input_size_is_refused(recipe, tmp_path):
@@ -232,6 +303,13 @@ def test_every_shipped_recipe_loads():
     ({'schedule': 'step'}, 'milestones'),
     ({'augment': {'flipp': 1}}, "augment.flipp: unknown; did you mean 'flip'"),
     ({'margin_weight': 0}, 'nothing to learn from'),
+    ({'clip': 0}, 'clip=0: must be positive'),
+    ({'seed': -1}, 'seed=-1: must not be negative'),
+    ({'label_hard': 3}, 'label_hard=3'),
+    ({'margin_list': [1, 0.5]}, 'three numbers'),
+    ({'degrade': {'factors': 2}}, 'degrade=.*of the wrong kind'),
+    ({'augment': {'flip': 'yes'}}, 'augment=.*of the wrong kind'),
+    ({'teachers': ['x'], 'distill': {'embedding': 'x'}}, "distill.embedding='x': must be a number"),
 ])
 def test_wrong_recipe_is_refused(recipe, overrides, message):
     with pytest.raises(RecipeError, match=message):

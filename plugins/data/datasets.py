@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -117,8 +118,14 @@ def face_loader(dataset: FaceDataset, sampler: FaceSampler, workers: int) -> Dat
     """Loader over all remaining steps of a training; a worker's exception reaches the trainer with its traceback."""
     # here and not in the workers: a forked worker that shuts down OpenCV's inherited thread pool waits for ever
     cv2.setNumThreads(1)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, worker_init_fn=_outlive_signals,
                       prefetch_factor=4 if workers else None)
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave stopping to the trainer: torchrun and schedulers signal its workers, too, and it still has to save."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:

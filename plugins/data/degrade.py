@@ -1,8 +1,8 @@
 """Low-quality faces from good ones: paper 003 (bicubic down by 2, 4 or 8 and Gaussian blur) and A-SKD's public variant.
 
 Paper 003 leaves order, sigma and the way back up open. Here: bicubic down, bicubic up to the old size, then blur, with sigma
-uniform in (0.1, 2.0) pixels as in A-SKD's code (gist-ailab/teaching-where-to-look); ``variant='askd'`` is that code's own
-order and kernels (nearest down, nearest up, 5x5 Gaussian).
+uniform in (0.1, 2.0) pixels. ``variant='askd'`` is what A-SKD's code does (gist-ailab/teaching-where-to-look,
+utility/noise.py): nearest down, nearest up, and one fixed 5x5 Gaussian with sigma 0.1 across and 2.0 down the picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
     Args:
         image: uint8 RGB ``(H, W, 3)``.
         factor: of down-sampling, a divisor of neither side need be (the small side is rounded).
-        sigma: of the Gaussian blur in pixels of the original size.
+        sigma: of the Gaussian blur in pixels of the original size; ``askd`` has its own.
 
     Raises:
         FaceError: nothing would be left of the image.
@@ -38,7 +38,9 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
         raise FaceError(f'a face of {width}x{height} pixels cannot be made {factor} times smaller')
     kernel = _KERNELS[variant]
     image = cv2.resize(cv2.resize(image, small, interpolation=kernel), (width, height), interpolation=kernel)
-    return cv2.GaussianBlur(image, (5, 5) if variant == 'askd' else (0, 0), sigma)
+    if variant == 'askd':
+        return cv2.GaussianBlur(image, (5, 5), sigmaX=0.1, sigmaY=2.0)
+    return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def pack_records(out: str | os.PathLike, faces: list[Face], progress: Callable[[
         Number of images and of identities.
 
     Raises:
-        FaceError: no identity at all, or an image that does not decode.
+        FaceError: no images at all, one that does not decode, or one of another size than the first.
     """
     known = sorted((face for face in faces if face.person is not None), key=lambda face: _natural(face.person))
     unknown = [face for face in faces if face.person is None]
@@ -156,7 +156,12 @@ def pack_records(out: str | os.PathLike, faces: list[Face], progress: Callable[[
         writer.write(0, pack(RecordHeader((float(count + 1), float(count + 1 + len(persons)))), b''))
         for key, face in enumerate(known + unknown, 1):
             data = face.read()
-            size = size or decode_image(data, face.source.name(face.index)).shape[:2]
+            name = face.source.name(face.index)
+            found = decode_image(data, name).shape[:2]
+            size = size or found
+            if found != size:
+                raise FaceError(f'{name}: {found[1]}x{found[0]} pixels, the images before it have {size[1]}x{size[0]}; align '
+                                'all to one size (`facezoo data align`)')
             label = persons[face.person] if face.person is not None else -1
             writer.write(key, pack(RecordHeader(float(label), key), data))
             if label >= 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -82,7 +83,10 @@ class TreeFaces:
             return (self.root / name).read_bytes()
         if self._pid != os.getpid():  # a zip handle's file position must not be shared with a forked loader worker
             self._open_zip()
-        return self._zip.read(str(self._prefix / name))
+        try:
+            return self._zip.read(str(self._prefix / name))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise FaceError(f'{self.archive}/{name}: {error}; copy or download the archive again') from None
 
     def name(self, index: int) -> str:
         return f'{self.root}/{self.names[index]}'

@@ -72,11 +72,15 @@ class MarginHead(nn.Module):
         Raises:
             ValueError: a label is not below the number of classes.
         """
+        return self.loss_and_logits(embeddings, labels)[0]
+
+    def loss_and_logits(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of :meth:`forward`, and the logits it was made from (AdaFace's follow its statistics: ask once a step)."""
         if labels.max() >= len(self.weight):
             raise ValueError(f'label {labels.max().item()} does not fit num_classes={len(self.weight)}')
-        known = labels >= 0
-        loss = F.cross_entropy(self.logits(embeddings, labels), labels.clamp(min=0), reduction='none')
-        return (loss * known).sum() / known.sum().clamp(min=1)
+        known, logits = labels >= 0, self.logits(embeddings, labels)
+        loss = F.cross_entropy(logits, labels.clamp(min=0), reduction='none')
+        return (loss * known).sum() / known.sum().clamp(min=1), logits
 
 
 class AdaFaceHead(MarginHead):

@@ -34,6 +34,11 @@ class Targets:
     def __init__(self, rows: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
         self.face, self.near, self.boxes, self.landmarks = map(torch.stack, zip(*rows, strict=True))
 
+    def to(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        self.__dict__.update({name: value.to(device) for name, value in vars(self).items()})
+        return self
+
 
 def assign(faces: list[Faces], priors: Tensor, sure: float = 0.5) -> Targets:
     """Match the faces of each picture with the priors ``(K, 3)``; faces scored below ``sure`` only count as near."""

@@ -28,6 +28,7 @@ from recipes.trainer.run import (
     Interrupted,
     any_process,
     begin_run,
+    clip_gradients,
     make_optimizer,
     moving_average,
     save_recipe,
@@ -92,7 +93,8 @@ class DetectorTrainer:
         if config.init:
             load_weights(self.raw, config.init)
             self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
-        self.raw.to(memory_format=torch.channels_last)
+        # before the optimiser and the average, whose state is where the weights are
+        self.raw.to(self.fabric.device, memory_format=torch.channels_last)
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw, config.ema)
@@ -100,6 +102,10 @@ class DetectorTrainer:
         if config.resume:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
+
+    @property
+    def world_batch(self) -> int:
+        return self.config.batch_size * self.fabric.world_size
 
     def _load_teacher(self) -> Detector:
         teacher = load_model(self.config.network, self.config.teacher, None, dict(self.config.network_args))
@@ -112,23 +118,22 @@ class DetectorTrainer:
             ``train``: running means of the losses.
         """
         config = self.config
-        batch = config.batch_size * self.fabric.world_size
-        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed, self.images // batch,
-                              self.fabric.global_rank, self.fabric.world_size)
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
+                              self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         save_recipe(self.fabric, config)
-        log = TrainLog(self.output, per_epoch * config.num_epoch * batch, self.images, self.fabric.is_global_zero)
+        log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, self.images, self.fabric.is_global_zero)
         saved = began = time.monotonic()
         means: dict[str, float] = {}
         with stop_signal() as stop:
             for views, faces, _ in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(views, faces, step, per_epoch)
                 step += 1
-                self.images = step * batch
-                log.bar.update(batch)
+                self.images = step * self.world_batch
+                log.bar.update(self.world_batch)
                 means = {key: means.get(key, value) * 0.99 + value * 0.01 for key, value in losses.items()}
                 if step % config.frequent == 0:
-                    rate = config.frequent * batch / (time.monotonic() - began)
+                    rate = config.frequent * self.world_batch / (time.monotonic() - began)
                     began = time.monotonic()
                     log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
                 stopping = any_process(self.fabric, bool(stop))
@@ -149,7 +154,7 @@ class DetectorTrainer:
         self.student.train()
         x = _normalise(views.to(self.fabric.device), self.raw.preprocess)
         outputs = self.student(x)
-        targets = assign(faces, self.priors)
+        targets = assign(faces, self.priors).to(self.fabric.device)
         if self.teacher is None:
             losses = multibox_loss(outputs, targets)
         else:
@@ -162,7 +167,7 @@ class DetectorTrainer:
             raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }). The last '
                            f'checkpoint in {self.output} is good; resume with a lower lr')
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.student, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        clip_gradients(self.fabric, self.student, self.optimizer, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
@@ -176,13 +181,14 @@ class DetectorTrainer:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, images=self.images, student=self.raw.state_dict(),
-                            optimizer=self.optimizer.state_dict(), ema=self.ema.state_dict() if self.ema else None)
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, images=self.images,
+                            student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
+                            ema=self.ema.state_dict() if self.ema else None)
             save_weights(self.output / 'last.safetensors', self.final, self.config.network, self.config.network_args)
         self.fabric.barrier()
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch)
         self.raw.load_state_dict(state['student'])
         self.optimizer.load_state_dict(state['optimizer'])
         if self.ema:

@@ -17,7 +17,7 @@ from plugins.data.sources import open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
-from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
@@ -25,6 +25,7 @@ from recipes.trainer.run import (
     Interrupted,
     any_process,
     begin_run,
+    clip_gradients,
     make_optimizer,
     moving_average,
     save_recipe,
@@ -67,6 +68,7 @@ class Trainer:
             load_weights(self.raw.backbone, config.init)
         if self.fabric.device.type == 'cpu' and config.precision == 'bf16':
             avoid_strided_depthwise(self.raw.backbone)
+        self.raw.to(self.fabric.device)  # before the optimiser and the average, whose state is where the weights are
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.images = 0  # seen so far, over all processes
@@ -113,6 +115,8 @@ class Trainer:
                 if step % (config.verbose or per_epoch) == 0:
                     results, verified = self._verify(step), step
                     began, began_images = time.monotonic(), self.images
+                if step % config.gradient_acc:
+                    continue  # gradients are not saved
                 stopping = any_process(self.fabric, bool(stop))
                 if stopping or time.monotonic() - saved > 60 * config.save_minutes:
                     self._save()
@@ -129,6 +133,8 @@ class Trainer:
     def _step(self, batch: Batch, step: int, per_epoch: int) -> dict[str, float]:
         """One forward and backward pass, and an optimiser step when its turn comes."""
         batch, epoch = Batch(*(tensor.to(self.fabric.device) for tensor in batch)), step / per_epoch
+        # dropout is a function of the step, so that a resumed training drops what an uninterrupted one would
+        torch.manual_seed((self.config.seed * self.fabric.world_size + self.fabric.global_rank << 32) + step)
         seen = self.teacher(batch, int(epoch)) if self.teacher else None
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.config, epoch)
@@ -149,7 +155,7 @@ class Trainer:
                                f'{names}, ...). The last checkpoint in {self.output} is good; resume with a lower lr')
             self.fabric.backward(loss / self.config.gradient_acc)
         if due:
-            self.fabric.clip_gradients(self.student, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+            clip_gradients(self.fabric, self.student, self.optimizer, self.config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.ema:
@@ -175,7 +181,7 @@ class Trainer:
                 self.log.write(step, **{f'{name}/{key}': value for key, value in result.items()})
                 _LOG.info('step %d: %s accuracy %.4f, TAR@FAR1e-3 %.4f', step, name, result['accuracy'], result['tar@1e-3'])
             score = sum(result['accuracy'] for result in results.values()) / max(len(results), 1)
-            if score > self.best:
+            if results and score > self.best:
                 self.best = score
                 self._save_weights('best.safetensors')
         self.fabric.barrier()
@@ -186,22 +192,18 @@ class Trainer:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, images=self.images, best=self.best,
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, images=self.images, best=self.best,
                             student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
-                            ema=self.ema.state_dict() if self.ema else None, rng=torch.get_rng_state())
+                            ema=self.ema.state_dict() if self.ema else None)
             self._save_weights('last.safetensors')
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config)
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch)
         self.raw.load_state_dict(state['student'])
         self.optimizer.load_state_dict(state['optimizer'])
         if self.ema:
             self.ema.load_state_dict(state['ema'])
         self.images, self.best = state['images'], state['best']
-        torch.set_rng_state(state['rng'])
-        if self.images % self.world_batch:
-            raise CheckpointError(f'{self.images} images were seen, not a multiple of the {self.world_batch} a step now has; '
-                                  'choose a batch_size that divides it')
 
 
 def _check_data(config: TrainConfig, images: int, classes: int) -> None:

@@ -20,14 +20,14 @@ from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.cpu import keep_memory
 
-__all__ = ['Diverged', 'Interrupted', 'any_process', 'begin_run', 'make_optimizer', 'moving_average', 'save_recipe',
-           'stop_signal']
+__all__ = ['Diverged', 'Interrupted', 'any_process', 'begin_run', 'clip_gradients', 'make_optimizer', 'moving_average',
+           'save_recipe', 'stop_signal']
 
 Config = TrainConfig | DetectorConfig
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or its gradient is no longer a number."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -103,6 +103,17 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
             else:
                 average.copy_(value)
     return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+
+
+def clip_gradients(fabric, module: nn.Module, optimizer: torch.optim.Optimizer, limit: float) -> None:
+    """Scale the gradients down to a norm of ``limit``.
+
+    Raises:
+        Diverged: one of them is not finite; the weights have not been touched.
+    """
+    norm = fabric.clip_gradients(module, optimizer, max_norm=limit, error_if_nonfinite=False)
+    if not torch.isfinite(norm):
+        raise Diverged('the gradients are no longer numbers; the last checkpoint is good: resume with a lower lr')
 
 
 def any_process(fabric, flag: bool) -> bool:

@@ -59,12 +59,12 @@ class Student(nn.Module):
         config, losses = self.config, {}
         with torch.autocast(images.device.type, enabled=False):  # losses in float32
             if self.head is not None:
-                losses['margin'] = config.margin_weight * self.head(seen.embedding, labels)
+                loss, logits = self.head.loss_and_logits(seen.embedding, labels)
+                losses['margin'] = config.margin_weight * loss
             if self.centres is not None:
                 losses['centre'] = config.centre_weight * self.centres(seen.embedding, labels)
             for name, weight in (config.distill.items() if teacher else ()):
                 if name == 'label':
-                    logits = self.head.logits(seen.embedding, labels)
                     loss = label_loss(logits, teacher.logits, labels, config.label_temperature, config.label_hard)
                 else:
                     loss = DISTILLATIONS[name](seen, teacher)

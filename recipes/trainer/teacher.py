@@ -22,12 +22,12 @@ import yaml
 from plugins.data.datasets import Batch, FaceDataset
 from plugins.data.sources import FaceSource, read_faces
 from plugins.files import atomic_path, sha256_file
-from plugins.losses.distillation import Seen
+from plugins.losses.distillation import DISTILLATIONS, Seen
 from plugins.preprocess import FaceError, l2_normalise
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.student import Student, see
 from zoo.hub import cache_folder
-from zoo.model_card import preprocess_of
+from zoo.model_card import preprocess_of, weights_of
 from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
 
@@ -77,24 +77,43 @@ class NetworkTeacher:
     """The network and head of a finished training, in evaluation mode, on the clean faces.
 
     Raises:
-        RecipeError: it knows other identities, or was trained on another size of embedding.
+        RecipeError: it knows other identities, or its embeddings or attention maps have other sizes than the student's.
     """
 
     def __init__(self, run: Path, student: Student) -> None:
         config = TrainConfig(**{key: tuple(value) if isinstance(value, list) else value
                                 for key, value in yaml.safe_load((run / 'recipe.yaml').read_text()).items()})
-        state = torch.load(run / 'checkpoint.pt', map_location='cpu', weights_only=True)['student']
+        saved = torch.load(run / 'checkpoint.pt', map_location='cpu', weights_only=True)
+        state = saved['student']
         classes = len(state['head.weight']) if 'head.weight' in state else 0
         mine = len(student.head.weight) if student.head is not None else 0
         if 'label' in student.config.distill and classes != mine:
             raise RecipeError(f'teacher {run} knows {classes} identities, the student {mine}: label distillation needs the '
                               'same training set for both')
-        network = Student(dataclasses.replace(config, compile=False, distill={}, teachers=()), student.preprocess, classes)
+        network = Student(dataclasses.replace(config, compile=False), student.preprocess, classes)
         network.load_state_dict(state)
+        if saved['ema']:  # the weights that count, see Trainer.final
+            average = {key.removeprefix('module.'): value for key, value in saved['ema'].items() if key.startswith('module.')}
+            network.backbone.load_state_dict(average)
         self.network, self.maps = network.eval().requires_grad_(False), student.maps
         self.labels = 'label' in student.config.distill
         if self.maps and not hasattr(network.backbone, 'forward_maps'):
             raise RecipeError(f'teacher {run}: {config.network} exposes no attention maps')
+        self._compare_with(student, run)
+
+    @torch.no_grad()
+    def _compare_with(self, student: Student, run: Path) -> None:
+        """Try the losses that compare the two networks on two blank faces."""
+        size, training = student.preprocess.input_size, student.backbone.training
+        blank = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=next(student.parameters()).device)
+        self.network.to(blank.device)
+        mine, theirs = (see(net.backbone.eval(), net.prepare(blank), self.maps) for net in (student, self.network))
+        student.backbone.train(training)
+        for name in set(student.config.distill) & set(DISTILLATIONS):
+            try:
+                DISTILLATIONS[name](mine, theirs)
+            except ValueError as error:
+                raise RecipeError(f'teacher {run}: {error}') from None
 
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Seen:
@@ -123,8 +142,9 @@ class EmbeddingTeacher:
                                 f'{dataset.size}; they must see the same crop')
         self.length = sum(model.num_features for model in self.models)
         self._dataset = dataset
-        key = json.dumps([[_fingerprint_model(path) for path in paths], fingerprint(dataset.source), dataset.seed,
-                          vars(dataset.augment)])
+        teachers = [(_fingerprint_model(path), model.preprocess.to_dict())
+                    for path, model in zip(paths, self.models, strict=True)]
+        key = json.dumps([teachers, fingerprint(dataset.source), dataset.seed, vars(dataset.augment)])
         self._folder = cache_folder() / 'teachers' / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._maps: dict[int, np.memmap] = {}
         self._projection = self._load_projection(num_features)
@@ -137,10 +157,10 @@ class EmbeddingTeacher:
         else:
             table, rows = self._view(self._dataset.view(epoch)), batch.indices.cpu().numpy()
             joined = np.asarray(table[rows], np.float32)
-            missing = np.isnan(joined[:, 0])
+            missing = np.isnan(joined).any(1)  # of a row that a crash tore, a part
             if missing.any():
-                joined[missing] = self._embed(faces[missing])
-                table[rows[missing]] = joined[missing]
+                table[rows[missing]] = self._embed(faces[missing])
+                joined = np.asarray(table[rows], np.float32)  # as rounded as in every later epoch
         return Seen(torch.from_numpy(joined @ self._projection).to(device))
 
     def _embed(self, faces: np.ndarray) -> np.ndarray:
@@ -188,9 +208,15 @@ class EmbeddingTeacher:
         return directions[:, ::-1][:, :num_features].astype(np.float32)
 
 
-def _fingerprint_model(path: str | os.PathLike) -> str:
-    path = Path(path)
-    files = sorted(p for p in path.iterdir() if p.suffix in ('.param', '.bin')) if path.is_dir() else [path]
+def _fingerprint_model(name: str | os.PathLike) -> str:
+    """Digest of everything that a teacher computes with; of a model of the zoo, of its weights."""
+    path = Path(name)
+    if not path.exists():
+        return weights_of(str(name)).sha256[:16]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in ('.param', '.bin'))
+    else:
+        files = [path, path.with_suffix('.bin')] if path.suffix == '.param' else [path]
     return '-'.join(sha256_file(file)[:16] for file in files)
 
 

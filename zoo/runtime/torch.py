@@ -51,11 +51,12 @@ class TorchDetector:
         self.model = DeployedDetector(detector).to(memory_format=torch.channels_last)
         self.preprocess, self.strides, self.name = PictureNorm(), detector.anchors.strides, name or type(detector).__name__
         self.score, self.side = score, None
+        self._device = next(detector.parameters()).device
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            x = torch.from_numpy(self.preprocess(pictures)).to(memory_format=torch.channels_last)
-            return [o.reshape(len(pictures), -1, o.shape[1]).numpy() for o in self.model(x)]
+            x = torch.from_numpy(self.preprocess(pictures)).to(self._device, memory_format=torch.channels_last)
+            return [o.reshape(len(pictures), -1, o.shape[1]).cpu().numpy() for o in self.model(x)]
 
 
 def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -> TorchDetector:

@@ -38,17 +38,19 @@ class Study:
 def report(study: Study, rows: list[dict]) -> str:
     """Markdown: mean and standard deviation over seeds, best first by the last set's accuracy; then the paper's orderings."""
     shown = [label for label in study.runs if label not in study.helpers and any(row['run'] == label for row in rows)]
-    sets = list(rows[-1]['results']) if rows else []
+    # a set that was named later may lack in earlier rows
+    sets = [name for name in (rows[-1]['results'] if rows else ()) if all(name in row['results'] for row in rows)]
     columns = [(name, key) for name in sets for key in ('accuracy', 'tar@1e-3')]
-    if study.lowres and sets:
+    lowres = bool(study.lowres and sets and all('lowres' in row['results'][sets[-1]] for row in rows))
+    if lowres:
         columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
     head = '| run | seeds | ' + ' | '.join(f'{name} {key} %' for name, key in columns) + ' |'
     lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
-    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if study.lowres else -2])[0]):
+    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if lowres else -2])[0]):
         count = sum(row['run'] == label for row in rows)
         cells = ['{:.2f} +- {:.2f}'.format(*_mean(rows, label, column)) for column in columns]
         lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
-    lines += _orderings(study, rows, shown, sets[-1]) if sets else []
+    lines += _orderings(study, rows, shown, sets[-1]) if sets and lowres == study.lowres else []
     missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
     notes += [f'Images a run: {", ".join(sorted({str(row["images"]) for row in rows}))}.'] if rows else []
@@ -65,19 +67,27 @@ def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> l
     pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
     if not pairs:
         return []
-    lines = ['', f'| the paper has | {name} accuracy here, points | verdict |', '|---|---|---|']
-    for better, worse in pairs:
-        (first, first_error), (second, second_error) = (_accuracy(rows, label, name) for label in (better, worse))
-        gain, error = first - second, (first_error ** 2 + second_error ** 2) ** 0.5
-        verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
-        lines.append(f'| {better} > {worse} | {gain:+.2f} +- {error:.2f} | {verdict} |')
+    keys = [f'lowres x{f}' for f in (2, 4, 8)] if study.lowres else ['accuracy']  # where the papers print their orderings
+    lines = ['', f'| the paper has | {name} {" | ".join(keys)} | verdict |', '|---' * (2 + len(keys)) + '|']
+    for pair in pairs:
+        gains, verdicts = zip(*(_compare(rows, pair, name, key) for key in keys), strict=True)
+        verdict = verdicts[0] if len(set(verdicts)) == 1 else ', '.join(verdicts)
+        lines.append(f'| {" > ".join(pair)} | {" | ".join(gains)} | {verdict} |')
     return lines
 
 
-def _accuracy(rows: list[dict], label: str, name: str) -> tuple[float, float]:
+def _compare(rows: list[dict], pair: tuple[str, str], name: str, key: str) -> tuple[str, str]:
+    """Gain of the first over the second in points with its standard error, and the verdict."""
+    (first, first_error), (second, second_error) = (_accuracy(rows, label, name, key) for label in pair)
+    gain, error = first - second, (first_error ** 2 + second_error ** 2) ** 0.5
+    verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
+    return f'{gain:+.2f} +- {error:.2f}', verdict
+
+
+def _accuracy(rows: list[dict], label: str, name: str, key: str) -> tuple[float, float]:
     """Mean accuracy in percent and its standard error: of the seeds, and of the number of pairs."""
     results = [row['results'][name] for row in rows if row['run'] == label]
-    values = [100 * result['accuracy'] for result in results]
+    values = _values(rows, label, (name, key))
     mean = statistics.fmean(values)
     of_pairs = mean * (100 - mean) / results[0]['pairs']
     of_seeds = statistics.variance(values) / len(values) if len(values) > 1 else 0.0
@@ -85,13 +95,15 @@ def _accuracy(rows: list[dict], label: str, name: str) -> tuple[float, float]:
 
 
 def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:
-    name, key = column
-    values = []
-    for row in rows:
-        if row['run'] == label:
-            result = row['results'][name]
-            values.append(100 * (result['lowres'][key.split()[1]] if key.startswith('lowres') else result[key]))
+    values = _values(rows, label, column)
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _values(rows: list[dict], label: str, column: tuple[str, str]) -> list[float]:
+    """A run's figure in percent, one a seed."""
+    name, key = column
+    results = [row['results'][name] for row in rows if row['run'] == label]
+    return [100 * (result['lowres'][key.split()[1]] if key.startswith('lowres') else result[key]) for result in results]
 
 
 def plot_curves(study: Study, rows: list[dict], path: str | os.PathLike) -> None:
@@ -103,7 +115,7 @@ def plot_curves(study: Study, rows: list[dict], path: str | os.PathLike) -> None
     with sheet(path, title=study.title.partition(':')[0], xlabel='epoch', ylabel='training loss') as axes:
         for index, label in enumerate(label for label in study.runs if label not in study.helpers):
             for row in rows:
-                if row['run'] == label:
+                if row['run'] == label and row['curve']:
                     losses = [values for name, values in row['curve'].items() if name != 'epoch']
                     first = label not in axes.get_legend_handles_labels()[1]
                     total = [sum(values) for values in zip(*losses, strict=True)]
