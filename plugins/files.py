@@ -16,13 +16,18 @@ from types import ModuleType
 __all__ = ['atomic_path', 'import_file', 'npz_bytes', 'sha256_file', 'write_atomic']
 
 
+_UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice later on
+os.umask(_UMASK)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on any error.
 
-    The file is flushed to disk before the rename, so a crash leaves the old file or the new one, never a part.
+    The file is flushed to disk before the rename, so a crash leaves the old file or the new one, never a part. A link stays
+    one, and a file that is there already keeps its permissions.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.part', dir=path.parent)
     os.close(handle)
@@ -31,7 +36,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, 'rb+') as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -46,8 +51,11 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
 
 def sha256_file(path: str | os.PathLike) -> str:
     """Lower-case hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def import_file(path: str | os.PathLike) -> ModuleType:
@@ -69,12 +77,6 @@ def import_file(path: str | os.PathLike) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def npz_bytes(arrays: Mapping) -> bytes:

@@ -81,3 +81,25 @@ def test_demo(tmp_path, capsys, crops):
     assert 'export pack' in out and (tmp_path / 'similarity.png').stat().st_size > 10_000
     assert main(['demo', str(tmp_path / 'similarity.png'), '--out', str(tmp_path)]) == 1
     assert '784x784 pixels' in capsys.readouterr().err
+
+
+def test_nobody_reads_the_output():
+    """`facezoo list | head -1` is no error."""
+    command = f'{sys.executable} -m zoo.cli list | head -1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith('model') and not done.stderr
+
+
+def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_path, capsys):
+    from zoo.runtime import open_embedder
+    assert main(['verify', 'a.jpg', 'b.jpg', '--model', 'retinaface_mnet025']) == 1
+    assert 'it does not recognise them; it is named with --detector' in capsys.readouterr().err
+    (tmp_path / 'net.param').write_text('7767517\n')
+    (tmp_path / 'net.json').write_text('{"strides": [8, 16, 32]}')
+    with pytest.raises(ValueError, match='named with --detector'):
+        open_embedder(tmp_path / 'net.param')
+    with pytest.raises(ValueError, match='leave out --network'):
+        open_embedder(recogniser_file, network='fdfacenet')
+    from zoo.pipeline.threshold import threshold_of
+    with pytest.raises(ValueError, match=r'fdfacenet\.json is not beside it'):
+        threshold_of(open_embedder(recogniser_file))

@@ -16,7 +16,8 @@ from plugins.data import pack
 from plugins.data.recordio import RecordError, RecordReader
 from plugins.data.sources import MemoryFaces, TreeFaces, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
-from plugins.preprocess import FaceError, Preprocess, decode_image
+from plugins.files import write_atomic
+from plugins.preprocess import FaceError, Preprocess, decode_image, encode_image
 from zoo.cli import main
 
 
@@ -242,3 +243,31 @@ def test_record_faces_need_a_matching_index(face_folder, tmp_path):
     (tmp_path / 'train.idx').write_text(''.join(lines[:20]))
     with pytest.raises(RecordError, match='announces 48 images'):
         open_faces(tmp_path)
+
+
+def test_files_keep_their_permissions_and_links(tmp_path):
+    (tmp_path / 'real.npz').write_bytes(b'old')
+    (tmp_path / 'real.npz').chmod(0o600)
+    (tmp_path / 'link.npz').symlink_to('real.npz')
+    write_atomic(tmp_path / 'link.npz', b'new')
+    assert (tmp_path / 'link.npz').is_symlink() and (tmp_path / 'real.npz').read_bytes() == b'new'
+    assert (tmp_path / 'real.npz').stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_archive_is_named(face_zip, tmp_path):
+    with zipfile.ZipFile(face_zip) as archive:
+        member = archive.infolist()[3]
+    data = bytearray(face_zip.read_bytes())
+    data[member.header_offset + 30 + len(member.filename) + 100] ^= 255
+    (tmp_path / 'faces.zip').write_bytes(data)
+    with pytest.raises(FaceError, match=rf'faces\.zip/{member.filename}: Bad CRC.*copy or download'):
+        TreeFaces(tmp_path / 'faces.zip').read_file(member.filename)
+
+
+def test_images_of_two_sizes_are_not_packed(face_folder, tmp_path):
+    (tmp_path / 'faces' / 'a').mkdir(parents=True)
+    for name, size in (('1.png', 112), ('2.png', 96)):
+        (tmp_path / 'faces' / 'a' / name).write_bytes(encode_image(np.zeros((size, size, 3), np.uint8), '.png'))
+    with pytest.raises(FaceError, match=r'2\.png: 96x96 pixels, the images before it have 112x112'):
+        pack.pack_records(tmp_path / 'out', pack.gather([TreeFaces(tmp_path / 'faces')]))
+    assert not (tmp_path / 'out' / 'train.rec').exists()

@@ -284,6 +284,28 @@ def test_another_model_is_refused(gallery, tmp_path):
             Gallery.load(path, Contract(**{**vars(mine), **changes}))
 
 
+def test_eight_bits_of_the_same_weights_are_accepted(recogniser_file, tmp_path):
+    """Their answers to the patterns differ more than those of other weights may: the weights' digest decides."""
+    import zoo
+    from plugins.preprocess import l2_normalise
+    from zoo.export.job import Job
+    rows = np.eye(3, 8)
+    coarse = l2_normalise(rows + 0.35 * np.roll(rows, 3, 1)).astype(np.float32)
+    assert 0.9 < (rows * coarse).sum(1).min() < 0.95
+    mine = Contract('net', {'mean': 127.5}, True, rows.astype(np.float32), 'abc')
+    gallery = Gallery(mine)
+    gallery.add('Ann', rows[:1], ['1.jpg'])
+    gallery.save(tmp_path / 'g.npz')
+    Gallery.load(tmp_path / 'g.npz', Contract('net8', {'mean': 127.5}, True, coarse, 'abc'))
+    for weights in ('abd', ''):
+        with pytest.raises(ContractError, match='test pattern'):
+            Gallery.load(tmp_path / 'g.npz', Contract('net8', {'mean': 127.5}, True, coarse, weights))
+    with pytest.raises(ContractError, match='test pattern'):  # something else is wrong
+        Gallery.load(tmp_path / 'g.npz', Contract('net8', {'mean': 127.5}, True, np.roll(coarse, 1, 1), 'abc'))
+    model = zoo.load('fdfacenet')
+    assert Job(model, 'fdfacenet', None).facts['weights'] == contract_of(open_embedder('fdfacenet'), True).weights
+
+
 def test_contract_tells_models_apart_and_runtimes_not(recogniser_file):
     import zoo
     from zoo.runtime.torch import TorchEmbedder

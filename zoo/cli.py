@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted.
+        Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted, 141 nobody reads.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(next(iter(argv), None))
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f'facezoo: {error or "interrupted"}', file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except USER_ERRORS as error:
         if args.debug:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from zoo.convert import Misfit, convert_state
 from zoo.mxnet import MXNetError, read_mxnet
 
 _LOG = logging.getLogger(__name__)
-__all__ = ['WeightsError', 'describe', 'load_weights', 'read_state', 'save_weights']
+__all__ = ['WeightsError', 'describe', 'load_weights', 'read_state', 'save_weights', 'weights_digest']
 
 
 class WeightsError(ValueError):
@@ -31,6 +32,15 @@ def save_weights(path: str | os.PathLike, model: nn.Module, network: str, networ
         facts['num_features'] = model.num_features
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={'facezoo': json.dumps(facts, sort_keys=True)})
+
+
+def weights_digest(model: nn.Module) -> str:
+    """What a network's weights are known by, whatever file they came from: 16 hexadecimal digits over names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def describe(path: str | os.PathLike) -> dict:

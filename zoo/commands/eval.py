@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from zoo.evaluate.verification import load_verification_set, verify
     from zoo.runtime import open_embedder
     data = load_verification_set(args.set, args.pairs)
-    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    embedder = open_embedder(args.model, args.threads, args.network)
     if args.lowres:
         _lowres(args, embedder, data)
         return

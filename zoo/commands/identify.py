@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from zoo.evaluate.identification import GalleryProtocol, identify
     from zoo.runtime import open_embedder
     protocol = GalleryProtocol(args.persons, args.enrol, args.probes, args.unknown, args.seed)
-    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    embedder = open_embedder(args.model, args.threads, args.network)
     result = identify(embedder, TreeFaces(args.set), protocol, progress=True).to_dict()
     if args.json:
         print(json.dumps({'model': str(args.model), 'set': str(args.set), 'seed': args.seed, **result}, indent=2))

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from plugins.files import atomic_path
     from zoo.evaluate.ijb import evaluate_ijb, load_protocol
     from zoo.runtime import open_embedder
-    embedder = open_embedder(args.model, args.threads, **({'network': args.network} if args.network else {}))
+    embedder = open_embedder(args.model, args.threads, args.network)
     protocol = load_protocol(args.root, args.target)
     began = time.perf_counter()
     result, scores = evaluate_ijb(embedder, protocol, args.batch, flip=not args.no_flip, progress=True)

@@ -29,6 +29,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Models, size, mirroring and threads."""
     parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='recogniser: a model of the zoo, weights, .onnx, '
                                                                                '.param or a folder with one')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     add_detector_options(parser)
     parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
@@ -51,7 +52,7 @@ def make_pipeline(args: argparse.Namespace, gate=None):
     from zoo.runtime import open_embedder
     from zoo.runtime.detector import open_detector
     detector = open_detector(args.detector, args.threads, args.size, args.score)
-    return Pipeline(detector, open_embedder(args.model, args.threads), gate, not args.no_flip)
+    return Pipeline(detector, open_embedder(args.model, args.threads, args.network), gate, not args.no_flip)
 
 
 def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:

@@ -138,7 +138,7 @@ def _finish(sidecar: dict, artefact: Path, files: list[Path]) -> dict:
     """Complete the sidecar with hashes, sizes and versions, and write it beside the artefact."""
     sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
                 'versions': installed_versions(PACKAGES),
-                'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
+                'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
     write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 

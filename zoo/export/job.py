@@ -17,6 +17,7 @@ from zoo.export.search import Int8Plan, Quantiser
 from zoo.export.target import Target
 from zoo.model_card import weights_of
 from zoo.runtime import Embedder
+from zoo.weights import weights_digest
 
 __all__ = ['Job', 'origin_facts']
 
@@ -80,7 +81,7 @@ class Job:
         """What every sidecar says of the model."""
         height, width = self.model.input_size
         return {'model': self.name, 'num_features': self.model.num_features, 'preprocess': self.model.preprocess.to_dict(),
-                'input': f'{height}x{width}', **origin_facts(self.model)}
+                'input': f'{height}x{width}', 'weights': weights_digest(self.model), **origin_facts(self.model)}
 
     def pass_gates(self, candidate: Embedder, precision: str, plan: Int8Plan | None = None) -> dict:
         """Parity and accuracy of an artefact.

@@ -103,7 +103,7 @@ def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, 
     times += predicted_times(features_of(profile(job.model)), targets)
     return {'model': job.name, 'gate_set': job.judge.data.name, 'torch': job.judge.baseline.to_dict(),
             'rows': [asdict(row) for row in rows], 'devices': [asdict(time) for time in times], 'machine': machine(),
-            'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}
+            'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
 
 
 def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tuple[list[Row], dict[str, Path]]:

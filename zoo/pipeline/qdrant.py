@@ -118,7 +118,7 @@ class QdrantGallery:
     def _create(self, contract: Contract) -> None:
         models, width = self._models, contract.probe.shape[1]
         facts = {'format': _FORMAT, 'model': contract.model, 'preprocess': contract.preprocess, 'flip': contract.flip,
-                 'probe': contract.probe.tolist()}
+                 'weights': contract.weights, 'probe': contract.probe.tolist()}
         several = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
         common = {'size': width, 'distance': models.Distance.DOT, 'hnsw_config': models.HnswConfigDiff(m=0)}
         with self._answered():
@@ -132,7 +132,8 @@ class QdrantGallery:
         if facts.get('format') != _FORMAT:
             raise GalleryError(f'{self._collection}: facezoo did not make this collection, or its server does not keep '
                                'metadata (Qdrant 1.16 and later do); name another one')
-        return Contract(facts['model'], facts['preprocess'], facts['flip'], np.array(facts['probe'], np.float32))
+        return Contract(facts['model'], facts['preprocess'], facts['flip'], np.array(facts['probe'], np.float32),
+                        facts.get('weights', ''))
 
     @contextmanager
     def _answered(self) -> Iterator[None]:

@@ -28,6 +28,9 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
     sidecar = getattr(embedder, 'sidecar', {})
     if sidecar.get('thresholds') is not None:
         return _pick(sidecar['thresholds'], far, f'{embedder.name}: its weights have')
+    if not sidecar and Path(embedder.name).suffix in ('.onnx', '.param'):
+        raise ValueError(f'{embedder.name}: no threshold is known, because {Path(embedder.name).stem}.json is not beside it, '
+                         'which says what weights it holds; copy it, too, or give --threshold')
     name = sidecar.get('model') or Path(embedder.name).name
     model = name.partition('.')[0]
     if not (CARDS / f'{model}.yaml').exists():

@@ -34,20 +34,26 @@ class Embedder(Protocol):
     def __call__(self, faces: np.ndarray) -> np.ndarray: ...
 
 
-def open_embedder(model: str | os.PathLike, threads: int = 0, **options) -> Embedder:
+def open_embedder(model: str | os.PathLike, threads: int = 0, network: str | None = None, **options) -> Embedder:
     """Open a model with the runtime that its file asks for.
 
     Args:
         model: a zoo name (``fdfacenet``: torch), ``.onnx`` (onnxruntime), ``.param`` or a folder with one (NCNN),
-            ``.safetensors``/``.pt`` (torch; the sidecar, or ``network=NAME``, says which backbone).
+            ``.safetensors``/``.pt`` (torch).
         threads: 0 leaves the choice to the runtime.
+        network: backbone of a weights file that does not say it.
         options: passed to the runtime.
 
     Raises:
         FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
         MissingExtra: its runtime is not installed; the message says what to install, or how to do without.
     """
-    return runtime_of(model, _OPENERS)(model, threads=threads, **options)
+    opener = runtime_of(model, _OPENERS)
+    if network:
+        if opener.__name__ != _OPENERS['torch']:
+            raise ValueError(f'{model}: an exported file holds its backbone; leave out --network {network}')
+        options['network'] = network
+    return opener(model, threads=threads, **options)
 
 
 def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable:

@@ -41,6 +41,8 @@ def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEm
     if threads:
         torch.set_num_threads(threads)
     net = zoo.load(model, **options)
+    if isinstance(net, Detector):
+        raise ValueError(f'{model} detects faces, it does not recognise them; it is named with --detector')
     return TorchEmbedder(net, net.preprocess, str(model))
 
 
