@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from plugins.files import write_atomic  # noqa: E402
+from recipes.experiments import list_studies, load_study  # noqa: E402
+from recipes.report import report  # noqa: E402
 from zoo.card_page import model_page, models_table, weights_table  # noqa: E402
 from zoo.model_card import card, list_models  # noqa: E402
 from zoo.tables import markdown_table  # noqa: E402
@@ -151,6 +153,18 @@ def _soak(found: dict) -> str:
     return f'## Memory in the long run\n\n`{found["command"]}`; an hour is {found["frames_an_hour"]} frames. {runs}.'
 
 
+def studies_page() -> str:
+    """The reports of the studies that have results."""
+    parts = ['# Studies', "What the papers' choices are worth on real faces, at equal and small training: `facezoo experiments run`. "
+             'The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW; a verdict is given only where a '
+             'difference exceeds two of its errors.']
+    for name in list_studies():
+        path = ROOT / 'results' / 'studies' / f'{name}.json'
+        if path.exists():
+            parts.append(re.sub(r'(?m)^#', '##', report(load_study(name), json.loads(path.read_text()))))
+    return '\n\n'.join(parts)
+
+
 def _rounded(value: float | None, digits: int) -> str:
     return '' if value is None else f'{value:.{digits}f}'
 
@@ -162,6 +176,7 @@ def on_files(files, config):
     pages['models/index.md'] = f'# Models\n\n{models_table()}'
     pages['index.md'] = re.sub(r'\]\(docs/', '](', (ROOT / 'README.md').read_text())
     pages['measured.md'] = measured_page()
+    pages['studies.md'] = studies_page()
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
