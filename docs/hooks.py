@@ -156,8 +156,8 @@ def _soak(found: dict) -> str:
 def studies_page() -> str:
     """The reports of the studies that have results."""
     parts = ['# Studies', "What the papers' choices are worth on real faces, at equal and small training: `facezoo experiments "
-             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW; a verdict is given only '
-             'where a difference exceeds two of its errors.']
+             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW; a verdict is given '
+             'only where a difference exceeds two of its errors.']
     for name in list_studies():
         path = ROOT / 'results' / 'studies' / f'{name}.json'
         if path.exists():

@@ -20,12 +20,13 @@ from plugins.faces import Faces
 from plugins.preprocess import decode_image, encode_image
 from recipes.trainer.labels import LOWEST, vote
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
-from zoo.evaluate.verification import VerificationSet, load_verification_set, verify
+from zoo.evaluate.embed import embed_faces
+from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
 from zoo.jetson.align import align
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, FaceDetector
 
-__all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'central', 'chain_accuracy', 'chain_metrics',
+__all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'central', 'chain_metrics',
            'choose_score', 'cross_check', 'heldout_metrics', 'observe', 'score_table']
 
 SURE = 0.8  # score from which the teacher's merged opinion counts as a face
@@ -100,34 +101,51 @@ def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
 
 
 def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
-    """The card's figures of the whole chain with each net, where the command names a set for it; else nothing."""
+    """The card's figures of the whole chain, from unaligned pictures to decisions, with each net doing the alignment and each
+    recogniser that the command names; nothing without a set for it.
+
+    A picture in which no face is found gives a black crop, and is counted in ``missed``. ``paired``: gain of the student over
+    the teacher at one threshold, the best for both together, and its standard error, from the pairs that they decide
+    differently.
+    """
     if not args.raw:
         return {}
     from zoo.runtime import open_embedder
-    return {'chain': {'recogniser': Path(args.recogniser).stem, 'set': Path(args.raw).stem, 'flip': True, 'score': score,
-                      **chain_accuracy(nets, args.raw, open_embedder(args.recogniser), score)}}
+    data, recognisers = load_verification_set(args.raw), {}
+    aligned = {key: _aligned(FaceDetector(net, threshold=score), data) for key, net in nets.items()}
+    for name in args.recogniser or ['fdfacenet']:
+        embedder, figures, scores = open_embedder(name), {}, {}
+        for key, (crops, _) in aligned.items():
+            embeddings, _ = embed_faces(embedder, MemoryFaces(crops, args.raw))
+            first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
+            result, scores[key] = evaluate_pairs(first, second, data.same), (first * second).sum(1)
+            figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5),
+                            'tar@1e-3': round(result.tar['1e-3'], 5)}
+        recognisers[Path(name).stem] = {**figures, 'paired': _paired(scores['student'], scores['teacher'], data.same)}
+    return {'chain': {'set': data.name, 'pairs': len(data.same), 'flip': True, 'score': score,
+                      'missed': {key: missed for key, (_, missed) in aligned.items()}, 'recognisers': recognisers}}
 
 
-def chain_accuracy(nets: dict[str, DetectorNet], raw: str, embedder, score: float) -> dict[str, dict]:
-    """Verification accuracy from unaligned pictures to decisions with each net doing the alignment.
+def _aligned(detector: FaceDetector, data: VerificationSet, size: int = 112) -> tuple[list[bytes], int]:
+    """The central face of every picture, encoded, and the number of pictures without one."""
+    crops, missed = [], 0
+    for index in range(len(data.faces)):
+        picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
+        points = central(detector(picture), picture)
+        missed += points is None
+        crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
+        crops.append(encode_image(crop, '.png'))
+    return crops, missed
 
-    A picture in which no face is found gives a black crop, and is counted in ``missed``.
-    """
-    data, figures = load_verification_set(raw), {}
-    for key, net in nets.items():
-        detector, crops, missed = FaceDetector(net, threshold=score), [], 0
-        for index in range(len(data.faces)):
-            picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
-            points = central(detector(picture), picture)
-            missed += points is None
-            size = embedder.preprocess.input_size
-            crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
-            crops.append(encode_image(crop, '.png'))
-        aligned = VerificationSet(data.name, MemoryFaces(crops, raw), data.pairs, data.same)
-        result = verify(embedder, aligned)
-        figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5), 'pairs': result.pairs,
-                        'tar@1e-3': round(result.tar['1e-3'], 5), 'missed': missed}
-    return figures
+
+def _paired(student: np.ndarray, teacher: np.ndarray, same: np.ndarray) -> dict[str, float]:
+    """Two sets of scores of the same pairs at one threshold; see :func:`chain_metrics`."""
+    candidates = np.unique(np.concatenate([student, teacher]))
+    right = np.stack([((scores > candidates[:, None]) == same).sum(1) for scores in (student, teacher)])
+    threshold = candidates[right.sum(0).argmax()]
+    first, second = ((scores > threshold) == same for scores in (student, teacher))
+    return {'threshold': round(float(threshold), 4), 'gain': round(float(first.mean() - second.mean()), 5),
+            'error': round(float((first != second).sum() ** 0.5 / len(same)), 5)}
 
 
 def add_measure_options(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +153,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--teacher', required=True, help='weights of the teacher')
     parser.add_argument('--pictures', required=True, help='held-out pictures')
     parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
-    parser.add_argument('--recogniser', default='fdfacenet', help='embedder of the chain')
+    parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain; fdfacenet unless given')
 
 
 def score_table(found: Sequence[Faces], truth: Sequence[GroundTruth], scores: Sequence[float] = SCORES) -> dict[float, dict]:

@@ -1,7 +1,7 @@
 """Choose the lowest score of a face for a bundled detector, and measure what it costs.
 
   python -m recipes.bundle.score retinaface_mnet025 --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
-      --raw lfw_raw_fold1.zip --recogniser edgeface_xs.onnx
+      --raw lfw_raw_fold1.zip --recogniser fdfacenet --recogniser edgeface_xs.onnx
 
 The rule: the lowest score, in hundredths, from which on there is at most one false alarm in 50 pictures. The card gets it as
 ``thresholds: {score: ...}``, which makes it the default of the pipeline and the commands, and its figures anew, at that score;
