@@ -318,6 +318,11 @@ def test_add_replace_remove():
         gallery.add('Eve', np.ones((1, 3)), ['e.jpg'])
     with pytest.raises(GalleryError, match='name'):
         gallery.add(' ', np.ones((1, 4)), ['e.jpg'])
+    with pytest.raises(GalleryError, match='Eve: no face'):  # it would get the template of the next person
+        gallery.add('Eve', np.ones((0, 4)), [])
+    with pytest.raises(GalleryError, match=r"Eve: several faces.*'camera'"):  # all but one would be lost
+        gallery.add('Eve', np.eye(3, 4), ['camera', 'door', 'camera'])
+    assert gallery.persons == {'Bob': ['1.jpg']}
     with pytest.raises(GalleryError, match='empty'):
         Gallery(contract()).search(np.eye(4)[0], 0.5)
 

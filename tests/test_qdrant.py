@@ -73,6 +73,10 @@ def test_what_cannot_be_enrolled(address):
                                  ('Eve', np.zeros((1, 16)), 'zero')):
             with pytest.raises(GalleryError, match=word):
                 base.add(name, rows, ['a.jpg'])
+        with pytest.raises(GalleryError, match='no face'):
+            base.add('Eve', np.ones((0, 16)), [])
+        with pytest.raises(GalleryError, match=r"'a\.jpg'"):
+            base.add('Eve', np.ones((2, 16)), ['a.jpg', 'a.jpg'])
         assert len(base) == 0
 
 

@@ -102,7 +102,7 @@ class Gallery:
             embeddings: ``(F, D)``, as a :class:`zoo.pipeline.recogniser.Pipeline` of the same contract gives them.
 
         Raises:
-            GalleryError: an empty name, or embeddings of another length.
+            GalleryError: as :func:`checked_faces`; nothing is enrolled then.
         """
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
         self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
@@ -214,11 +214,17 @@ def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], wid
     """Embeddings ``(F, width)`` that are fit to be enrolled, float32 of unit length.
 
     Raises:
-        GalleryError: an empty name, or embeddings of another number or length, or that are zero or not finite.
+        GalleryError: an empty name, no face, two faces of one picture, or embeddings of another number or length, or that are
+            zero or not finite.
     """
-    embeddings = np.atleast_2d(embeddings)
+    embeddings, pictures = np.atleast_2d(embeddings), [*map(str, sources)]
     if not name.strip():
         raise GalleryError('a person needs a name')
+    if not pictures:
+        raise GalleryError(f'{name}: no face; a person is known by one at least')
+    if len({*pictures}) < len(pictures):
+        double = next(picture for picture in pictures if pictures.count(picture) > 1)
+        raise GalleryError(f'{name}: several faces are said to come from {double!r}; give each a name of its own')
     if embeddings.shape != (len(sources), width):
         raise GalleryError(f'{name}: embeddings {embeddings.shape} for {len(sources)} pictures; this gallery holds '
                            f'{width} numbers a face')
