@@ -327,6 +327,15 @@ def test_add_replace_remove():
         Gallery(contract()).search(np.eye(4)[0], 0.5)
 
 
+def test_a_name_has_one_spelling(tmp_path):
+    composed, apart = 'Jos\u00e9', 'Jose\u0301'  # as Linux and as macOS give the folder's name
+    gallery = Gallery(contract(), [apart], np.eye(1, 4), ['0.jpg'])
+    gallery.add(f' {composed} ', np.eye(4)[1:2], ['1.jpg'])
+    gallery.add(apart, np.eye(4)[2:3], ['2.jpg'])
+    assert gallery.persons == {composed: ['0.jpg', '1.jpg', '2.jpg']}
+    assert gallery.remove(f'{apart}\n') == [3] and not len(gallery)
+
+
 def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
     import shutil
     shutil.copytree(people, tmp_path / 'p')

@@ -67,6 +67,14 @@ def test_persons_are_removed_all_or_none(address):
             base.search(np.eye(16)[:1], 0)
 
 
+def test_a_name_has_one_spelling(address):
+    with open_gallery(address, contract(), change=True) as base:
+        base.add('Jos\u00e9', np.eye(16)[:1], ['1.jpg'])
+        base.add(' Jose\u0301', np.eye(16)[1:2], ['2.jpg'])
+        assert base.persons == {'Jos\u00e9': ['1.jpg', '2.jpg']}
+        assert base.remove('Jose\u0301 ') == [2] and len(base) == 0
+
+
 def test_what_cannot_be_enrolled(address):
     with open_gallery(address, contract(), change=True) as base:
         for name, rows, word in ((' ', np.ones((1, 16)), 'needs a name'), ('Eve', np.ones((1, 4)), '16 numbers'),

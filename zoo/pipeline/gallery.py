@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
 from zoo.pipeline.contract import Contract, ContractError
 
-__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'nobody']
+__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'clean_name', 'nobody']
 
 _FORMAT = 'facezoo gallery 1'
 _BLOCK = 20_000  # persons whose templates are made at once
@@ -84,7 +85,7 @@ class Gallery:
         self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
         self._index = self._file = self._stamp = None
         for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
-            self._faces.setdefault(name, {})[source] = row
+            self._faces.setdefault(clean_name(name), {})[source] = row
 
     def __len__(self) -> int:
         """Number of persons."""
@@ -102,8 +103,9 @@ class Gallery:
             embeddings: ``(F, D)``, as a :class:`zoo.pipeline.recogniser.Pipeline` of the same contract gives them.
 
         Raises:
-            GalleryError: as :func:`checked_faces`; nothing is enrolled then.
+            GalleryError: as :func:`clean_name` and :func:`checked_faces`; nothing is enrolled then.
         """
+        name = clean_name(name)
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
         self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
         self._index = self._stamp = None
@@ -117,6 +119,7 @@ class Gallery:
         Raises:
             GalleryError: nobody of that name; close ones are suggested.
         """
+        names = [*map(clean_name, names)]
         for name in names:
             if name not in self._faces:
                 raise nobody(name, self._faces)
@@ -210,16 +213,26 @@ def _stamp(path: str | os.PathLike) -> list:
         return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
 
 
+def clean_name(name: str) -> str:
+    """The one spelling of a name: without space around it, and accents composed (macOS gives them as signs of their own).
+
+    Raises:
+        GalleryError: nothing is left.
+    """
+    found = unicodedata.normalize('NFC', name).strip()
+    if not found:
+        raise GalleryError('a person needs a name')
+    return found
+
+
 def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], width: int) -> np.ndarray:
     """Embeddings ``(F, width)`` that are fit to be enrolled, float32 of unit length.
 
     Raises:
-        GalleryError: an empty name, no face, two faces of one picture, or embeddings of another number or length, or that are
-            zero or not finite.
+        GalleryError: no face, two faces of one picture, or embeddings of another number or length, or that are zero or not
+            finite.
     """
     embeddings, pictures = np.atleast_2d(embeddings), [*map(str, sources)]
-    if not name.strip():
-        raise GalleryError('a person needs a name')
     if not pictures:
         raise GalleryError(f'{name}: no face; a person is known by one at least')
     if len({*pictures}) < len(pictures):

@@ -21,7 +21,7 @@ import numpy as np
 from plugins.extras import require
 from plugins.preprocess import l2_normalise
 from zoo.pipeline.contract import Contract
-from zoo.pipeline.gallery import GalleryError, Match, checked_faces, nobody
+from zoo.pipeline.gallery import GalleryError, Match, checked_faces, clean_name, nobody
 
 __all__ = ['QdrantGallery', 'open_qdrant']
 
@@ -79,6 +79,7 @@ class QdrantGallery:
 
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """As :meth:`zoo.pipeline.gallery.Gallery.add`."""
+        name = clean_name(name)
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
         with self._answered():
             known = self._client.retrieve(self._collection, [_number(name)], with_vectors=['faces'])
@@ -91,6 +92,7 @@ class QdrantGallery:
 
     def remove(self, *names: str) -> list[int]:
         """As :meth:`zoo.pipeline.gallery.Gallery.remove`."""
+        names = [*map(clean_name, names)]
         with self._answered():
             known = self._client.retrieve(self._collection, [_number(name) for name in names])
             faces = {point.payload['name']: len(point.payload['sources']) for point in known}
