@@ -24,28 +24,6 @@ from zoo.pipeline.quality import Quality, QualityGate
 from zoo.pipeline.recogniser import Pipeline, recognise
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime import open_embedder
-from zoo.runtime.detector import open_detector
-
-
-@pytest.fixture(scope='module')
-def pipeline(detector_file, recogniser_file):
-    return Pipeline(open_detector(detector_file, threads=1), open_embedder(recogniser_file, threads=1))
-
-
-@pytest.fixture(scope='module')
-def people(pipeline, picture, tmp_path_factory):
-    """A folder with two pictures of each of the six persons of the group photo, cut out with some surroundings."""
-    root = tmp_path_factory.mktemp('people')
-    for number, face in enumerate(sorted(pipeline(picture).faces, key=lambda f: f.box[0])):
-        left, top, right, bottom = face.box
-        for name, border in (('a', 0.45), ('b', 0.6)):
-            wide, high = border * (right - left), border * (bottom - top)
-            cut = picture[max(0, int(top - high)):int(bottom + high), max(0, int(left - wide)):int(right + wide)]
-            cut = cut[:, ::-1] if name == 'b' else cut
-            path = root / f'Person {number}' / f'{name}.png'
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encode(cut, '.png'))
-    return root
 
 
 @pytest.fixture(scope='module')
@@ -334,27 +312,6 @@ def test_a_name_has_one_spelling(tmp_path):
     gallery.add(apart, np.eye(4)[2:3], ['2.jpg'])
     assert gallery.persons == {composed: ['0.jpg', '1.jpg', '2.jpg']}
     assert gallery.remove(f'{apart}\n') == [3] and not len(gallery)
-
-
-def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
-    import shutil
-    shutil.copytree(people, tmp_path / 'p')
-    (tmp_path / 'p' / 'Person 0' / 'group.jpg').write_bytes(encode(picture))
-    (tmp_path / 'p' / 'Person 0' / 'empty.jpg').write_bytes(b'')
-    (tmp_path / 'p' / 'Person 0' / 'wall.png').write_bytes(encode(np.full((90, 90, 3), 99, np.uint8), '.png'))
-    shutil.copy(people / 'Person 4' / 'a.png', tmp_path / 'p' / 'Person 0' / 'other.png')
-    gallery = Gallery(pipeline.contract())
-    done = enrol_folder(pipeline, gallery, tmp_path / 'p', threshold=0.5)
-    assert len(gallery) == 6 and len(done.enrolled['Person 0']) == 3
-    reasons = {path.rpartition('/')[2]: why for path, why in done.refused}
-    assert set(reasons) == {'group.jpg', 'empty.jpg', 'wall.png'}
-    assert 'similar size' in reasons['group.jpg'] and 'empty' in reasons['empty.jpg'] and 'no face' in reasons['wall.png']
-    assert any(path.endswith('other.png') for path, _ in done.doubtful)
-    assert all('Person 0' in path for path, _ in done.doubtful)
-    with pytest.raises(FaceError, match='NAME'):
-        enrol_folder(pipeline, gallery, tmp_path / 'p' / 'Person 1')
-    with pytest.raises(FaceError, match='no such folder'):
-        enrol_folder(pipeline, gallery, tmp_path / 'none')
 
 
 # thresholds and drawing

@@ -45,6 +45,9 @@ def test_answers_are_those_of_a_file(address):
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     with open_gallery(address, contract()) as base:  # opened again: it was kept
         assert len(base) == len(file) == 10 and base.persons == file.persons
+        for name in ('Person 5', 'Nobody'):
+            one, other = file.faces(name), base.faces(name)
+            assert one.keys() == other.keys() and all(np.allclose(one[key], other[key], atol=1e-6) for key in one)
         expected, found = (gallery.search(probes, 0.3, top=3) for gallery in (file, base))
         assert base.contract.preprocess == contract().preprocess
     assert len({matches[0].name for matches in expected}) > 4  # the probes are told apart

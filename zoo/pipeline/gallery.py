@@ -64,6 +64,8 @@ class KnownPersons(Protocol):
 
     def __len__(self) -> int: ...
 
+    def faces(self, name: str) -> dict[str, np.ndarray]: ...
+
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None: ...
 
     def remove(self, *names: str) -> list[int]: ...
@@ -95,6 +97,10 @@ class Gallery:
     def persons(self) -> dict[str, list[str]]:
         """Enrolled pictures by person, sorted by name."""
         return {name: [*self._faces[name]] for name in sorted(self._faces)}
+
+    def faces(self, name: str) -> dict[str, np.ndarray]:
+        """A person's faces by picture, float32 ``(D,)`` of unit length; none for somebody who is not enrolled."""
+        return dict(self._faces.get(clean_name(name), {}))
 
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """Enrol faces of a person, new or known; a picture enrolled before under this name is replaced.
