@@ -221,6 +221,30 @@ def test_two_programs_do_not_overwrite_each_other(gallery, tmp_path):
     assert 'Person 0' not in Gallery.load(path).persons and 'Person 1' in Gallery.load(path).persons
 
 
+def test_two_programs_that_end_together(tmp_path):
+    """Both have looked at the file before either has written it, but for the lock."""
+    pytest.importorskip('fcntl', reason='this system has no locks on files')
+    path = tmp_path / 'gallery.npz'
+    first = Gallery(contract())
+    first.add('Ann', np.eye(1, 4), ['1.jpg'])
+    first.save(path)
+    code = ('import sys, time; import numpy as np; from zoo.pipeline.galleries import open_gallery\n'
+            'from zoo.pipeline.gallery import Gallery\n'
+            'save = Gallery.save; Gallery.save = lambda *args: (time.sleep(0.5), save(*args))\n'
+            'with open_gallery(sys.argv[1], change=True) as gallery:\n'
+            '    gallery.add(sys.argv[2], np.eye(1, 4), ["1.jpg"]); print("ready", flush=True); sys.stdin.readline()')
+    both = {name: subprocess.Popen([sys.executable, '-c', code, str(path), name], cwd=ROOT, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for name in ('Bob', 'Cid')}
+    assert [program.stdout.readline() for program in both.values()] == ['ready\n'] * 2
+    for program in both.values():
+        program.stdin.write('\n')
+        program.stdin.flush()
+    said = {name: program.communicate()[1] for name, program in both.items()}
+    written = [name for name, words in said.items() if not words]
+    assert len(written) == 1 and sum('another program' in words for words in said.values()) == 1, said
+    assert [*Gallery.load(path).persons] == ['Ann', *written]
+
+
 def test_errors_of_galleries_on_the_command_line(gallery, tmp_path, capsys):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'text.npz').write_text('hello')
