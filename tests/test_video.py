@@ -147,6 +147,26 @@ def test_names_come_from_the_mean_of_the_looks(video):
     assert {f.name for r in results for f in r.scene.faces} == {'Square'}
 
 
+def test_a_gallery_is_only_asked_who_it_is(video):
+    """How many persons a database holds is a request of its own, and would be one a frame."""
+    class Database:
+        def __init__(self, contract) -> None:
+            self.gallery, self.searches = Gallery(contract), 0
+
+        def __len__(self) -> int:
+            raise AssertionError('counted')
+
+        def search(self, *args, **options):
+            self.searches += 1
+            if self.searches == 2:  # enrolled by another program, while this one watches
+                self.gallery.add('Square', np.ones((1, 8)), ['0'])
+            return self.gallery.search(*args, **options)
+    pipeline = Pipeline(SquareDetector(), MeanEmbedder(), flip=False)
+    database = Database(pipeline.contract())
+    results = list(VideoRecogniser(pipeline, database, 0.5, looks=Looks(3, 100)).run(VideoSource(video)))
+    assert database.searches == 6 and [results[i].scene.faces[0].name for i in (0, 1, 39)] == [None, 'Square', 'Square']
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(FaceError, match='no such video'):
         VideoSource(tmp_path / 'none.mp4')

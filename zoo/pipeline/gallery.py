@@ -148,22 +148,20 @@ class Gallery:
         return np.array(rows, np.float32).reshape(len(rows), self.contract.probe.shape[1])
 
     def search(self, embeddings: np.ndarray, threshold: float, top: int = 1) -> list[list[Match]]:
-        """The most similar persons of each face, best first.
+        """The most similar persons of each face, best first; fewer than ``top``, or none, when no more are enrolled.
 
         Args:
             embeddings: unit length, ``(F, D)``, made under this gallery's contract.
-
-        Raises:
-            GalleryError: nobody is enrolled.
         """
+        embeddings = np.atleast_2d(embeddings).astype(np.float32)
         if not self._faces:
-            raise GalleryError('the gallery is empty: enrol somebody first')
+            return [[] for _ in embeddings]
         if self._index is None:
             from zoo.pipeline.index import make_index
             index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
             self._index = sorted(self._faces), index
         names, index = self._index
-        scores, found = index.search(np.atleast_2d(embeddings).astype(np.float32), min(top, len(names)))
+        scores, found = index.search(embeddings, min(top, len(names)))
         return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 

@@ -118,8 +118,6 @@ class QdrantGallery:
                  for row in np.atleast_2d(embeddings).astype(np.float32).tolist()]
         with self._answered():
             answers = self._client.query_batch_points(self._collection, asked)
-        if asked and not answers[0].points:
-            raise GalleryError(f'{self._collection}: the gallery is empty: enrol somebody first')
         return [[Match(point.payload['name'], float(point.score), point.score >= threshold) for point in answer.points]
                 for answer in answers]
 

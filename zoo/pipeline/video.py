@@ -241,10 +241,10 @@ class VideoRecogniser:
         return Result(frame, replace(scene, faces=faces), tuple(tracks))
 
     def _ask(self, tracks: list[Track]) -> None:
-        if self.gallery and tracks:
+        if self.gallery is not None and tracks:
             matches = self.gallery.search(np.stack([track.embedding for track in tracks]), self.threshold)
             for track, found in zip(tracks, matches, strict=True):
-                track.match = found[0]
+                track.match = next(iter(found), None)
 
     def _guard(self, work) -> None:
         try:
