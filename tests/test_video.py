@@ -14,10 +14,10 @@ from plugins.preprocess import FaceError, Preprocess
 from tests.conftest import encode
 from zoo.cli import main
 from zoo.pipeline.gallery import Gallery
-from zoo.pipeline.quality import Quality
+from zoo.pipeline.quality import Quality, QualityGate
 from zoo.pipeline.recogniser import Face, Pipeline
-from zoo.pipeline.tracker import Tracker
-from zoo.pipeline.video import Looks, VideoRecogniser, VideoSource
+from zoo.pipeline.tracker import Track, Tracker
+from zoo.pipeline.video import Frame, Looks, VideoRecogniser, VideoSource
 
 
 def face(x: float, y: float = 0.0, side: float = 40.0) -> Face:
@@ -87,6 +87,20 @@ def test_tracks_follow_and_end():
     assert tracker.update((face(6),))[0].number == 3
 
 
+def test_dropped_frames_end_tracks_too():
+    tracker = Tracker(patience=3)
+    tracker.update((face(0),))
+    assert tracker.update((face(0),), steps=4)[0].number == 1  # three frames between
+    assert tracker.update((face(0),), steps=5)[0].number == 2
+
+
+def test_a_track_is_known_by_its_recent_looks():
+    track, looks = Track(1, face(0)), np.eye(2, dtype=np.float32)
+    for number in range(1000):
+        track.look(looks[number // 990], number)
+    assert track.looks == 1000 and not track.shows(looks[0], 0.1) and track.shows(looks[1], 0.99)
+
+
 def test_two_faces_never_share_a_track():
     tracker = Tracker()
     tracker.update((face(0),))
@@ -145,6 +159,43 @@ def test_names_come_from_the_mean_of_the_looks(video):
     gallery.add('Square', probe.tracks[0].embedding, ['0'])
     results = list(VideoRecogniser(pipeline, gallery, 0.9).run(VideoSource(video)))
     assert {f.name for r in results for f in r.scene.faces} == {'Square'}
+
+
+class Queue:
+    """Frames with the faces of ``people``, a letter a frame, all in the same place; a small letter is a smaller face."""
+
+    live = False
+
+    def __init__(self, people: str) -> None:
+        self.people = people
+
+    def __iter__(self):
+        for number, person in enumerate(self.people):
+            picture = np.full((120, 160, 3), 20, np.uint8)
+            if person != ' ':
+                side = 30 if person.isupper() else 20
+                upper, lower = (250, 140) if person in 'Aa' else (140, 250)
+                picture[60 - side:60, 80 - side:80 + side], picture[60:60 + side, 80 - side:80 + side] = upper, lower
+            yield Frame(number, number / 10, picture)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(('people', 'names', 'tracks'), [
+    ('AAAAAAAA     BBBB', 'AAAAAAAA     BBBB', 2),  # Bob stands where Ann stood half a second ago
+    ('AAAAAAAA     bbBB', 'AAAAAAAA     ??BB', 2),  # and is not called Ann before there is a look at him
+    ('AAAAAAAA     AAAA', 'AAAAAAAA     AAAA', 1),
+    ('AAAAABBBBBBBBBBBB', 'AAAAAAAAAABBBBBBB', 2),  # without a gap, from the next look on
+])
+def test_nobody_is_called_by_the_predecessors_name(people, names, tracks):
+    pipeline = Pipeline(SquareDetector(), MeanEmbedder(), QualityGate(side=50), flip=False)
+    gallery = Gallery(pipeline.contract())
+    for name in 'AB':
+        gallery.add(name, next(VideoRecogniser(pipeline).run_sequentially(Queue(name))).tracks[0].embedding, ['0'])
+    results = list(VideoRecogniser(pipeline, gallery, 0.97, looks=Looks(3, 8)).run(Queue(people)))
+    assert ''.join((r.scene.faces[0].name or '?') if r.scene.faces else ' ' for r in results) == names
+    assert {t.number for r in results for t in r.tracks} == set(range(1, tracks + 1))
 
 
 def test_a_gallery_is_only_asked_who_it_is(video):

@@ -51,13 +51,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Looks:
-    """How often a tracked face is embedded: in its first ``first`` usable frames, then once every ``every`` frames."""
+    """How often a tracked face is embedded: in its first ``first`` usable frames, when it was out of sight, and otherwise once
+    every ``every`` frames."""
 
     first: int = 3
     every: int = 30
 
     def wanted(self, track: Track, frame: int) -> bool:
-        return track.looks < self.first or frame - track.looked >= self.every
+        return track.looks < self.first or track.returned or frame - track.looked >= self.every
 
 
 @dataclass
@@ -230,15 +231,25 @@ class VideoRecogniser:
         with self.rates.measure('recognise'):
             tracks = self.tracker.update(scene.faces, frame.number - self._last)
             self._last = frame.number
-            usable = [track for track, face in zip(tracks, scene.faces, strict=True) if face.refused is None]
-            rows = [i for i, track in enumerate(usable) if self.looks.wanted(track, frame.number)]
-            for i, embedding in zip(rows, self.pipeline.embed_crops(crops[rows]), strict=True):
-                usable[i].look(embedding, frame.number)
-            self._ask([usable[i] for i in rows])
-            faces = tuple(replace(face, match=track.match) for track, face in zip(tracks, scene.faces, strict=True))
+            usable = [i for i, face in enumerate(scene.faces) if face.refused is None]  # these have a crop
+            rows = [row for row, i in enumerate(usable) if self.looks.wanted(tracks[i], frame.number)]
+            for row, embedding in zip(rows, self.pipeline.embed_crops(crops[rows]), strict=True):
+                tracks[usable[row]] = self._look(tracks[usable[row]], embedding, frame.number)
+            self._ask([tracks[usable[row]] for row in rows])
+            faces = tuple(replace(face, match=None if track.returned else track.match)
+                          for track, face in zip(tracks, scene.faces, strict=True))
         self.rates.frames += 1
         self.rates.embedded += len(rows)
         return Result(frame, replace(scene, faces=faces), tuple(tracks))
+
+    def _look(self, track: Track, embedding: np.ndarray, frame: int) -> Track:
+        """The track with another look; a new one when the look is at somebody else. That is decided as the gallery decides who
+        somebody is: below the threshold two faces are two persons. Without a gallery there is none, and faces are followed by
+        their place alone."""
+        if self.gallery is not None and not track.shows(embedding, self.threshold):
+            track = self.tracker.renew(track)
+        track.look(embedding, frame)
+        return track
 
     def _ask(self, tracks: list[Track]) -> None:
         if self.gallery is not None and tracks:
