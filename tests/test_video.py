@@ -149,7 +149,20 @@ def test_stops_when_asked(video):
         results.append(result)
         if len(results) == 3:
             recogniser.stop()
-    assert len(results) == 3
+    assert len(results) == 3 and recogniser.stopped
+
+
+@pytest.mark.parametrize('method', ['run', 'run_sequentially'])
+def test_runs_again(video, method):
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(), MeanEmbedder(), flip=False))
+    run = getattr(recogniser, method)
+    assert [len(list(run(VideoSource(video)))) for _ in range(2)] == [40, 40]
+    assert recogniser.rates.frames == 40 and not recogniser.stopped
+    again = [track.number for result in run(VideoSource(video)) for track in result.tracks]
+    assert {*again} == {5, 6}  # two tracks a run, and no number twice
+    recogniser.stop()
+    assert list(run(VideoSource(video))) == [] and recogniser.stopped
+    assert len(list(run(VideoSource(video)))) == 40
 
 
 def test_names_come_from_the_mean_of_the_looks(video):
@@ -312,6 +325,25 @@ def test_watch_names_faces_in_a_video(made, models, picture, capsys, tmp_path):
     out = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
     assert out.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and out.read()[1].shape == (442, 640, 3)
     assert json.loads(capsys.readouterr().err.splitlines()[-1])['frames'] == 4
+
+
+@pytest.mark.parametrize('option', ['--sequential', '--live'])
+def test_a_video_that_was_stopped_is_not_called_damaged(video, models, capsys, option):
+    assert main(['watch', str(video), '--seconds', '0.001', option, *models]) == 0
+    assert 'damaged' not in capsys.readouterr().err
+
+
+def test_a_video_that_was_cut_is_called_damaged(video, models, capsys, tmp_path):
+    whole, cut = tmp_path / 'whole.avi', tmp_path / 'cut.avi'
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*'MJPG'), 20, (160, 120))
+    for _ in range(40):
+        writer.write(np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8))
+    writer.release()
+    cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    assert main(['watch', str(whole), *models]) == 0
+    capsys.readouterr()
+    assert main(['watch', str(cut), *models]) == 1
+    assert 'of 40 frames: it is damaged' in capsys.readouterr().err
 
 
 def test_watch_plays_real_faces_in_real_time(made, models, picture, capsys, tmp_path):

@@ -65,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(recogniser, source) -> int:
-    stopped = recogniser.rates.frames + recogniser.rates.dropped < source.read
     print(json.dumps(recogniser.rates.to_dict()), file=sys.stderr)
-    if source.expected and not stopped and source.read < 0.98 * source.expected:
+    if source.expected and not recogniser.stopped and source.read < 0.98 * source.expected:
         print(f'facezoo watch: {source.name} ended after {source.read} of {source.expected} frames: it is damaged',
               file=sys.stderr)
         return 1

@@ -148,6 +148,9 @@ class VideoRecogniser:
 
     Args:
         gallery, threshold: known persons and the cosine from which a face is one; without a gallery faces are only followed.
+
+    Attributes:
+        rates: of the run at work, or of the last one; stopped: that one was told to stop, and did not come to its end.
     """
 
     def __init__(self, pipeline: Pipeline, gallery: KnownPersons | None = None, threshold: float = 1.0,
@@ -156,9 +159,11 @@ class VideoRecogniser:
         self.tracker, self.looks, self.rates = tracker or Tracker(), looks or Looks(), Rates()
         self._last = -1
         self._stop, self._failure = threading.Event(), None
+        self.stopped = False
 
     def stop(self) -> None:
-        """End :meth:`run` after the frame in work; may be called from a signal handler or another thread."""
+        """End the run after the frame in work; between two runs, the next one at once. May be called from a signal handler or
+        another thread."""
         self._stop.set()
 
     def run(self, source: VideoSource) -> Iterator[Result]:
@@ -170,32 +175,38 @@ class VideoRecogniser:
         frames, detected = queue.Queue(1), queue.Queue(1)
         threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (
             lambda: self._read(source, frames), lambda: self._detect(frames, detected))]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        try:
+        with self._running(source, *threads) as began:
             while (item := self._take(detected)) is not _END:
                 yield self._recognise(*item)
                 self.rates.wall = time.perf_counter() - began
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-            source.close()
         if self._failure:
             raise self._failure
 
     def run_sequentially(self, source: VideoSource) -> Iterator[Result]:
         """The same in one thread: what the sum of the stages costs."""
-        began = time.perf_counter()
-        try:
+        with self._running(source) as began:
             for frame in source:
                 if self._stop.is_set():
                     break
                 yield self._recognise(frame, *self._find(frame))
                 self.rates.wall = time.perf_counter() - began
+
+    @contextmanager
+    def _running(self, source: VideoSource, *threads: threading.Thread) -> Iterator[float]:
+        """The time of the start. A run begins with nothing of the one before, and leaves a recogniser that can run again."""
+        self.rates, self._last, self._failure = Rates(), -1, None
+        self.tracker.tracks.clear()
+        for thread in threads:
+            thread.start()
+        try:
+            yield time.perf_counter()
         finally:
+            self.stopped = self._stop.is_set() and self._failure is None
+            self._stop.set()
+            for thread in threads:
+                thread.join()
             source.close()
+            self._stop.clear()
 
     def _read(self, source: VideoSource, frames: queue.Queue) -> None:
         for frame in source:
