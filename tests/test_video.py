@@ -231,6 +231,15 @@ def test_a_gallery_is_only_asked_who_it_is(video):
     assert database.searches == 6 and [results[i].scene.faces[0].name for i in (0, 1, 39)] == [None, 'Square', 'Square']
 
 
+def test_a_file_has_its_own_time(tmp_path):
+    """JPEGs one after the other: no header says how many."""
+    path = tmp_path / 'frames.mjpeg'
+    path.write_bytes(b''.join(encode(np.full((120, 160, 3), level, np.uint8)) for level in range(10)))
+    source = VideoSource(path)
+    assert source.expected is None
+    assert [frame.seconds for frame in source] == [number / source.rate for number in range(10)]
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(FaceError, match='no such video'):
         VideoSource(tmp_path / 'none.mp4')

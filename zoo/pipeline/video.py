@@ -28,7 +28,8 @@ __all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource'
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the source: its number from 0, seconds since the first, uint8 RGB ``(H, W, 3)``."""
+    """A picture of the source: its number from 0, seconds since the first (of a file: of its own time), uint8 RGB
+    ``(H, W, 3)``."""
 
     number: int
     seconds: float
@@ -105,11 +106,11 @@ class VideoSource:
     def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
         import cv2
         text = str(source)
-        camera, stream = text.isdigit(), '://' in text
-        if not camera and not stream and not Path(text).is_file():
+        camera, self._file = text.isdigit(), not text.isdigit() and '://' not in text
+        if self._file and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number, a stream by its URL')
-        self.name, self.live = text, (camera or stream) if live is None else live
-        self._paced = self.live and not (camera or stream)
+        self.name, self.live = text, not self._file if live is None else live
+        self._paced = self.live and self._file
         self._capture = cv2.VideoCapture(int(text) if camera else text)
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
@@ -119,7 +120,7 @@ class VideoSource:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.expected = int(count) if count > 0 and not (camera or stream) else None
+        self.expected = int(count) if count > 0 and self._file else None
         self.size = first.shape[1], first.shape[0]
         self._first = first
         self.read = 0
@@ -130,7 +131,7 @@ class VideoSource:
         while picture is not None:
             if self._paced:  # a file that plays at its own speed, like a camera
                 time.sleep(max(0.0, began + self.read / self.rate - time.monotonic()))
-            seconds = self.read / self.rate if self.expected or self._paced else time.monotonic() - began
+            seconds = self.read / self.rate if self._file else time.monotonic() - began
             yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]))
             self.read += 1
             ok, picture = self._capture.read()
