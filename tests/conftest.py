@@ -176,3 +176,20 @@ def people(pipeline, picture, tmp_path_factory):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(encode(cut, '.png'))
     return root
+
+
+@pytest.fixture(scope='session')
+def video(tmp_path_factory):
+    """40 frames of a bright square that moves, leaves after 20 frames and comes back elsewhere after 32."""
+    path = tmp_path_factory.mktemp('video') / 'square.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 20, (160, 120))
+    if not writer.isOpened():
+        pytest.skip('this OpenCV cannot write mp4 videos')
+    for number in range(40):
+        frame = np.full((120, 160, 3), 20, np.uint8)
+        if number < 20 or number >= 32:
+            x = 10 + 3 * number if number < 20 else 20
+            frame[40:80, x:x + 40] = 220
+        writer.write(frame)
+    writer.release()
+    return path

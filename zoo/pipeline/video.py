@@ -99,6 +99,11 @@ class VideoSource:
     Args:
         live: frames that nobody waits for are dropped; by default for cameras and streams.
 
+    Attributes:
+        name, live: as given; rate: frames a second; size: width and height of the first one.
+        expected: how many frames it says it has, or None; endless: a camera or stream, which has no end of its own.
+        read: how many were read.
+
     Raises:
         FaceError: it cannot be opened or gives no frame; the message says what was tried.
     """
@@ -106,7 +111,8 @@ class VideoSource:
     def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
         import cv2
         text = str(source)
-        camera, self._file = text.isdigit(), not text.isdigit() and '://' not in text
+        camera = text.isdigit()
+        self._file = not camera and '://' not in text
         if self._file and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number, a stream by its URL')
         self.name, self.live = text, not self._file if live is None else live
@@ -120,7 +126,8 @@ class VideoSource:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.expected = int(count) if count > 0 and self._file else None
+        self.expected = int(count) if count > 0 and not camera else None
+        self.endless = not self._file and self.expected is None
         self.size = first.shape[1], first.shape[0]
         self._first = first
         self.read = 0
