@@ -98,7 +98,24 @@ def test_folders_missing_files_and_odd_arrays(tmp_path):
         read_picture(np.zeros((4, 4, 3)))
     assert read_picture(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
     with pytest.raises(FaceError, match='no pictures'):
-        list(find_pictures([tmp_path]))
+        find_pictures([tmp_path])
+
+
+def test_pictures_of_folders_and_what_is_passed_over(tmp_path):
+    for name in ('album/b/1.JPG', 'album/a.png', 'album/phone.heic', 'album/.hidden/x.jpg', 'album/.DS_Store', 'else/2.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    album = tmp_path / 'album'
+    (album / 'empty').mkdir()
+    (album / 'linked').symlink_to(tmp_path / 'else')
+    (album / 'b' / 'back').symlink_to(album)
+    (album / 'gone.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+    found = find_pictures([album, tmp_path / 'else' / '2.jpg'])
+    assert [(str(path.relative_to(tmp_path)), str(below)) for path, below in found.pictures.items()] == [
+        ('album/a.png', 'a.png'), ('album/b/1.JPG', 'b/1.JPG'), ('album/linked/2.jpg', 'linked/2.jpg'), ('else/2.jpg', '2.jpg')]
+    assert {reason: [str(path.relative_to(album)) for path in paths] for reason, paths in found.passed.items()} == {
+        'links to a folder that it lies in': ['b/back'], 'empty folders': ['empty'], 'links to nothing': ['gone.jpg'],
+        'no pictures of a kind that is read': ['phone.heic']}
 
 
 def test_a_bomb_is_refused_by_its_header():

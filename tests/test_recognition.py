@@ -34,6 +34,25 @@ def made(models, detector_file, picture, tmp_path_factory):
     return root
 
 
+def test_nothing_is_passed_over_in_silence(made, models, capsys, tmp_path):
+    people = tmp_path / 'people'
+    people.mkdir()
+    (people / 'Linked').symlink_to(made / 'people' / 'Person 1')
+    (people / 'Nobody').mkdir()
+    for name in ('loose.png', 'Phone/1.HEIC', 'Phone/2.HEIC', 'Phone/3.HEIC', 'Phone/4.HEIC'):
+        (people / name).parent.mkdir(exist_ok=True)
+        (people / name).touch()
+    assert main(['enrol', str(tmp_path / 'g.npz'), str(people), '--list', *models]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == 'Linked: 1'
+    assert [line.replace(f'{people}/', '') for line in said.err.splitlines() if line.startswith('passed over')] == [
+        'passed over, empty folders (1): Nobody',
+        'passed over, no pictures of a kind that is read (4): Phone/1.HEIC, Phone/2.HEIC, Phone/3.HEIC, ...',
+        "passed over, in nobody's folder (1): loose.png"]
+    assert main(['recognise', str(people), *models]) == 1  # loose.png is no picture
+    assert 'Phone/1.HEIC' in capsys.readouterr().err
+
+
 def test_enrol_lists_and_removes(made, models, capsys, tmp_path):
     copy = tmp_path / 'g.npz'
     copy.write_bytes((made / 'gallery.npz').read_bytes())

@@ -4,7 +4,8 @@
   facezoo recognise album/ --gallery gallery.npz --out out/         and out/contact_sheet.jpg
   facezoo recognise party.jpg --json                                faces only, one JSON line a picture
 
-A picture that cannot be read is reported and the others go on; the exit status is then 1.
+A picture that cannot be read is reported and the others go on; the exit status is then 1. Files in folders that are no pictures
+are named on standard error.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zoo.commands.recognition import (
     add_threshold_options,
     known_persons,
     make_pipeline,
+    report_passed,
 )
 
 
@@ -35,10 +37,12 @@ def run(args: argparse.Namespace) -> int:
     from zoo.pipeline.draw import contact_sheet
     from zoo.pipeline.pictures import find_pictures
     from zoo.pipeline.recogniser import recognise
+    found = find_pictures(args.pictures)
+    report_passed(found.passed)
     pipeline = make_pipeline(args)
     shown, failed = [], 0
     with known_persons(args, pipeline) as (gallery, threshold):
-        for scene in pipeline.stream(find_pictures(args.pictures)):
+        for scene in pipeline.stream(found.pictures):
             scene = scene if gallery is None else recognise(scene, gallery, threshold)
             failed += scene.error is not None
             print(json.dumps(scene.to_dict()) if args.json else _describe(scene), flush=True)

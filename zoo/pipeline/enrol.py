@@ -29,12 +29,14 @@ class Enrolment:
         doubtful: path of an enrolled picture and its similarity to the person's other pictures, where that is below the
             threshold: perhaps somebody else. Those of before and those of now are asked apart, so that neither outvotes the
             other; the lower answer counts.
+        passed: what lies in the folder and was not looked at, by reason.
         persons: in the gallery now.
     """
 
     enrolled: dict[str, list[str]]
     refused: list[tuple[str, str]]
     doubtful: list[tuple[str, float]]
+    passed: dict[str, list[Path]]
     persons: int
 
 
@@ -64,25 +66,28 @@ def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.Pat
     folder = Path(folder)
     if not folder.is_dir():
         raise FaceError(f'{folder}: no such folder; pictures are expected as {folder}/NAME/PICTURE.jpg')
-    paths = [path for path in find_pictures([folder]) if path.parent != folder]
-    if not paths:
+    looked = find_pictures([folder])
+    names = {path: below.parts[0] for path, below in looked.pictures.items() if len(below.parts) > 1}
+    if not names:
         raise FaceError(f'{folder}: pictures are expected in a folder for each person, {folder}/NAME/PICTURE.jpg')
     rows, refused = defaultdict(dict), []
-    for path, scene in zip(paths, pipeline.stream(paths), strict=True):
+    for path, scene in zip(names, pipeline.stream(names), strict=True):
         face = the_face(scene)
         if isinstance(face, str):
             refused.append((str(path), face.removeprefix(f'{path}: ')))
         else:  # relative, the path would be another picture's tomorrow
-            rows[clean_name(path.relative_to(folder).parts[0])][str(path.resolve())] = face.embedding
+            rows[clean_name(names[path])][str(path.resolve())] = face.embedding
     if not rows:
         reasons = '; '.join(f'{path}: {why}' for path, why in refused[:3])
-        raise FaceError(f'{folder}: none of {len(paths)} pictures could be enrolled: {reasons}')
+        raise FaceError(f'{folder}: none of {len(names)} pictures could be enrolled: {reasons}')
+    loose = [path for path in looked.pictures if path not in names]
     doubtful = []
     for name, found in rows.items():
         if threshold is not None:
             doubtful += _doubtful(found, gallery.faces(name), threshold)
         gallery.add(name, np.stack([*found.values()]), [*found])
-    return Enrolment({name: [*found] for name, found in rows.items()}, refused, doubtful, len(gallery))
+    return Enrolment({name: [*found] for name, found in rows.items()}, refused, doubtful,
+                     looked.passed | ({"in nobody's folder": loose} if loose else {}), len(gallery))
 
 
 def _doubtful(new: dict[str, np.ndarray], known: dict[str, np.ndarray], threshold: float) -> list[tuple[str, float]]:
