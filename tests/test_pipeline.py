@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugins.preprocess import FaceError
+from plugins.preprocess import FaceError, encode_image
 from tests.conftest import ROOT, encode
 from zoo.cli import main
 from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
@@ -369,6 +369,12 @@ def test_thresholds_come_from_cards(recogniser_file):
     embedder.sidecar = {'model': 'nfacenet'}
     with pytest.raises(ValueError, match='no threshold'):
         threshold_of(embedder)
+
+
+def test_a_picture_too_large_for_its_format_is_refused():
+    with pytest.raises(FaceError, match=r'\.jpg.*65500'):
+        encode_image(np.zeros((8, 66000, 3), np.uint8))
+    assert encode_image(np.zeros((8, 66000, 3), np.uint8), '.png')
 
 
 def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):
