@@ -92,6 +92,29 @@ def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_pa
     assert drawn.shape == picture.shape and (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
 
 
+def test_recognise_overwrites_nothing(models, capsys, tmp_path):
+    album = tmp_path / 'album'
+    for number, name in enumerate(('2023/1.jpg', '2024/1.jpg', 'a.jpg', 'a.jpeg', 'b.png')):
+        (album / name).parent.mkdir(parents=True, exist_ok=True)
+        (album / name).write_bytes(encode(np.full((60, 80 + number, 3), 99, np.uint8), (album / name).suffix))
+    (album / 'contact_sheet.png').write_bytes(encode(np.full((60, 80, 3), 9, np.uint8), '.png'))
+    before = {path: path.read_bytes() for path in album.rglob('*.*')}
+
+    def refused(*names: str, out: str) -> str:
+        assert main(['recognise', *(str(album / name) for name in names), '--out', str(tmp_path / out), *models]) == 1
+        assert {path: path.read_bytes() for path in album.rglob('*.*')} == before and not (tmp_path / 'new').exists()
+        return capsys.readouterr().err
+    assert 'a.jpg is there already' in refused('a.jpg', 'b.png', out='album')
+    assert 'album/2023/1.jpg is there already' in refused('.', out='album')
+    assert 'new/1.jpg' in refused('2023', '2024', out='new')
+    assert 'new/contact_sheet.jpg' in refused('.', out='new')
+    (album / 'contact_sheet.png').unlink()
+    assert main(['recognise', str(album), '--out', str(tmp_path / 'new'), *models]) == 0
+    new = tmp_path / 'new'
+    assert {str(path.relative_to(new)): cv2.imread(str(path)).shape[1] for path in new.rglob('*.*')} == {
+        '2023/1.jpg': 80, '2024/1.jpg': 81, 'a.jpg.jpg': 82, 'a.jpeg.jpg': 83, 'b.jpg': 84, 'contact_sheet.jpg': 960}
+
+
 def test_verify_by_exit_status(made, models, capsys):
     first, second = (str(made / 'people' / f'Person {i}' / 'a.png') for i in (0, 1))
     assert main(['verify', first, first, *models]) == 0
