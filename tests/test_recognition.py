@@ -115,6 +115,23 @@ def test_recognise_overwrites_nothing(models, capsys, tmp_path):
         '2023/1.jpg': 80, '2024/1.jpg': 81, 'a.jpg.jpg': 82, 'a.jpeg.jpg': 83, 'b.jpg': 84, 'contact_sheet.jpg': 960}
 
 
+def test_contact_sheets_have_room(models, tmp_path, monkeypatch):
+    monkeypatch.setattr('zoo.commands.recognise._SHEET', 2)
+    for count, sheets in ((1, []), (2, ['contact_sheet.jpg']), (5, [f'contact_sheet_{i}.jpg' for i in (1, 2, 3)])):
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        for number in range(count):
+            (tmp_path / 'in' / f'{number}.png').write_bytes(encode(np.full((60, 80, 3), 99, np.uint8), '.png'))
+        assert main(['recognise', str(tmp_path / 'in'), '--out', str(tmp_path / f'{count}'), *models]) == 0
+        assert sorted(path.name for path in (tmp_path / f'{count}').glob('contact*')) == sheets
+    assert [cv2.imread(str(tmp_path / '5' / name)).shape for name in sheets] == [(344, 640, 3)] * 2 + [(344, 320, 3)]
+
+
+def test_a_picture_that_no_jpeg_holds_is_drawn_smaller(models, tmp_path):
+    (tmp_path / 'wide.png').write_bytes(encode(np.full((20, 66000, 3), 99, np.uint8), '.png'))
+    assert main(['recognise', str(tmp_path / 'wide.png'), '--out', str(tmp_path / 'out'), *models]) == 0
+    assert cv2.imread(str(tmp_path / 'out' / 'wide.jpg')).shape == (20, 65500, 3)
+
+
 def test_verify_by_exit_status(made, models, capsys):
     first, second = (str(made / 'people' / f'Person {i}' / 'a.png') for i in (0, 1))
     assert main(['verify', first, first, *models]) == 0

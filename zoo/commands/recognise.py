@@ -1,7 +1,7 @@
 """Who is in these pictures.
 
   facezoo recognise party.jpg --gallery gallery.npz --out out/      out/party.jpg with boxes, landmarks and names
-  facezoo recognise album/ --gallery gallery.npz --out out/         album/2024/a.jpg as out/2024/a.jpg, and a contact sheet
+  facezoo recognise album/ --gallery gallery.npz --out out/         album/2024/a.jpg as out/2024/a.jpg, and contact sheets
   facezoo recognise party.jpg --json                                faces only, one JSON line a picture
 
 A picture that cannot be read is reported and the others go on; the exit status is then 1. Files in folders that are no pictures
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ from zoo.commands.recognition import (
     make_pipeline,
     report_passed,
 )
+
+_SHEET = 100  # pictures on a contact sheet: 3200 x 3440 pixels
+_LONGEST = 65500  # pixels: no JPEG has more
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,7 @@ def _describe(scene) -> str:
 
 
 class _Drawn:
-    """The pictures with their faces drawn in, and a contact sheet of several.
+    """The pictures with their faces drawn in, and contact sheets of several, each of a hundred.
 
     Raises:
         ValueError: two would be written to one file.
@@ -74,28 +78,31 @@ class _Drawn:
 
     def __init__(self, pictures: Mapping[Path, Path], folder: Path) -> None:
         targets = _targets(pictures, folder)
-        self._sheet = folder / 'contact_sheet.jpg' if len(targets) > 1 else None
-        every = Counter([*targets, *([self._sheet] if self._sheet else [])])
-        for path, count in every.items():
+        sheets = _sheets(len(targets), folder)
+        for path, count in Counter([*targets, *sheets]).items():
             if count > 1:
                 raise ValueError(f'--out {folder}: several pictures would become {path}; take one folder at a time, or rename')
             if path.exists():
                 raise FileExistsError(f'--out {folder}: {path} is there already, and nothing is overwritten; name a new folder')
-        self._targets, self._shown = iter(targets), []
+        self._targets, self._sheets, self._shown = iter(targets), iter(sheets), []
 
     def add(self, scene) -> None:
-        """Write the next picture; kept for the contact sheet is a small one."""
+        """Write the next picture; a small one is kept for the contact sheet, until that is full."""
         from zoo.pipeline.draw import draw_scene, shrink
         target = next(self._targets)
         if scene.picture is not None:
-            _write_picture(target, draw_scene(scene))
+            _write_picture(target, draw_scene(shrink(scene, _LONGEST)))
             scene = shrink(scene, 312)
         self._shown.append(scene)
+        if len(self._shown) == _SHEET:
+            self.end()
 
     def end(self) -> None:
+        """Write the contact sheet of what was added since the last one."""
         from zoo.pipeline.draw import contact_sheet
-        if self._sheet:
-            _write_picture(self._sheet, contact_sheet(self._shown))
+        if self._shown and (sheet := next(self._sheets, None)):
+            _write_picture(sheet, contact_sheet(self._shown))
+        self._shown.clear()
 
 
 def _targets(pictures: Mapping[Path, Path], folder: Path) -> list[Path]:
@@ -104,6 +111,11 @@ def _targets(pictures: Mapping[Path, Path], folder: Path) -> list[Path]:
     often = Counter(plain)
     return [folder / (name if often[name] == 1 else below.with_name(f'{below.name}.jpg'))
             for name, below in zip(plain, pictures.values(), strict=True)]
+
+
+def _sheets(pictures: int, folder: Path) -> list[Path]:
+    count = math.ceil(pictures / _SHEET) if pictures > 1 else 0
+    return [folder / f'contact_sheet{f"_{number:0{len(str(count))}}" * (count > 1)}.jpg' for number in range(1, count + 1)]
 
 
 def _write_picture(path: Path, picture) -> None:
