@@ -126,7 +126,14 @@ def _check_whole(data: bytes, name: str) -> None:
 
 
 def encode_image(image: np.ndarray, suffix: str = '.jpg', quality: int = 95) -> bytes:
-    """Image uint8 RGB ``(H, W, 3)`` as a file of the kind that ``suffix`` names; ``quality`` is JPEG's."""
+    """Image uint8 RGB ``(H, W, 3)`` as a file of the kind that ``suffix`` names; ``quality`` is JPEG's.
+
+    Raises:
+        FaceError: it is too large for such a file.
+    """
     import cv2
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == '.jpg' else []
-    return cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
+    done, data = cv2.imencode(suffix, image[..., ::-1], options)
+    if not done:
+        raise FaceError(f'image {image.shape}: cannot be written as {suffix}; a JPEG has at most 65500 pixels a side')
+    return data.tobytes()

@@ -151,3 +151,45 @@ def cudart(tmp_path_factory) -> Path:
     source = ROOT / 'tests' / 'board' / 'cudart.c'
     subprocess.run([compiler, '-shared', '-fPIC', '-o', folder / 'libcudart.so', source], check=True)
     return folder
+
+
+@pytest.fixture(scope='session')
+def pipeline(detector_file, recogniser_file):
+    """The bundled detector and recogniser, as ONNX files."""
+    from zoo.pipeline.recogniser import Pipeline
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    return Pipeline(open_detector(detector_file, threads=1), open_embedder(recogniser_file, threads=1))
+
+
+@pytest.fixture(scope='session')
+def people(pipeline, picture, tmp_path_factory):
+    """A folder with two pictures of each of the six persons of the group photo, cut out with some surroundings."""
+    root = tmp_path_factory.mktemp('people')
+    for number, face in enumerate(sorted(pipeline(picture).faces, key=lambda f: f.box[0])):
+        left, top, right, bottom = face.box
+        for name, border in (('a', 0.45), ('b', 0.6)):
+            wide, high = border * (right - left), border * (bottom - top)
+            cut = picture[max(0, int(top - high)):int(bottom + high), max(0, int(left - wide)):int(right + wide)]
+            cut = cut[:, ::-1] if name == 'b' else cut
+            path = root / f'Person {number}' / f'{name}.png'
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode(cut, '.png'))
+    return root
+
+
+@pytest.fixture(scope='session')
+def video(tmp_path_factory):
+    """40 frames of a bright square that moves, leaves after 20 frames and comes back elsewhere after 32."""
+    path = tmp_path_factory.mktemp('video') / 'square.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 20, (160, 120))
+    if not writer.isOpened():
+        pytest.skip('this OpenCV cannot write mp4 videos')
+    for number in range(40):
+        frame = np.full((120, 160, 3), 20, np.uint8)
+        if number < 20 or number >= 32:
+            x = 10 + 3 * number if number < 20 else 20
+            frame[40:80, x:x + 40] = 220
+        writer.write(frame)
+    writer.release()
+    return path

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugins.preprocess import FaceError
+from plugins.preprocess import FaceError, encode_image
 from tests.conftest import ROOT, encode
 from zoo.cli import main
 from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
@@ -24,28 +24,6 @@ from zoo.pipeline.quality import Quality, QualityGate
 from zoo.pipeline.recogniser import Pipeline, recognise
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime import open_embedder
-from zoo.runtime.detector import open_detector
-
-
-@pytest.fixture(scope='module')
-def pipeline(detector_file, recogniser_file):
-    return Pipeline(open_detector(detector_file, threads=1), open_embedder(recogniser_file, threads=1))
-
-
-@pytest.fixture(scope='module')
-def people(pipeline, picture, tmp_path_factory):
-    """A folder with two pictures of each of the six persons of the group photo, cut out with some surroundings."""
-    root = tmp_path_factory.mktemp('people')
-    for number, face in enumerate(sorted(pipeline(picture).faces, key=lambda f: f.box[0])):
-        left, top, right, bottom = face.box
-        for name, border in (('a', 0.45), ('b', 0.6)):
-            wide, high = border * (right - left), border * (bottom - top)
-            cut = picture[max(0, int(top - high)):int(bottom + high), max(0, int(left - wide)):int(right + wide)]
-            cut = cut[:, ::-1] if name == 'b' else cut
-            path = root / f'Person {number}' / f'{name}.png'
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encode(cut, '.png'))
-    return root
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +98,24 @@ def test_folders_missing_files_and_odd_arrays(tmp_path):
         read_picture(np.zeros((4, 4, 3)))
     assert read_picture(np.zeros((4, 5), np.uint8)).shape == (4, 5, 3)
     with pytest.raises(FaceError, match='no pictures'):
-        list(find_pictures([tmp_path]))
+        find_pictures([tmp_path])
+
+
+def test_pictures_of_folders_and_what_is_passed_over(tmp_path):
+    for name in ('album/b/1.JPG', 'album/a.png', 'album/phone.heic', 'album/.hidden/x.jpg', 'album/.DS_Store', 'else/2.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    album = tmp_path / 'album'
+    (album / 'empty').mkdir()
+    (album / 'linked').symlink_to(tmp_path / 'else')
+    (album / 'b' / 'back').symlink_to(album)
+    (album / 'gone.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+    found = find_pictures([album, tmp_path / 'else' / '2.jpg'])
+    assert [(str(path.relative_to(tmp_path)), str(below)) for path, below in found.pictures.items()] == [
+        ('album/a.png', 'a.png'), ('album/b/1.JPG', 'b/1.JPG'), ('album/linked/2.jpg', 'linked/2.jpg'), ('else/2.jpg', '2.jpg')]
+    assert {reason: [str(path.relative_to(album)) for path in paths] for reason, paths in found.passed.items()} == {
+        'links to a folder that it lies in': ['b/back'], 'empty folders': ['empty'], 'links to nothing': ['gone.jpg'],
+        'no pictures of a kind that is read': ['phone.heic']}
 
 
 def test_a_bomb_is_refused_by_its_header():
@@ -243,6 +238,30 @@ def test_two_programs_do_not_overwrite_each_other(gallery, tmp_path):
     assert 'Person 0' not in Gallery.load(path).persons and 'Person 1' in Gallery.load(path).persons
 
 
+def test_two_programs_that_end_together(tmp_path):
+    """Both have looked at the file before either has written it, but for the lock."""
+    pytest.importorskip('fcntl', reason='this system has no locks on files')
+    path = tmp_path / 'gallery.npz'
+    first = Gallery(contract())
+    first.add('Ann', np.eye(1, 4), ['1.jpg'])
+    first.save(path)
+    code = ('import sys, time; import numpy as np; from zoo.pipeline.galleries import open_gallery\n'
+            'from zoo.pipeline.gallery import Gallery\n'
+            'save = Gallery.save; Gallery.save = lambda *args: (time.sleep(0.5), save(*args))\n'
+            'with open_gallery(sys.argv[1], change=True) as gallery:\n'
+            '    gallery.add(sys.argv[2], np.eye(1, 4), ["1.jpg"]); print("ready", flush=True); sys.stdin.readline()')
+    both = {name: subprocess.Popen([sys.executable, '-c', code, str(path), name], cwd=ROOT, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for name in ('Bob', 'Cid')}
+    assert [program.stdout.readline() for program in both.values()] == ['ready\n'] * 2
+    for program in both.values():
+        program.stdin.write('\n')
+        program.stdin.flush()
+    said = {name: program.communicate()[1] for name, program in both.items()}
+    written = [name for name, words in said.items() if not words]
+    assert len(written) == 1 and sum('another program' in words for words in said.values()) == 1, said
+    assert [*Gallery.load(path).persons] == ['Ann', *written]
+
+
 def test_errors_of_galleries_on_the_command_line(gallery, tmp_path, capsys):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'text.npz').write_text('hello')
@@ -340,29 +359,21 @@ def test_add_replace_remove():
         gallery.add('Eve', np.ones((1, 3)), ['e.jpg'])
     with pytest.raises(GalleryError, match='name'):
         gallery.add(' ', np.ones((1, 4)), ['e.jpg'])
-    with pytest.raises(GalleryError, match='empty'):
-        Gallery(contract()).search(np.eye(4)[0], 0.5)
+    with pytest.raises(GalleryError, match='Eve: no face'):  # it would get the template of the next person
+        gallery.add('Eve', np.ones((0, 4)), [])
+    with pytest.raises(GalleryError, match=r"Eve: several faces.*'camera'"):  # all but one would be lost
+        gallery.add('Eve', np.eye(3, 4), ['camera', 'door', 'camera'])
+    assert gallery.persons == {'Bob': ['1.jpg']}
+    assert Gallery(contract()).search(np.eye(4)[:2], 0.5) == [[], []]
 
 
-def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
-    import shutil
-    shutil.copytree(people, tmp_path / 'p')
-    (tmp_path / 'p' / 'Person 0' / 'group.jpg').write_bytes(encode(picture))
-    (tmp_path / 'p' / 'Person 0' / 'empty.jpg').write_bytes(b'')
-    (tmp_path / 'p' / 'Person 0' / 'wall.png').write_bytes(encode(np.full((90, 90, 3), 99, np.uint8), '.png'))
-    shutil.copy(people / 'Person 4' / 'a.png', tmp_path / 'p' / 'Person 0' / 'other.png')
-    gallery = Gallery(pipeline.contract())
-    done = enrol_folder(pipeline, gallery, tmp_path / 'p', threshold=0.5)
-    assert len(gallery) == 6 and len(done.enrolled['Person 0']) == 3
-    reasons = {path.rpartition('/')[2]: why for path, why in done.refused}
-    assert set(reasons) == {'group.jpg', 'empty.jpg', 'wall.png'}
-    assert 'similar size' in reasons['group.jpg'] and 'empty' in reasons['empty.jpg'] and 'no face' in reasons['wall.png']
-    assert any(path.endswith('other.png') for path, _ in done.doubtful)
-    assert all('Person 0' in path for path, _ in done.doubtful)
-    with pytest.raises(FaceError, match='NAME'):
-        enrol_folder(pipeline, gallery, tmp_path / 'p' / 'Person 1')
-    with pytest.raises(FaceError, match='no such folder'):
-        enrol_folder(pipeline, gallery, tmp_path / 'none')
+def test_a_name_has_one_spelling(tmp_path):
+    composed, apart = 'Jos\u00e9', 'Jose\u0301'  # as Linux and as macOS give the folder's name
+    gallery = Gallery(contract(), [apart], np.eye(1, 4), ['0.jpg'])
+    gallery.add(f' {composed} ', np.eye(4)[1:2], ['1.jpg'])
+    gallery.add(apart, np.eye(4)[2:3], ['2.jpg'])
+    assert gallery.persons == {composed: ['0.jpg', '1.jpg', '2.jpg']}
+    assert gallery.remove(f'{apart}\n') == [3] and not len(gallery)
 
 
 # thresholds and drawing
@@ -380,6 +391,12 @@ def test_thresholds_come_from_cards(recogniser_file):
     embedder.sidecar = {'model': 'nfacenet'}
     with pytest.raises(ValueError, match='no threshold'):
         threshold_of(embedder)
+
+
+def test_a_picture_too_large_for_its_format_is_refused():
+    with pytest.raises(FaceError, match=r'\.jpg.*65500'):
+        encode_image(np.zeros((8, 66000, 3), np.uint8))
+    assert encode_image(np.zeros((8, 66000, 3), np.uint8), '.png')
 
 
 def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):

@@ -45,6 +45,9 @@ def test_answers_are_those_of_a_file(address):
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     with open_gallery(address, contract()) as base:  # opened again: it was kept
         assert len(base) == len(file) == 10 and base.persons == file.persons
+        for name in ('Person 5', 'Nobody'):
+            one, other = file.faces(name), base.faces(name)
+            assert one.keys() == other.keys() and all(np.allclose(one[key], other[key], atol=1e-6) for key in one)
         expected, found = (gallery.search(probes, 0.3, top=3) for gallery in (file, base))
         assert base.contract.preprocess == contract().preprocess
     assert len({matches[0].name for matches in expected}) > 4  # the probes are told apart
@@ -63,8 +66,15 @@ def test_persons_are_removed_all_or_none(address):
         assert base.remove('Person 1', 'Person 5') == [2, 4] and len(base) == 8
         assert all(match.name not in ('Person 1', 'Person 5') for match in base.search(np.eye(16)[:1], 0, top=10)[0])
         base.remove(*base.persons)
-        with pytest.raises(GalleryError, match='empty'):
-            base.search(np.eye(16)[:1], 0)
+        assert base.search(np.eye(16)[:2], 0) == [[], []]
+
+
+def test_a_name_has_one_spelling(address):
+    with open_gallery(address, contract(), change=True) as base:
+        base.add('Jos\u00e9', np.eye(16)[:1], ['1.jpg'])
+        base.add(' Jose\u0301', np.eye(16)[1:2], ['2.jpg'])
+        assert base.persons == {'Jos\u00e9': ['1.jpg', '2.jpg']}
+        assert base.remove('Jose\u0301 ') == [2] and len(base) == 0
 
 
 def test_what_cannot_be_enrolled(address):
@@ -73,6 +83,10 @@ def test_what_cannot_be_enrolled(address):
                                  ('Eve', np.zeros((1, 16)), 'zero')):
             with pytest.raises(GalleryError, match=word):
                 base.add(name, rows, ['a.jpg'])
+        with pytest.raises(GalleryError, match='no face'):
+            base.add('Eve', np.ones((0, 16)), [])
+        with pytest.raises(GalleryError, match=r"'a\.jpg'"):
+            base.add('Eve', np.ones((2, 16)), ['a.jpg', 'a.jpg'])
         assert len(base) == 0
 
 

@@ -1,23 +1,20 @@
-"""Tracker, threads, dropped frames, and the commands that a user runs on pictures and videos."""
+"""Tracker, threads, dropped frames, and who is named in a video."""
 
 from __future__ import annotations
 
-import json
 import time
 
-import cv2
 import numpy as np
 import pytest
 
 from plugins.faces import Faces
 from plugins.preprocess import FaceError, Preprocess
 from tests.conftest import encode
-from zoo.cli import main
 from zoo.pipeline.gallery import Gallery
-from zoo.pipeline.quality import Quality
+from zoo.pipeline.quality import Quality, QualityGate
 from zoo.pipeline.recogniser import Face, Pipeline
-from zoo.pipeline.tracker import Tracker
-from zoo.pipeline.video import Looks, VideoRecogniser, VideoSource
+from zoo.pipeline.tracker import Track, Tracker
+from zoo.pipeline.video import Frame, Looks, VideoRecogniser, VideoSource
 
 
 def face(x: float, y: float = 0.0, side: float = 40.0) -> Face:
@@ -58,23 +55,6 @@ class MeanEmbedder:
         return faces[:, 30:90:8, 56].mean(2).astype(np.float32) + 1
 
 
-@pytest.fixture(scope='module')
-def video(tmp_path_factory):
-    """40 frames of a bright square that moves, leaves after 20 frames and comes back elsewhere after 32."""
-    path = tmp_path_factory.mktemp('video') / 'square.mp4'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 20, (160, 120))
-    if not writer.isOpened():
-        pytest.skip('this OpenCV cannot write mp4 videos')
-    for number in range(40):
-        frame = np.full((120, 160, 3), 20, np.uint8)
-        if number < 20 or number >= 32:
-            x = 10 + 3 * number if number < 20 else 20
-            frame[40:80, x:x + 40] = 220
-        writer.write(frame)
-    writer.release()
-    return path
-
-
 def test_tracks_follow_and_end():
     tracker = Tracker(patience=3)
     first = tracker.update((face(0), face(100)))
@@ -85,6 +65,20 @@ def test_tracks_follow_and_end():
     tracker.update((), steps=4)
     assert not tracker.tracks
     assert tracker.update((face(6),))[0].number == 3
+
+
+def test_dropped_frames_end_tracks_too():
+    tracker = Tracker(patience=3)
+    tracker.update((face(0),))
+    assert tracker.update((face(0),), steps=4)[0].number == 1  # three frames between
+    assert tracker.update((face(0),), steps=5)[0].number == 2
+
+
+def test_a_track_is_known_by_its_recent_looks():
+    track, looks = Track(1, face(0)), np.eye(2, dtype=np.float32)
+    for number in range(1000):
+        track.look(looks[number // 990], number)
+    assert track.looks == 1000 and not track.shows(looks[0], 0.1) and track.shows(looks[1], 0.99)
 
 
 def test_two_faces_never_share_a_track():
@@ -135,7 +129,20 @@ def test_stops_when_asked(video):
         results.append(result)
         if len(results) == 3:
             recogniser.stop()
-    assert len(results) == 3
+    assert len(results) == 3 and recogniser.stopped
+
+
+@pytest.mark.parametrize('method', ['run', 'run_sequentially'])
+def test_runs_again(video, method):
+    recogniser = VideoRecogniser(Pipeline(SquareDetector(), MeanEmbedder(), flip=False))
+    run = getattr(recogniser, method)
+    assert [len(list(run(VideoSource(video)))) for _ in range(2)] == [40, 40]
+    assert recogniser.rates.frames == 40 and not recogniser.stopped
+    again = [track.number for result in run(VideoSource(video)) for track in result.tracks]
+    assert {*again} == {5, 6}  # two tracks a run, and no number twice
+    recogniser.stop()
+    assert list(run(VideoSource(video))) == [] and recogniser.stopped
+    assert len(list(run(VideoSource(video)))) == 40
 
 
 def test_names_come_from_the_mean_of_the_looks(video):
@@ -147,6 +154,72 @@ def test_names_come_from_the_mean_of_the_looks(video):
     assert {f.name for r in results for f in r.scene.faces} == {'Square'}
 
 
+class Queue:
+    """Frames with the faces of ``people``, a letter a frame, all in the same place; a small letter is a smaller face."""
+
+    live = False
+
+    def __init__(self, people: str) -> None:
+        self.people = people
+
+    def __iter__(self):
+        for number, person in enumerate(self.people):
+            picture = np.full((120, 160, 3), 20, np.uint8)
+            if person != ' ':
+                side = 30 if person.isupper() else 20
+                upper, lower = (250, 140) if person in 'Aa' else (140, 250)
+                picture[60 - side:60, 80 - side:80 + side], picture[60:60 + side, 80 - side:80 + side] = upper, lower
+            yield Frame(number, number / 10, picture)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(('people', 'names', 'tracks'), [
+    ('AAAAAAAA     BBBB', 'AAAAAAAA     BBBB', 2),  # Bob stands where Ann stood half a second ago
+    ('AAAAAAAA     bbBB', 'AAAAAAAA     ??BB', 2),  # and is not called Ann before there is a look at him
+    ('AAAAAAAA     AAAA', 'AAAAAAAA     AAAA', 1),
+    ('AAAAABBBBBBBBBBBB', 'AAAAAAAAAABBBBBBB', 2),  # without a gap, from the next look on
+])
+def test_nobody_is_called_by_the_predecessors_name(people, names, tracks):
+    pipeline = Pipeline(SquareDetector(), MeanEmbedder(), QualityGate(side=50), flip=False)
+    gallery = Gallery(pipeline.contract())
+    for name in 'AB':
+        gallery.add(name, next(VideoRecogniser(pipeline).run_sequentially(Queue(name))).tracks[0].embedding, ['0'])
+    results = list(VideoRecogniser(pipeline, gallery, 0.97, looks=Looks(3, 8)).run(Queue(people)))
+    assert ''.join((r.scene.faces[0].name or '?') if r.scene.faces else ' ' for r in results) == names
+    assert {t.number for r in results for t in r.tracks} == set(range(1, tracks + 1))
+
+
+def test_a_gallery_is_only_asked_who_it_is(video):
+    """How many persons a database holds is a request of its own, and would be one a frame."""
+    class Database:
+        def __init__(self, contract) -> None:
+            self.gallery, self.searches = Gallery(contract), 0
+
+        def __len__(self) -> int:
+            raise AssertionError('counted')
+
+        def search(self, *args, **options):
+            self.searches += 1
+            if self.searches == 2:  # enrolled by another program, while this one watches
+                self.gallery.add('Square', np.ones((1, 8)), ['0'])
+            return self.gallery.search(*args, **options)
+    pipeline = Pipeline(SquareDetector(), MeanEmbedder(), flip=False)
+    database = Database(pipeline.contract())
+    results = list(VideoRecogniser(pipeline, database, 0.5, looks=Looks(3, 100)).run(VideoSource(video)))
+    assert database.searches == 6 and [results[i].scene.faces[0].name for i in (0, 1, 39)] == [None, 'Square', 'Square']
+
+
+def test_a_file_has_its_own_time(tmp_path):
+    """JPEGs one after the other: no header says how many."""
+    path = tmp_path / 'frames.mjpeg'
+    path.write_bytes(b''.join(encode(np.full((120, 160, 3), level, np.uint8)) for level in range(10)))
+    source = VideoSource(path)
+    assert source.expected is None
+    assert [frame.seconds for frame in source] == [number / source.rate for number in range(10)]
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(FaceError, match='no such video'):
         VideoSource(tmp_path / 'none.mp4')
@@ -155,120 +228,3 @@ def test_sources_that_are_none(tmp_path):
         VideoSource(tmp_path / 'text.mp4')
     with pytest.raises(FaceError, match='camera'):
         VideoSource(99)
-
-
-# the commands, with the bundled models as ONNX files
-
-@pytest.fixture(scope='module')
-def models(detector_file, recogniser_file) -> list[str]:
-    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5']
-
-
-@pytest.fixture(scope='module')
-def made(models, detector_file, picture, tmp_path_factory):
-    """A gallery of two persons of the group photo, made by the command."""
-    from zoo.runtime.detector import open_detector
-    root = tmp_path_factory.mktemp('made')
-    found = open_detector(detector_file, threads=1)(picture)
-    for number, box in enumerate(sorted(found.boxes.tolist())[:2]):
-        left, top, right, bottom = (int(v) for v in box)
-        path = root / 'people' / f'Person {number}' / 'a.png'
-        path.parent.mkdir(parents=True)
-        path.write_bytes(encode(picture[max(0, top - 50):bottom + 50, max(0, left - 40):right + 40], '.png'))
-    assert main(['enrol', str(root / 'gallery.npz'), str(root / 'people'), *models]) == 0
-    return root
-
-
-def test_enrol_lists_and_removes(made, models, capsys, tmp_path):
-    copy = tmp_path / 'g.npz'
-    copy.write_bytes((made / 'gallery.npz').read_bytes())
-    assert main(['enrol', str(copy), '--remove', 'Person 1', '--list', *models]) == 0
-    assert capsys.readouterr().out.splitlines() == ['Person 1: removed, pictures: 1', 'Person 0: 1']
-    assert main(['enrol', str(copy), '--remove', 'Person 1', *models]) == 1
-    assert main(['enrol', str(copy)]) == 1
-
-
-def test_a_database_in_place_of_a_file(made, models, picture, capsys, tmp_path):
-    pytest.importorskip('qdrant_client', reason="needs qdrant-client: pip install 'facezoo[qdrant]'")
-    address, photo = f'qdrant:{tmp_path}/base/people', tmp_path / 'group.png'
-    photo.write_bytes(encode(picture, '.png'))
-    assert main(['enrol', address, str(made / 'people'), *models]) == 0
-    answers = []
-    for gallery in (address, str(made / 'gallery.npz')):
-        capsys.readouterr()
-        assert main(['recognise', str(photo), '--gallery', gallery, '--json', *models]) == 0
-        answers.append([face['name'] for face in json.loads(capsys.readouterr().out)['faces']])
-    assert answers[0] == answers[1] and {'Person 0', 'Person 1'} < set(answers[0])
-    assert main(['recognise', str(photo), '--gallery', address, '--no-flip', *models]) == 1
-    assert 'True there and False here (--no-flip)' in capsys.readouterr().err
-    assert main(['enrol', address, '--remove', 'Person 0', '--list']) == 0
-    assert capsys.readouterr().out.splitlines() == ['Person 0: removed, pictures: 1', 'Person 1: 1']
-
-
-def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_path):
-    (tmp_path / 'in').mkdir()
-    (tmp_path / 'in' / 'group.jpg').write_bytes(encode(picture))
-    (tmp_path / 'in' / 'bad.jpg').write_bytes(b'nothing')
-    status = main(['recognise', str(tmp_path / 'in'), '--gallery', str(made / 'gallery.npz'), '--out', str(tmp_path / 'out'),
-                   '--json', *models])
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert status == 1 and 'bad.jpg' in lines[0]['error']
-    assert sorted(str(f['name']) for f in lines[1]['faces']) == ['None'] * 4 + ['Person 0', 'Person 1']
-    drawn = cv2.imread(str(tmp_path / 'out' / 'group.jpg'))
-    assert drawn.shape == picture.shape and (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
-
-
-def test_verify_by_exit_status(made, models, capsys):
-    first, second = (str(made / 'people' / f'Person {i}' / 'a.png') for i in (0, 1))
-    assert main(['verify', first, first, *models]) == 0
-    assert main(['verify', first, second, '--json', *models]) == 3
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])['same'] is False
-
-
-def test_watch_names_faces_in_a_video(made, models, picture, capsys, tmp_path):
-    path = tmp_path / 'party.mp4'
-    small = cv2.resize(picture, (640, 443), interpolation=cv2.INTER_AREA)[:, :, ::-1]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, (640, 443 // 2 * 2))
-    for shift in range(4):
-        writer.write(np.roll(small[:442], 2 * shift, 1))
-    writer.release()
-    status = main(['watch', str(path), '--gallery', str(made / 'gallery.npz'), '--out', str(tmp_path / 'faces.jsonl'),
-                   '--video', str(tmp_path / 'named.mp4'), '--score', '0.8', *models])  # compression shows a seventh, of 0.73
-    lines = [json.loads(line) for line in (tmp_path / 'faces.jsonl').read_text().splitlines()]
-    assert status == 0 and [line['frame'] for line in lines] == [0, 1, 2, 3]
-    assert {f['name'] for line in lines for f in line['faces']} >= {'Person 0', 'Person 1'}
-    assert len({f['track'] for line in lines for f in line['faces']}) == 6
-    out = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
-    assert out.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and out.read()[1].shape == (442, 640, 3)
-    assert json.loads(capsys.readouterr().err.splitlines()[-1])['frames'] == 4
-
-
-def test_watch_plays_real_faces_in_real_time(made, models, picture, capsys, tmp_path):
-    """A pan over the group photo, 100 frames a second: more than any machine manages. Frames are dropped, those that are shown
-    are right, and the video keeps its time."""
-    from benchmarks.video_speed import write_video
-    path, frames, rate = tmp_path / 'pan.avi', 40, 100
-    write_video(path, rate, frames)
-
-    def watch(*options: str) -> tuple[dict, list[dict]]:
-        out = tmp_path / 'faces.jsonl'
-        assert main(['watch', str(path), '--gallery', str(made / 'gallery.npz'), '--out', str(out), *options, *models]) == 0
-        return json.loads(capsys.readouterr().err.splitlines()[-1]), [json.loads(x) for x in out.read_text().splitlines()]
-    every, expected = watch('--sequential')
-    rates, lines = watch('--live', '--video', str(tmp_path / 'named.mp4'))
-    assert every['frames'] == len(expected) == frames and not every['dropped']
-    assert rates['dropped'] >= 10 and 2 <= rates['frames'] == len(lines) and rates['frames'] + rates['dropped'] <= frames
-    boxes = {line['frame']: [face['box'] for face in line['faces']] for line in expected}
-    assert len({str(found) for found in boxes.values()}) > 30  # the picture does move
-    numbers = [line['frame'] for line in lines]
-    assert numbers == sorted(set(numbers)) and all(line['seconds'] == line['frame'] / rate for line in lines)
-    assert [[face['box'] for face in line['faces']] for line in lines] == [boxes[number] for number in numbers]
-    assert {face.get('name') for line in expected for face in line['faces']} >= {'Person 0', 'Person 1'}
-    video = cv2.VideoCapture(str(tmp_path / 'named.mp4'))
-    assert video.get(cv2.CAP_PROP_FPS) == rate and video.get(cv2.CAP_PROP_FRAME_COUNT) == numbers[-1] + 1
-    shown = [video.read()[1] for _ in range(numbers[-1] + 1)]
-    plain = cv2.VideoCapture(str(path))
-    source = [plain.read()[1] for _ in range(frames)]
-    for number in numbers[1:]:  # each shown frame is its own, with rectangles drawn on it, and not another one
-        distances = [np.abs(shown[number].astype(int) - source[other]).mean() for other in (number, (number + 20) % frames)]
-        assert distances[0] < distances[1]

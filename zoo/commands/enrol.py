@@ -5,7 +5,8 @@
   facezoo enrol gallery.npz --remove NAME
   facezoo enrol qdrant://host:6333/people people/   a collection of a Qdrant database; qdrant:FOLDER/COLLECTION needs no server
 
-A picture must show one clear face; those that do not are listed with the reason, and the others are enrolled.
+A picture must show one clear face; those that do not are listed with the reason, and the others are enrolled. Files that are no
+pictures, pictures in nobody's folder and empty folders are named on standard error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from zoo.commands.recognition import add_pipeline_options, add_threshold_options, make_pipeline, stated_threshold
+from zoo.commands.recognition import (
+    add_pipeline_options,
+    add_threshold_options,
+    make_pipeline,
+    report_passed,
+    stated_threshold,
+)
 from zoo.pipeline.galleries import ADDRESSES, open_gallery
 
 
@@ -49,6 +56,7 @@ def _enrol(args: argparse.Namespace) -> None:
     threshold, stated = stated_threshold(args, pipeline.embedder)
     with open_gallery(args.gallery, pipeline.contract(), change=True) as gallery:
         done = enrol_folder(pipeline, gallery, args.people, threshold)
+    report_passed(done.passed)
     for path, reason in done.refused:
         print(f'not enrolled: {path}: {reason}')
     for path, similarity in done.doubtful:

@@ -1,16 +1,22 @@
 """Who is in these pictures.
 
   facezoo recognise party.jpg --gallery gallery.npz --out out/      out/party.jpg with boxes, landmarks and names
-  facezoo recognise album/ --gallery gallery.npz --out out/         and out/contact_sheet.jpg
+  facezoo recognise album/ --gallery gallery.npz --out out/         album/2024/a.jpg as out/2024/a.jpg, and contact sheets
   facezoo recognise party.jpg --json                                faces only, one JSON line a picture
 
-A picture that cannot be read is reported and the others go on; the exit status is then 1.
+A picture that cannot be read is reported and the others go on; the exit status is then 1. Files in folders that are no pictures
+are named on standard error.
+
+--out overwrites nothing: a folder that holds one of the files that would be written is refused before anything is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from zoo.commands.recognition import (
@@ -19,7 +25,11 @@ from zoo.commands.recognition import (
     add_threshold_options,
     known_persons,
     make_pipeline,
+    report_passed,
 )
+
+_SHEET = 100  # pictures on a contact sheet: 3200 x 3440 pixels
+_LONGEST = 65500  # pixels: no JPEG has more
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,20 +42,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.pipeline.draw import contact_sheet
     from zoo.pipeline.pictures import find_pictures
     from zoo.pipeline.recogniser import recognise
-    pipeline = make_pipeline(args)
-    shown, failed = [], 0
+    found = find_pictures(args.pictures)
+    report_passed(found.passed)
+    drawn = _Drawn(found.pictures, args.out) if args.out else None
+    pipeline, failed = make_pipeline(args), 0
     with known_persons(args, pipeline) as (gallery, threshold):
-        for scene in pipeline.stream(find_pictures(args.pictures)):
+        for scene in pipeline.stream(found.pictures):
             scene = scene if gallery is None else recognise(scene, gallery, threshold)
             failed += scene.error is not None
             print(json.dumps(scene.to_dict()) if args.json else _describe(scene), flush=True)
-            if args.out:
-                shown.append(_save(scene, args.out))
-    if args.out and len(shown) > 1:
-        _write_picture(args.out / 'contact_sheet.jpg', contact_sheet(shown))
+            if drawn:
+                drawn.add(scene)
+    if drawn:
+        drawn.end()
     return 1 if failed else 0
 
 
@@ -57,17 +68,54 @@ def _describe(scene) -> str:
     return f'{scene.source}: {len(who)} face{"s" * (len(who) != 1)}' + (f' ({", ".join(who)})' if who else '')
 
 
-def _save(scene, folder: Path):
-    """Write the drawn picture; returns the scene small enough to be kept for the contact sheet."""
-    from zoo.pipeline.draw import draw_scene, shrink
-    if scene.picture is None:
-        return scene
-    path = Path(scene.source)
-    target = folder / f'{path.stem}.jpg'
-    if target.resolve() == path.resolve():
-        raise ValueError(f'--out {folder} would overwrite {path}; name another folder')
-    _write_picture(target, draw_scene(scene))
-    return shrink(scene, 312)
+class _Drawn:
+    """The pictures with their faces drawn in, and contact sheets of several, each of a hundred.
+
+    Raises:
+        ValueError: two would be written to one file.
+        FileExistsError: one would be overwritten.
+    """
+
+    def __init__(self, pictures: Mapping[Path, Path], folder: Path) -> None:
+        targets = _targets(pictures, folder)
+        sheets = _sheets(len(targets), folder)
+        for path, count in Counter([*targets, *sheets]).items():
+            if count > 1:
+                raise ValueError(f'--out {folder}: several pictures would become {path}; take one folder at a time, or rename')
+            if path.exists():
+                raise FileExistsError(f'--out {folder}: {path} is there already, and nothing is overwritten; name a new folder')
+        self._targets, self._sheets, self._shown = iter(targets), iter(sheets), []
+
+    def add(self, scene) -> None:
+        """Write the next picture; a small one is kept for the contact sheet, until that is full."""
+        from zoo.pipeline.draw import draw_scene, shrink
+        target = next(self._targets)
+        if scene.picture is not None:
+            _write_picture(target, draw_scene(shrink(scene, _LONGEST)))
+            scene = shrink(scene, 312)
+        self._shown.append(scene)
+        if len(self._shown) == _SHEET:
+            self.end()
+
+    def end(self) -> None:
+        """Write the contact sheet of what was added since the last one."""
+        from zoo.pipeline.draw import contact_sheet
+        if self._shown and (sheet := next(self._sheets, None)):
+            _write_picture(sheet, contact_sheet(self._shown))
+        self._shown.clear()
+
+
+def _targets(pictures: Mapping[Path, Path], folder: Path) -> list[Path]:
+    """A file for each picture, at its path below the folder it was found in; of a.png and a.jpg, a.png.jpg and a.jpg.jpg."""
+    plain = [below.with_suffix('.jpg') for below in pictures.values()]
+    often = Counter(plain)
+    return [folder / (name if often[name] == 1 else below.with_name(f'{below.name}.jpg'))
+            for name, below in zip(plain, pictures.values(), strict=True)]
+
+
+def _sheets(pictures: int, folder: Path) -> list[Path]:
+    count = math.ceil(pictures / _SHEET) if pictures > 1 else 0
+    return [folder / f'contact_sheet{f"_{number:0{len(str(count))}}" * (count > 1)}.jpg' for number in range(1, count + 1)]
 
 
 def _write_picture(path: Path, picture) -> None:

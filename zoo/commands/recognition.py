@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.threshold import FARS
 
 __all__ = ['add_detector_options', 'add_gallery_option', 'add_pipeline_options', 'add_threshold_options', 'known_persons',
-           'make_pipeline', 'stated_threshold']
+           'make_pipeline', 'report_passed', 'stated_threshold']
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,13 @@ def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
         return args.threshold, f'similarity {args.threshold:g}, as given'
     threshold = threshold_of(embedder, args.far)
     return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {Path(embedder.name).stem}'
+
+
+def report_passed(passed: Mapping[str, Sequence[Path]]) -> None:
+    """Say on standard error what was passed over: how many by each reason, and the first few by name."""
+    for reason, paths in passed.items():
+        first = ', '.join(map(str, paths[:3])) + ', ...' * (len(paths) > 3)
+        print(f'passed over, {reason} ({len(paths)}): {first}', file=sys.stderr)
 
 
 @contextmanager

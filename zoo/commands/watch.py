@@ -5,8 +5,11 @@
   facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
-Ctrl-C stops cleanly. At the end the time of each stage is reported, and two rates: the sequential one is one frame after the
-other, the pipelined one with reading, detection and recognition in threads.
+Ctrl-C stops cleanly. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started the
+watch can start it again. --out goes on with the file that is there, its frames numbered anew; no video is overwritten.
+
+At the end the time of each stage is reported, and two rates: the sequential one is one frame after the other, the pipelined one
+with reading, detection and recognition in threads.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from zoo.commands.recognition import (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SOURCE', help='number of a camera, URL of a stream, or a video file')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines; standard output by default')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines, appended; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
@@ -42,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from zoo.pipeline.video import VideoRecogniser, VideoSource
+    _check_video(args.video)
     pipeline = make_pipeline(args)
     with ExitStack() as stack:
         gallery, threshold = stack.enter_context(known_persons(args, pipeline))
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         recogniser = VideoRecogniser(pipeline, gallery, threshold)
         results = recogniser.run_sequentially(source) if args.sequential else recogniser.run(source)
         until = time.monotonic() + args.seconds if args.seconds else float('inf')
-        lines = stack.enter_context(open(args.out, 'w')) if args.out else sys.stdout
+        lines = stack.enter_context(open(args.out, 'a')) if args.out else sys.stdout
         video = stack.enter_context(_video(args.video, source)) if args.video else None
         stack.enter_context(_stop_on_signal(recogniser))
         for result in results:
@@ -65,13 +69,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(recogniser, source) -> int:
-    stopped = recogniser.rates.frames + recogniser.rates.dropped < source.read
     print(json.dumps(recogniser.rates.to_dict()), file=sys.stderr)
-    if source.expected and not stopped and source.read < 0.98 * source.expected:
-        print(f'facezoo watch: {source.name} ended after {source.read} of {source.expected} frames: it is damaged',
-              file=sys.stderr)
-        return 1
-    return 0
+    if recogniser.stopped:
+        return 0
+    if source.endless:
+        reason = f'{source.name} ended after {source.read} frames: the camera or the connection is lost'
+    elif source.expected and source.read < 0.98 * source.expected:
+        reason = f'{source.name} ended after {source.read} of {source.expected} frames: it is damaged'
+    else:
+        return 0
+    print(f'facezoo watch: {reason}', file=sys.stderr)
+    return 1
+
+
+def _check_video(path: Path | None) -> None:
+    """Before the models are loaded and an hour is filmed."""
+    if path and path.suffix.lower() != '.mp4':
+        raise ValueError(f'--video {path}: name an .mp4 file')
+    if path and path.exists():
+        raise FileExistsError(f'--video {path}: is there already, and no video is overwritten; name another one')
 
 
 def _show(rates) -> None:
@@ -106,8 +122,6 @@ def _video(path: Path, source):
 
     from plugins.files import atomic_path
     from zoo.pipeline.draw import draw_scene
-    if path.suffix.lower() != '.mp4':
-        raise ValueError(f'--video {path}: name an .mp4 file')
     with atomic_path(path) as temporary:
         part = temporary.with_suffix('.mp4')
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), source.rate, source.size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.preprocess import FaceError
-from zoo.pipeline.gallery import KnownPersons
+from zoo.pipeline.gallery import KnownPersons, clean_name
 from zoo.pipeline.pictures import find_pictures
 from zoo.pipeline.recogniser import Face, Pipeline, Scene
 
@@ -24,16 +24,19 @@ class Enrolment:
     """What came of the pictures.
 
     Attributes:
-        enrolled: pictures by person.
+        enrolled: pictures by person, each as the gallery has it: by its absolute path, links resolved.
         refused: path of a picture and why it was not enrolled.
         doubtful: path of an enrolled picture and its similarity to the person's other pictures, where that is below the
-            threshold: perhaps somebody else.
+            threshold: perhaps somebody else. Those of before and those of now are asked apart, so that neither outvotes the
+            other; the lower answer counts.
+        passed: what lies in the folder and was not looked at, by reason.
         persons: in the gallery now.
     """
 
     enrolled: dict[str, list[str]]
     refused: list[tuple[str, str]]
     doubtful: list[tuple[str, float]]
+    passed: dict[str, list[Path]]
     persons: int
 
 
@@ -63,31 +66,36 @@ def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.Pat
     folder = Path(folder)
     if not folder.is_dir():
         raise FaceError(f'{folder}: no such folder; pictures are expected as {folder}/NAME/PICTURE.jpg')
-    paths = [path for path in find_pictures([folder]) if path.parent != folder]
-    if not paths:
+    looked = find_pictures([folder])
+    names = {path: below.parts[0] for path, below in looked.pictures.items() if len(below.parts) > 1}
+    if not names:
         raise FaceError(f'{folder}: pictures are expected in a folder for each person, {folder}/NAME/PICTURE.jpg')
-    rows, refused = defaultdict(list), []
-    for path, scene in zip(paths, pipeline.stream(paths), strict=True):
+    rows, refused = defaultdict(dict), []
+    for path, scene in zip(names, pipeline.stream(names), strict=True):
         face = the_face(scene)
         if isinstance(face, str):
             refused.append((str(path), face.removeprefix(f'{path}: ')))
-        else:
-            rows[path.relative_to(folder).parts[0]].append((str(path), face.embedding))
+        else:  # relative, the path would be another picture's tomorrow
+            rows[clean_name(names[path])][str(path.resolve())] = face.embedding
     if not rows:
         reasons = '; '.join(f'{path}: {why}' for path, why in refused[:3])
-        raise FaceError(f'{folder}: none of {len(paths)} pictures could be enrolled: {reasons}')
+        raise FaceError(f'{folder}: none of {len(names)} pictures could be enrolled: {reasons}')
+    loose = [path for path in looked.pictures if path not in names]
+    doubtful = []
     for name, found in rows.items():
-        gallery.add(name, np.stack([embedding for _, embedding in found]), [path for path, _ in found])
-    return Enrolment({name: [path for path, _ in found] for name, found in rows.items()}, refused,
-                     _doubtful(rows, threshold) if threshold is not None else [], len(gallery))
+        if threshold is not None:
+            doubtful += _doubtful(found, gallery.faces(name), threshold)
+        gallery.add(name, np.stack([*found.values()]), [*found])
+    return Enrolment({name: [*found] for name, found in rows.items()}, refused, doubtful,
+                     looked.passed | ({"in nobody's folder": loose} if loose else {}), len(gallery))
 
 
-def _doubtful(rows: dict[str, list[tuple[str, np.ndarray]]], threshold: float) -> list[tuple[str, float]]:
-    found = []
-    for pictures in rows.values():
-        if len(pictures) < 2:
-            continue
-        table = np.stack([embedding for _, embedding in pictures])
-        similarity = (table @ table.T - np.eye(len(table))).sum(1) / (len(table) - 1)
-        found += [(path, float(s)) for (path, _), s in zip(pictures, similarity, strict=True) if s < threshold]
-    return found
+def _doubtful(new: dict[str, np.ndarray], known: dict[str, np.ndarray], threshold: float) -> list[tuple[str, float]]:
+    """The new pictures of a person that are unlike the other new ones, or unlike those enrolled before."""
+    table, before = np.stack([*new.values()]), [row for path, row in known.items() if path not in new]
+    lowest = np.ones(len(table))
+    if len(table) > 1:
+        lowest = (table @ table.sum(0) - 1) / (len(table) - 1)
+    if before:
+        lowest = np.minimum(lowest, table @ np.mean(before, 0))
+    return [(path, float(similarity)) for path, similarity in zip(new, lowest, strict=True) if similarity < threshold]

@@ -11,6 +11,11 @@ from pathlib import Path
 from zoo.pipeline.contract import Contract
 from zoo.pipeline.gallery import Gallery, GalleryError, KnownPersons
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = ['ADDRESSES', 'open_gallery']
 
 ADDRESSES = 'file (.npz), qdrant://HOST:6333/COLLECTION or qdrant:FOLDER/COLLECTION'
@@ -47,9 +52,22 @@ def _open_file(path: Path, contract: Contract | None, change: bool) -> Iterator[
     gallery = Gallery(contract) if change and contract and before is None else Gallery.load(path, contract)
     yield gallery
     if change:
-        if _state(path) != before:
-            raise GalleryError(f'{path}: another program has changed it meanwhile; nothing was written, run the command again')
-        gallery.save(path)
+        with _locked(path):
+            if _state(path) != before:
+                raise GalleryError(f'{path}: another program has changed it meanwhile; nothing was written, run the command '
+                                   'again')
+            gallery.save(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One program at a time, where the system has such locks. The hidden file beside the gallery stays: were it removed, one
+    program that waits for it and another that comes later would hold two different locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f'.{path.name}.lock'), 'ab') as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _existing(path: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
 from zoo.pipeline.contract import Contract, ContractError
 
-__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'nobody']
+__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'clean_name', 'nobody']
 
 _FORMAT = 'facezoo gallery 1'
 _BLOCK = 20_000  # persons whose templates are made at once
@@ -63,6 +64,8 @@ class KnownPersons(Protocol):
 
     def __len__(self) -> int: ...
 
+    def faces(self, name: str) -> dict[str, np.ndarray]: ...
+
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None: ...
 
     def remove(self, *names: str) -> list[int]: ...
@@ -84,7 +87,7 @@ class Gallery:
         self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
         self._index = self._file = self._stamp = None
         for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
-            self._faces.setdefault(name, {})[source] = row
+            self._faces.setdefault(clean_name(name), {})[source] = row
 
     def __len__(self) -> int:
         """Number of persons."""
@@ -95,6 +98,10 @@ class Gallery:
         """Enrolled pictures by person, sorted by name."""
         return {name: [*self._faces[name]] for name in sorted(self._faces)}
 
+    def faces(self, name: str) -> dict[str, np.ndarray]:
+        """A person's faces by picture, float32 ``(D,)`` of unit length; none for somebody who is not enrolled."""
+        return dict(self._faces.get(clean_name(name), {}))
+
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """Enrol faces of a person, new or known; a picture enrolled before under this name is replaced.
 
@@ -102,8 +109,9 @@ class Gallery:
             embeddings: ``(F, D)``, as a :class:`zoo.pipeline.recogniser.Pipeline` of the same contract gives them.
 
         Raises:
-            GalleryError: an empty name, or embeddings of another length.
+            GalleryError: as :func:`clean_name` and :func:`checked_faces`; nothing is enrolled then.
         """
+        name = clean_name(name)
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
         self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
         self._index = self._stamp = None
@@ -117,6 +125,7 @@ class Gallery:
         Raises:
             GalleryError: nobody of that name; close ones are suggested.
         """
+        names = [*map(clean_name, names)]
         for name in names:
             if name not in self._faces:
                 raise nobody(name, self._faces)
@@ -139,22 +148,20 @@ class Gallery:
         return np.array(rows, np.float32).reshape(len(rows), self.contract.probe.shape[1])
 
     def search(self, embeddings: np.ndarray, threshold: float, top: int = 1) -> list[list[Match]]:
-        """The most similar persons of each face, best first.
+        """The most similar persons of each face, best first; fewer than ``top``, or none, when no more are enrolled.
 
         Args:
             embeddings: unit length, ``(F, D)``, made under this gallery's contract.
-
-        Raises:
-            GalleryError: nobody is enrolled.
         """
+        embeddings = np.atleast_2d(embeddings).astype(np.float32)
         if not self._faces:
-            raise GalleryError('the gallery is empty: enrol somebody first')
+            return [[] for _ in embeddings]
         if self._index is None:
             from zoo.pipeline.index import make_index
             index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
             self._index = sorted(self._faces), index
         names, index = self._index
-        scores, found = index.search(np.atleast_2d(embeddings).astype(np.float32), min(top, len(names)))
+        scores, found = index.search(embeddings, min(top, len(names)))
         return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 
@@ -211,15 +218,31 @@ def _stamp(path: str | os.PathLike) -> list:
         return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
 
 
+def clean_name(name: str) -> str:
+    """The one spelling of a name: without space around it, and accents composed (macOS gives them as signs of their own).
+
+    Raises:
+        GalleryError: nothing is left.
+    """
+    found = unicodedata.normalize('NFC', name).strip()
+    if not found:
+        raise GalleryError('a person needs a name')
+    return found
+
+
 def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], width: int) -> np.ndarray:
     """Embeddings ``(F, width)`` that are fit to be enrolled, float32 of unit length.
 
     Raises:
-        GalleryError: an empty name, or embeddings of another number or length, or that are zero or not finite.
+        GalleryError: no face, two faces of one picture, or embeddings of another number or length, or that are zero or not
+            finite.
     """
-    embeddings = np.atleast_2d(embeddings)
-    if not name.strip():
-        raise GalleryError('a person needs a name')
+    embeddings, pictures = np.atleast_2d(embeddings), [*map(str, sources)]
+    if not pictures:
+        raise GalleryError(f'{name}: no face; a person is known by one at least')
+    if len({*pictures}) < len(pictures):
+        double = next(picture for picture in pictures if pictures.count(picture) > 1)
+        raise GalleryError(f'{name}: several faces are said to come from {double!r}; give each a name of its own')
     if embeddings.shape != (len(sources), width):
         raise GalleryError(f'{name}: embeddings {embeddings.shape} for {len(sources)} pictures; this gallery holds '
                            f'{width} numbers a face')

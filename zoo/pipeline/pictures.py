@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from plugins.preprocess import FaceError, decode_image
 
-__all__ = ['Picture', 'find_pictures', 'read_picture']
+__all__ = ['Found', 'Picture', 'find_pictures', 'read_picture']
 
 Picture = str | os.PathLike | bytes | np.ndarray
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.gif', '.avif', '.jp2'})
@@ -79,17 +81,55 @@ def _check_size(data: bytes, name: str) -> None:
         raise FaceError(f'{name}: {width}x{height} pixels; more than {_MOST} are refused: scale it down first')
 
 
-def find_pictures(paths: Iterable[str | os.PathLike]) -> Iterator[Path]:
-    """The files named, and all pictures below the folders named, in sorted order.
+@dataclass(frozen=True)
+class Found:
+    """What lies where pictures were looked for.
+
+    Attributes:
+        pictures: path of each picture, and that path below the folder it was found in; its name, when it was named itself.
+        passed: what was passed over, by reason.
+    """
+
+    pictures: dict[Path, Path]
+    passed: dict[str, list[Path]]
+
+
+def find_pictures(paths: Iterable[str | os.PathLike]) -> Found:
+    """The files named, and all pictures below the folders named, in sorted order, each path once. Linked folders are followed,
+    hidden files and folders left alone.
 
     Raises:
         FaceError: a folder without pictures.
     """
+    pictures, passed = {}, defaultdict(list)
     for path in map(Path, paths):
         if not path.is_dir():
-            yield path
+            pictures[path] = Path(path.name)
             continue
-        found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
+        before = len(pictures)
+        for file, reason in _walk(path):
+            if reason:
+                passed[reason].append(file)
+            else:
+                pictures[file] = file.relative_to(path)
+        if len(pictures) == before:
             raise FaceError(f'{path}: no pictures ({", ".join(sorted(SUFFIXES))}) below this folder')
-        yield from found
+    return Found(pictures, dict(passed))
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, str | None]]:
+    """All that lies below a folder, sorted, and why it is passed over, or None."""
+    here = folder.resolve()
+    if here in above:
+        yield folder, 'links to a folder that it lies in'
+        return
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    if not inside:
+        yield folder, 'empty folders'
+    for path in inside:
+        if path.is_dir():
+            yield from _walk(path, (*above, here))
+        elif path.suffix.lower() not in SUFFIXES:
+            yield path, 'no pictures of a kind that is read'
+        else:
+            yield path, None if path.is_file() else 'links to nothing'

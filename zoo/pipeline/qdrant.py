@@ -21,7 +21,7 @@ import numpy as np
 from plugins.extras import require
 from plugins.preprocess import l2_normalise
 from zoo.pipeline.contract import Contract
-from zoo.pipeline.gallery import GalleryError, Match, checked_faces, nobody
+from zoo.pipeline.gallery import GalleryError, Match, checked_faces, clean_name, nobody
 
 __all__ = ['QdrantGallery', 'open_qdrant']
 
@@ -77,20 +77,28 @@ class QdrantGallery:
                 if offset is None:
                     return dict(sorted(found.items()))
 
+    def faces(self, name: str) -> dict[str, np.ndarray]:
+        """As :meth:`zoo.pipeline.gallery.Gallery.faces`."""
+        with self._answered():
+            known = self._client.retrieve(self._collection, [_number(clean_name(name))], with_vectors=['faces'])
+        return {source: np.array(row, np.float32) for point in known
+                for source, row in zip(point.payload['sources'], point.vector['faces'], strict=True)}
+
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """As :meth:`zoo.pipeline.gallery.Gallery.add`."""
+        name = clean_name(name)
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
+        faces = self.faces(name) | dict(zip(map(str, sources), rows, strict=True))
+        table = np.stack([*faces.values()])
+        template = l2_normalise(table.sum(0, keepdims=True))[0]
         with self._answered():
-            known = self._client.retrieve(self._collection, [_number(name)], with_vectors=['faces'])
-            faces = dict(zip(known[0].payload['sources'], known[0].vector['faces'], strict=True)) if known else {}
-            faces |= dict(zip(map(str, sources), rows.tolist(), strict=True))
-            template = l2_normalise(np.sum([*faces.values()], 0, np.float32, keepdims=True))[0]
             self._client.upsert(self._collection, [self._models.PointStruct(
                 id=_number(name), payload={'name': name, 'sources': [*faces]},
-                vector={'template': template.tolist(), 'faces': [*faces.values()]})], wait=True)
+                vector={'template': template.tolist(), 'faces': table.tolist()})], wait=True)
 
     def remove(self, *names: str) -> list[int]:
         """As :meth:`zoo.pipeline.gallery.Gallery.remove`."""
+        names = [*map(clean_name, names)]
         with self._answered():
             known = self._client.retrieve(self._collection, [_number(name) for name in names])
             faces = {point.payload['name']: len(point.payload['sources']) for point in known}
@@ -110,8 +118,6 @@ class QdrantGallery:
                  for row in np.atleast_2d(embeddings).astype(np.float32).tolist()]
         with self._answered():
             answers = self._client.query_batch_points(self._collection, asked)
-        if asked and not answers[0].points:
-            raise GalleryError(f'{self._collection}: the gallery is empty: enrol somebody first')
         return [[Match(point.payload['name'], float(point.score), point.score >= threshold) for point in answer.points]
                 for answer in answers]
 

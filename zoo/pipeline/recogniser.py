@@ -153,10 +153,10 @@ def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
         threshold: lowest cosine of a known person; :func:`zoo.pipeline.threshold.threshold_of` has it for a false accept rate.
     """
     asked = [face for face in scene.faces if face.embedding is not None]
-    if not asked or not len(gallery):
+    if not asked:
         return scene
     matches = iter(gallery.search(np.stack([face.embedding for face in asked]), threshold))
-    return replace(scene, faces=tuple(face if face.embedding is None else replace(face, match=next(matches)[0])
+    return replace(scene, faces=tuple(face if face.embedding is None else replace(face, match=next(iter(next(matches)), None))
                                       for face in scene.faces))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,8 @@ from zoo.pipeline.recogniser import Face
 
 __all__ = ['Track', 'Tracker']
 
+_RECENT = 8  # looks in the mean: more add little to it, and old ones show another pose and light
+
 
 @dataclass
 class Track:
@@ -20,28 +23,33 @@ class Track:
     Attributes:
         number: from 1, never given twice.
         face: as last seen.
-        missed: frames since then.
-        looks: embeddings in ``total``, their sum; looked: frame of the last one.
+        missed: frames since then; returned: was out of sight since the last look, and may be somebody else.
+        looks: how many there were; looked: frame of the last one; recent: embeddings of the last few.
         match: what the gallery says of their mean.
     """
 
     number: int
     face: Face
     missed: int = 0
+    returned: bool = False
     looks: int = 0
     looked: int = -1
-    total: np.ndarray | None = field(default=None, repr=False)
+    recent: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=_RECENT), repr=False)
     match: Match | None = None
 
     def look(self, embedding: np.ndarray, frame: int) -> None:
         """Take another embedding, unit length ``(D,)``, into the mean."""
-        self.total = embedding.copy() if self.total is None else self.total + embedding
-        self.looks, self.looked = self.looks + 1, frame
+        self.recent.append(embedding)
+        self.looks, self.looked, self.returned = self.looks + 1, frame, False
 
     @property
     def embedding(self) -> np.ndarray:
-        """Mean of all looks, unit length ``(D,)``."""
-        return l2_normalise(self.total[None])[0]
+        """Mean of the recent looks, unit length ``(D,)``."""
+        return l2_normalise(np.sum(self.recent, 0)[None])[0]
+
+    def shows(self, embedding: np.ndarray, threshold: float) -> bool:
+        """Whether another look is at the same person, by the cosine with the looks so far; the first one always is."""
+        return not self.recent or float(self.embedding @ embedding) >= threshold
 
 
 class Tracker:
@@ -65,18 +73,31 @@ class Tracker:
         """
         for track in self.tracks:
             track.missed += steps
+        self._end(self.patience + 1)  # the frames before this one; a face may come back in this one
         found: list[Track | None] = [None] * len(faces)
         for face, track in self._pairs(faces):
             if found[face] is None and track.missed:
                 found[face] = track
+                track.returned |= track.missed > steps
                 track.face, track.missed = faces[face], 0
         for index, track in enumerate(found):
             if track is None:
-                self._count += 1
-                found[index] = Track(self._count, faces[index])
-                self.tracks.append(found[index])
-        self.tracks = [track for track in self.tracks if track.missed <= self.patience]
+                found[index] = self._begin(faces[index])
+        self._end(self.patience)
         return found
+
+    def renew(self, track: Track) -> Track:
+        """End a track and begin another one with its face: somebody else took the place."""
+        self.tracks = [other for other in self.tracks if other is not track]
+        return self._begin(track.face)
+
+    def _begin(self, face: Face) -> Track:
+        self._count += 1
+        self.tracks.append(Track(self._count, face))
+        return self.tracks[-1]
+
+    def _end(self, patience: int) -> None:
+        self.tracks = [track for track in self.tracks if track.missed <= patience]
 
     def _pairs(self, faces: tuple[Face, ...]) -> list[tuple[int, Track]]:
         """Overlapping faces and tracks, best first."""

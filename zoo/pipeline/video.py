@@ -28,7 +28,8 @@ __all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource'
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the source: its number from 0, seconds since the first, uint8 RGB ``(H, W, 3)``."""
+    """A picture of the source: its number from 0, seconds since the first (of a file: of its own time), uint8 RGB
+    ``(H, W, 3)``."""
 
     number: int
     seconds: float
@@ -51,13 +52,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Looks:
-    """How often a tracked face is embedded: in its first ``first`` usable frames, then once every ``every`` frames."""
+    """How often a tracked face is embedded: in its first ``first`` usable frames, when it was out of sight, and otherwise once
+    every ``every`` frames."""
 
     first: int = 3
     every: int = 30
 
     def wanted(self, track: Track, frame: int) -> bool:
-        return track.looks < self.first or frame - track.looked >= self.every
+        return track.looks < self.first or track.returned or frame - track.looked >= self.every
 
 
 @dataclass
@@ -97,6 +99,11 @@ class VideoSource:
     Args:
         live: frames that nobody waits for are dropped; by default for cameras and streams.
 
+    Attributes:
+        name, live: as given; rate: frames a second; size: width and height of the first one.
+        expected: how many frames it says it has, or None; endless: a camera or stream, which has no end of its own.
+        read: how many were read.
+
     Raises:
         FaceError: it cannot be opened or gives no frame; the message says what was tried.
     """
@@ -104,11 +111,12 @@ class VideoSource:
     def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
         import cv2
         text = str(source)
-        camera, stream = text.isdigit(), '://' in text
-        if not camera and not stream and not Path(text).is_file():
+        camera = text.isdigit()
+        self._file = not camera and '://' not in text
+        if self._file and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number, a stream by its URL')
-        self.name, self.live = text, (camera or stream) if live is None else live
-        self._paced = self.live and not (camera or stream)
+        self.name, self.live = text, not self._file if live is None else live
+        self._paced = self.live and self._file
         self._capture = cv2.VideoCapture(int(text) if camera else text)
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
@@ -118,7 +126,8 @@ class VideoSource:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.expected = int(count) if count > 0 and not (camera or stream) else None
+        self.expected = int(count) if count > 0 and not camera else None
+        self.endless = not self._file and self.expected is None
         self.size = first.shape[1], first.shape[0]
         self._first = first
         self.read = 0
@@ -129,7 +138,7 @@ class VideoSource:
         while picture is not None:
             if self._paced:  # a file that plays at its own speed, like a camera
                 time.sleep(max(0.0, began + self.read / self.rate - time.monotonic()))
-            seconds = self.read / self.rate if self.expected or self._paced else time.monotonic() - began
+            seconds = self.read / self.rate if self._file else time.monotonic() - began
             yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]))
             self.read += 1
             ok, picture = self._capture.read()
@@ -147,6 +156,9 @@ class VideoRecogniser:
 
     Args:
         gallery, threshold: known persons and the cosine from which a face is one; without a gallery faces are only followed.
+
+    Attributes:
+        rates: of the run at work, or of the last one; stopped: that one was told to stop, and did not come to its end.
     """
 
     def __init__(self, pipeline: Pipeline, gallery: KnownPersons | None = None, threshold: float = 1.0,
@@ -155,9 +167,11 @@ class VideoRecogniser:
         self.tracker, self.looks, self.rates = tracker or Tracker(), looks or Looks(), Rates()
         self._last = -1
         self._stop, self._failure = threading.Event(), None
+        self.stopped = False
 
     def stop(self) -> None:
-        """End :meth:`run` after the frame in work; may be called from a signal handler or another thread."""
+        """End the run after the frame in work; between two runs, the next one at once. May be called from a signal handler or
+        another thread."""
         self._stop.set()
 
     def run(self, source: VideoSource) -> Iterator[Result]:
@@ -169,32 +183,38 @@ class VideoRecogniser:
         frames, detected = queue.Queue(1), queue.Queue(1)
         threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (
             lambda: self._read(source, frames), lambda: self._detect(frames, detected))]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        try:
+        with self._running(source, *threads) as began:
             while (item := self._take(detected)) is not _END:
                 yield self._recognise(*item)
                 self.rates.wall = time.perf_counter() - began
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-            source.close()
         if self._failure:
             raise self._failure
 
     def run_sequentially(self, source: VideoSource) -> Iterator[Result]:
         """The same in one thread: what the sum of the stages costs."""
-        began = time.perf_counter()
-        try:
+        with self._running(source) as began:
             for frame in source:
                 if self._stop.is_set():
                     break
                 yield self._recognise(frame, *self._find(frame))
                 self.rates.wall = time.perf_counter() - began
+
+    @contextmanager
+    def _running(self, source: VideoSource, *threads: threading.Thread) -> Iterator[float]:
+        """The time of the start. A run begins with nothing of the one before, and leaves a recogniser that can run again."""
+        self.rates, self._last, self._failure = Rates(), -1, None
+        self.tracker.tracks.clear()
+        for thread in threads:
+            thread.start()
+        try:
+            yield time.perf_counter()
         finally:
+            self.stopped = self._stop.is_set() and self._failure is None
+            self._stop.set()
+            for thread in threads:
+                thread.join()
             source.close()
+            self._stop.clear()
 
     def _read(self, source: VideoSource, frames: queue.Queue) -> None:
         for frame in source:
@@ -230,21 +250,31 @@ class VideoRecogniser:
         with self.rates.measure('recognise'):
             tracks = self.tracker.update(scene.faces, frame.number - self._last)
             self._last = frame.number
-            usable = [track for track, face in zip(tracks, scene.faces, strict=True) if face.refused is None]
-            rows = [i for i, track in enumerate(usable) if self.looks.wanted(track, frame.number)]
-            for i, embedding in zip(rows, self.pipeline.embed_crops(crops[rows]), strict=True):
-                usable[i].look(embedding, frame.number)
-            self._ask([usable[i] for i in rows])
-            faces = tuple(replace(face, match=track.match) for track, face in zip(tracks, scene.faces, strict=True))
+            usable = [i for i, face in enumerate(scene.faces) if face.refused is None]  # these have a crop
+            rows = [row for row, i in enumerate(usable) if self.looks.wanted(tracks[i], frame.number)]
+            for row, embedding in zip(rows, self.pipeline.embed_crops(crops[rows]), strict=True):
+                tracks[usable[row]] = self._look(tracks[usable[row]], embedding, frame.number)
+            self._ask([tracks[usable[row]] for row in rows])
+            faces = tuple(replace(face, match=None if track.returned else track.match)
+                          for track, face in zip(tracks, scene.faces, strict=True))
         self.rates.frames += 1
         self.rates.embedded += len(rows)
         return Result(frame, replace(scene, faces=faces), tuple(tracks))
 
+    def _look(self, track: Track, embedding: np.ndarray, frame: int) -> Track:
+        """The track with another look; a new one when the look is at somebody else. That is decided as the gallery decides who
+        somebody is: below the threshold two faces are two persons. Without a gallery there is none, and faces are followed by
+        their place alone."""
+        if self.gallery is not None and not track.shows(embedding, self.threshold):
+            track = self.tracker.renew(track)
+        track.look(embedding, frame)
+        return track
+
     def _ask(self, tracks: list[Track]) -> None:
-        if self.gallery and tracks:
+        if self.gallery is not None and tracks:
             matches = self.gallery.search(np.stack([track.embedding for track in tracks]), self.threshold)
             for track, found in zip(tracks, matches, strict=True):
-                track.match = found[0]
+                track.match = next(iter(found), None)
 
     def _guard(self, work) -> None:
         try:
