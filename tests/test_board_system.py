@@ -72,6 +72,8 @@ def test_contents(system_tar, system):
     readme = (system / 'README.md').read_text()
     assert 'python3 recognise.py people a.jpg' in readme and '640x384' in readme and '| `detector.onnx` |' in readme
     report = json.loads(system_tar.with_suffix('.json').read_text())['detector']
+    findings = json.loads(system_tar.with_suffix('.json').read_text())['findings']
+    assert len({json.dumps(finding) for finding in findings}) == len(findings)
     assert report['simulated'] and report['found'] == report['faces'] == 6
     assert 0.99 < report['min_iou'] < 1 and 0 < report['landmark_error'] < 0.02  # not 1 and 0: 16 bits do round
     facts = json.loads((system / 'bundle.json').read_text())

@@ -121,5 +121,4 @@ class _Distances(nn.Module):
         self.mix.weight = nn.Parameter(rows.reshape(2 * self.half, 2 * self.half, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # an end of its own for the second slice: an open one is the largest INT64, which TensorRT does not have
-        return self.mix(torch.cat([x[:, :self.half], torch.exp(x[:, self.half:2 * self.half])], 1))
+        return self.mix(torch.cat([x[:, :self.half], torch.exp(x[:, self.half:])], 1))

@@ -132,9 +132,15 @@ def _integers(graph: Graph, target: Target) -> Iterator[Finding]:
     if target.runtime.kind != 'tensorrt':
         return
     for name, value in graph.initializers.items():
-        if value.dtype == np.int64 and value.size and np.abs(value).max() >= 2 ** 31:
+        if value.dtype == np.int64 and value.size and np.abs(value).max() >= 2 ** 31 and not _ends_a_slice(graph, name):
             yield Finding('error', name, f'{np.abs(value).max()} does not fit INT32, to which TensorRT casts INT64',
                           'use a smaller constant')
+
+
+def _ends_a_slice(graph: Graph, name: str) -> bool:
+    """Whether a constant is only the end of slices: the largest INT64 means "to the end", as does what it is cast to."""
+    users = graph.consumers.get(name, [])
+    return bool(users) and all(node.op_type == 'Slice' and list(node.input).index(name) == 2 for node in users)
 
 
 def _int8(graph: Graph, target: Target) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | N
                          'bundle for the check on the board')
     chosen = precisions.split(',') if precisions else [target.default]
     verdicts = {precision: target.verdict(precision) for precision in chosen}
+    part = board_detector(detector, target) if detector else None  # before the long work
     graph = job.quantiser.graph if job.calib else job.graph
     findings = lint(graph, target, largest_values(job) or None)
     require_buildable(findings)
@@ -69,10 +70,10 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | N
         files |= made
     sidecar = {'format': 'tensorrt', 'target': target.name, **job.facts, 'precisions': reports, 'threshold': threshold,
                'threshold_source': source}
-    if detector:
-        part = board_detector(detector, target)
+    if part:
         variants[board_bundle.DETECTOR], files = part.facts, files | part.files
-        sidecar[board_bundle.DETECTOR], findings = part.report, findings + part.findings
+        sidecar[board_bundle.DETECTOR] = part.report
+        findings += [finding for finding in part.findings if finding not in findings]
     facts = {**_bundle_facts(job, files, variants, reports), 'threshold': threshold, 'threshold_source': source}
     texts = {'README.md': bundle_readme(facts, target, reports, job.judge, job.facts['licence']).encode(),
              'build.sh': build_script(facts, target).encode(), 'bundle.json': (json.dumps(facts, indent=1) + '\n').encode()}
