@@ -7,6 +7,7 @@ import shutil
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ from zoo.export.graph import Graph, GraphError
 from zoo.export.lint import LintError
 from zoo.export.parity import GateError
 from zoo.jetson.align import align
-from zoo.jetson.detector import compare
+from zoo.jetson.detector import agrees, compare
+from zoo.jetson.recogniser import Recogniser
 from zoo.pipeline.sample import sample_image, sample_landmarks
 from zoo.runtime.detector import open_detector
 
@@ -116,7 +118,7 @@ def test_names_in_pictures(python, system, cudart, people, photo, detector_file,
     done = run_on_board(python, system, cudart, 'recognise.py', str(people), *pictures)
     assert done.returncode == 1, done.stderr  # two pictures could not be read; the others were
     found, empty, broken, nowhere = map(json.loads, done.stdout.splitlines())
-    assert empty['faces'] == [] and 'not an image' in broken['error'] and 'no such file' in nowhere['error']
+    assert empty['faces'] == [] and 'not an image' in broken['error'] and 'No such file' in nowhere['error']
     expected = open_detector(detector_file, threads=1)(photo)
     got = [np.float32([face[key] for face in found['faces']]) for key in ('box', 'landmarks', 'score')]
     agreement = compare((expected.boxes, expected.landmarks, expected.scores), got)
@@ -173,6 +175,36 @@ def tx2_like(system, tmp_path) -> Path:
     del facts['variants']['detector']
     (tmp_path / 'without' / 'bundle.json').write_text(json.dumps(facts))
     return tmp_path / 'without'
+
+
+def test_a_camera_that_gives_nothing_and_a_video_that_cannot_be_written(system, cudart, people, photo, tmp_path):
+    frames = tmp_path / 'in.avi'
+    writer = cv2.VideoWriter(str(frames), cv2.VideoWriter_fourcc(*'MJPG'), 25, (320, 222))
+    writer.write(cv2.resize(photo, (320, 222))[..., ::-1])
+    writer.release()
+    command = ('recognise.py', str(people), '--camera', str(frames), '--out', str(tmp_path / 'nowhere' / 'out.avi'))
+    done = run_on_board(sys.executable, system, cudart, *command)
+    assert done.returncode == 1 and 'OpenCV cannot write a video there' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('python', INTERPRETERS)
+def test_names_beyond_ascii_without_a_locale(python, system, cudart, people):
+    """As a service or cron runs it; OpenCV 4.1's own reader crashes on such a name."""
+    (people / 'Ada').rename(people / 'Jürgen')
+    done = run_on_board(python, system, cudart, 'recognise.py', str(people), str(people / 'Jürgen' / '1.png'), LC_ALL='C')
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)['faces'][0]['similarity'] > 0.9
+
+
+def test_no_face_gives_no_embedding():
+    engine = SimpleNamespace(largest=(8, 3, 112, 112))
+    assert Recogniser(engine, {'input_size': 112}, 512)(np.empty((0, 112, 112, 3), np.uint8)).shape == (0, 512)
+
+
+def test_nothing_passes_a_gate_by_being_no_number():
+    result = {'faces': 2, 'found': 2, 'min_iou': float('nan'), 'landmark_error': 0.0}
+    assert not agrees(result, board_detector.ACCEPT)
+    assert agrees({**result, 'min_iou': 0.95}, board_detector.ACCEPT)
 
 
 def test_what_is_not_a_detector(small_net, recogniser_file, detector_file, face_bin, tmp_path, monkeypatch):

@@ -13,11 +13,12 @@ import zoo
 from plugins.preprocess import PictureNorm, Preprocess, l2_normalise
 from zoo.export.artefact import export
 from zoo.export.gates import Gates
-from zoo.export.graph import Graph
+from zoo.export.graph import Activations, Graph
+from zoo.export.lint import overflowing_nodes
 from zoo.export.ncnn import FEATURE_MASK, convert_to_ncnn
 from zoo.export.ncnn_model import NcnnModel
 from zoo.export.onnx import to_onnx
-from zoo.export.quantize import onnxruntime_int8_graph
+from zoo.export.quantize import half_graph, onnxruntime_int8_graph, typed_half_graph
 from zoo.export.search import Quantiser
 from zoo.runtime import open_embedder
 from zoo.runtime.ncnn import ncnn_net
@@ -129,3 +130,27 @@ def test_normalisation_of_pictures(norm, picture):
     assert found.dtype == np.float32 and found.flags.c_contiguous
     torch.testing.assert_close(torch.from_numpy(found).double(), torch.from_numpy(np.ascontiguousarray(expected)), rtol=1e-6,
                                atol=1e-6)
+
+
+def test_large_values_stay_in_float_between_the_nodes_that_make_and_read_them():
+    """A tensor beyond FP16's range, made by one node and tamed by the next, in both 16-bit forms."""
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    first, second = np.full((4, 3, 1, 1), 30_000, np.float32), np.full((2, 4, 1, 1), 1e-5, np.float32)
+    nodes = [helper.make_node(kind, inputs, [output], name) for kind, inputs, output, name in (
+        ('Conv', ['image', 'w1'], 'large', 'conv1'), ('Relu', ['large'], 'positive', 'relu'),
+        ('Conv', ['positive', 'w2'], 'small', 'conv2'), ('Relu', ['small'], 'out', 'end'))]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['N', channels, 2, 2])
+            for name, channels in (('image', 3), ('out', 2))]
+    weights = [numpy_helper.from_array(value, name) for name, value in (('w1', first), ('w2', second))]
+    model = helper.make_model(helper.make_graph(nodes, 'net', ends[:1], ends[1:], weights),
+                              opset_imports=[helper.make_opsetid('', 13)])
+    model.ir_version = 7
+    onnx.checker.check_model(model)
+    graph, x = Graph(model), np.random.default_rng(0).uniform(0.5, 1, (1, 3, 2, 2)).astype(np.float32)
+    made = dict(Activations(graph)(x))
+    assert made['large'].max() > 65504
+    pinned = overflowing_nodes(graph, {name: float(np.abs(value).max()) for name, value in made.items()})
+    assert pinned == ['conv1', 'relu', 'conv2']
+    for form in (half_graph, typed_half_graph):
+        found = dict(Activations(Graph(form(graph, pinned)), ('out',))(x))['out']
+        np.testing.assert_allclose(found, made['out'], rtol=2e-3)

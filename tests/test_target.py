@@ -121,7 +121,8 @@ def test_half_range():
     absmax = {'image': 1.0, 'features': 30_000.0, 'active': 2.0, 'embedding': 2.0}
     found = findings(network(), TX2, absmax)
     assert any('Conv conv: reaches 30000 on real faces, FP16 ends at 65504' in line for line in found)
-    assert overflowing_nodes(Graph(network()), absmax) == ['conv']
+    graph = Graph(network())
+    assert overflowing_nodes(graph, absmax) == ['conv', graph.consumers['features'][0].name]  # its reader, too
 
 
 def test_check_command(tmp_path, capsys):

@@ -332,5 +332,8 @@ class Runtime:
 
     def deserialize_cuda_engine(self, plan):
         header, _, model = plan.partition(b'\n')
-        header = json.loads(header.decode())
+        try:
+            header = json.loads(header.decode())
+        except ValueError:
+            return None
         return ICudaEngine(header, model) if header['version'] == __version__ else None

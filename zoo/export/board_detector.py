@@ -17,7 +17,7 @@ from zoo.export.parity import GateError
 from zoo.export.target import Target, TargetError
 from zoo.export.variants import HALF_FORMS
 from zoo.jetson.decode import fit
-from zoo.jetson.detector import compare
+from zoo.jetson.detector import agrees, compare
 from zoo.pipeline.sample import sample_image
 from zoo.runtime.detector import FaceDetector
 from zoo.runtime.onnx import OnnxDetector
@@ -74,8 +74,9 @@ def board_detector(path: Path, target: Target) -> BoardDetector:
     report = _check(variant.simulation, path, detector.threshold, picture, expected)
     shapes = [[1, 3, *sides] for sides in ([net.strides[-1]] * 2, COMMON, (LARGEST, LARGEST))]
     norm = PictureNorm()
-    facts = {'graph': GRAPH, 'flags': list(spec['flags']), 'verdict': '', 'layer_precisions': variant.layer_precisions,
-             'shapes': shapes, 'strides': list(net.strides), 'score': detector.threshold, 'outputs': list(graph.outputs),
+    facts = {'graph': GRAPH, 'input': graph.input, 'flags': list(spec['flags']), 'verdict': '',
+             'layer_precisions': variant.layer_precisions, 'shapes': shapes, 'strides': list(net.strides),
+             'score': detector.threshold, 'outputs': list(graph.outputs),
              'mean': norm.mean[0], 'std': norm.std, 'sample': SAMPLE, 'accept': ACCEPT,
              'licence': net.sidecar.get('licence', '')}
     sample = {'picture': picture, 'boxes': expected.boxes, 'landmarks': expected.landmarks, 'scores': expected.scores}
@@ -99,8 +100,7 @@ def _check(simulation, path: Path, threshold: float, picture: np.ndarray, expect
         file.write_bytes(simulation.SerializeToString())
         found = FaceDetector(OnnxDetector(file, exact=True), LARGEST, threshold)(picture)
     report = compare(*((faces.boxes, faces.landmarks, faces.scores) for faces in (expected, found)))
-    if not report['faces'] or report['found'] != report['faces'] or report['min_iou'] < ACCEPT['min_iou'] or (
-            report['landmark_error'] > ACCEPT['landmark_error']):
+    if not agrees(report, ACCEPT):
         raise GateError('parity gate: in 16 bits {} finds {found} of {faces} faces on the sample picture, least overlap '
                         '{min_iou:.3f}, landmark error {landmark_error:.3f}'.format(path.name, **report), report)
     return {'precision': PRECISION, 'simulated': True, **report}

@@ -23,22 +23,22 @@ def build_script(facts: dict, target: Target) -> str:
     trtexec = target.runtime.trtexec
     return _fill('build.sh', {
         **_common(facts, target),
-        'cases': '\n'.join(_case(name, variant, facts['input'], trtexec) for name, variant in facts['variants'].items()),
+        'cases': '\n'.join(_case(name, variant, trtexec) for name, variant in facts['variants'].items()),
         'workspace': trtexec['workspace'].format(mb=target.workspace_mb), 'build_only': trtexec['build_only'],
         'measure': ' '.join(trtexec['measure']), 'with_copies': ' '.join(trtexec['copies']['with']),
         'without_copies': ' '.join(trtexec['copies']['without'])})
 
 
-def _case(name: str, variant: dict, tensor: str, trtexec) -> str:
+def _case(name: str, variant: dict, trtexec) -> str:
     """The arm of the shell's ``case`` that sets trtexec's arguments for an engine, and the shapes that it is timed at."""
-    shapes = [f'{tensor}:{"x".join(map(str, shape))}' for shape in variant['shapes']]
+    shapes = [f'{variant["input"]}:{"x".join(map(str, shape))}' for shape in variant['shapes']]
     timed = shapes[1:2] if name == DETECTOR else shapes[1:]
     lines = [f'  {name})', f'    shapes="{" ".join(dict.fromkeys(timed))}"']
     if variant['verdict']:
         lines.append(f'    echo "{name}: {variant["verdict"]}"')
     kept = variant['layer_precisions']
     if kept and not trtexec.get('keep'):
-        lines.append(f'    # {len(kept)} nodes must not be in 8 bits, which this trtexec cannot be told')
+        lines.append(f'    # {len(kept)} nodes need a precision of their own, which this trtexec cannot be told')
         return '\n'.join([*lines, f'    exec python3 build_engine.py {name} ;;'])
     options = [f'--onnx={variant["graph"]}', *(f'--{flag.lower()}' for flag in variant['flags']),
                *(f'--{end}Shapes={shape}' for end, shape in zip(('min', 'opt', 'max'), shapes, strict=True))]

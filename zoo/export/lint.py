@@ -61,8 +61,8 @@ def require_buildable(findings: list[Finding]) -> None:
 
 
 def overflowing_nodes(graph: Graph, absmax: Mapping[str, float]) -> list[str]:
-    """Nodes whose result may leave FP16's range; they are to stay in FP32."""
-    return [node.name for node in graph.nodes if any(absmax.get(name, 0) > HALF_SAFE for name in node.output)]
+    """Nodes that make, or read, what may leave FP16's range; they are to stay in FP32."""
+    return [node.name for node in graph.nodes if any(absmax.get(name, 0) > HALF_SAFE for name in (*node.input, *node.output))]
 
 
 def _versions(graph: Graph, target: Target) -> Iterator[Finding]:

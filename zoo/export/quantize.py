@@ -205,10 +205,11 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
     """The graph in FP16 types, float32 at its input and outputs: what a strongly typed TensorRT (11) builds FP16 from.
 
     Args:
-        keep: nodes that stay in float32, between two casts.
+        keep: nodes that stay in float32; what one hands to another is never cast.
     """
     model, activations = _copy(graph), set(graph.activations)
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
+    floats = {name for node in graph.nodes if node.name in keep for name in node.output}  # kept nodes hand each other these
     nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == proto.FLOAT}
     for tensor in model.graph.initializer:
@@ -220,16 +221,20 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
             if name in weights:  # a copy of its own: other nodes may share the tensor
                 node.input[index] = f'{node.name}_{name}'
                 model.graph.initializer.append(numpy_helper.from_array(weights[name], node.input[index]))
-        for values, casts, kind in ((node.input, before, proto.FLOAT), (node.output, after, proto.FLOAT16)):
-            for index, name in enumerate(values):
-                if name in activations:
-                    values[index] = f'{name}_half'
-                    if kept:
-                        values[index] = f'{node.name}_{name}_float'
-                        ends = (f'{name}_half', values[index]) if kind == proto.FLOAT else (values[index], f'{name}_half')
-                        casts.append(_cast(*ends, kind))
+        for index, name in enumerate(node.input):
+            if name in activations:
+                node.input[index] = f'{name}_float' if kept and name in floats else f'{name}_half'
+                if kept and name not in floats:
+                    node.input[index] = f'{node.name}_{name}_float'
+                    before.append(_cast(f'{name}_half', node.input[index], proto.FLOAT))
+        for index, name in enumerate(node.output):
+            if name not in activations:
+                continue
+            node.output[index] = f'{name}_float' if kept else f'{name}_half'
+            if kept and any(user.name not in keep for user in graph.consumers.get(name, [])):
+                after.append(_cast(f'{name}_float', f'{name}_half', proto.FLOAT16))
         nodes += [*before, node, *after]
-    nodes += [_cast(f'{name}_half', name, proto.FLOAT) for name in graph.outputs]
+    nodes += [_cast(f'{name}_float' if name in floats else f'{name}_half', name, proto.FLOAT) for name in graph.outputs]
     _set_nodes(model, nodes)
     del model.graph.value_info[:]
     require('onnx', 'onnx').checker.check_model(model)

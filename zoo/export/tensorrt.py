@@ -89,7 +89,7 @@ def _variant(job: Job, graph: Graph, precision: str, verdict: str, samples: dict
     variant = FORMS[spec.pop('form')](job, graph, spec)
     report, cosine = _measure(job, variant, precision, samples)
     facts = {**{k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()}, 'verdict': verdict,
-             'shapes': [[batch, 3, side, side] for batch in (1, 1, job.target.batch)],
+             'input': INPUT, 'shapes': [[batch, 3, side, side] for batch in (1, 1, job.target.batch)],
              'layer_precisions': variant.layer_precisions, 'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6),
              'simulated_mean_cosine': cosine}
     return facts, report, variant.files

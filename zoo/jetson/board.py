@@ -22,7 +22,8 @@ def clocks():
     """Current frequencies in MHz by name, and temperatures in degrees Celsius, as far as the system shows them."""
     found = {}
     for pattern, label, scale in (('/sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq', 'cpu', 1e3),
-                                  ('/sys/class/devfreq/*gp*/cur_freq', 'gpu', 1e6),
+                                  ('/sys/class/devfreq/*gp*/cur_freq', 'gpu', 1e6),  # TX2 gp10b, Nano and JetPack 6 .gpu
+                                  ('/sys/class/devfreq/*.g[av]1*b/cur_freq', 'gpu', 1e6),  # Xavier gv11b, Orin ga10b
                                   ('/sys/class/thermal/thermal_zone*/temp', 'temperature', 1e3)):
         values = [int(text) / scale for text in map(_first_line, sorted(glob.glob(pattern))) if text.lstrip('-').isdigit()]
         if values:

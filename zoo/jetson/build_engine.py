@@ -27,6 +27,6 @@ def _run(arguments):
         if arguments.cache_only:
             sys.stdout.write('%s\n' % finalise_cache(session.bundle, name, session.trt))
         elif arguments.adopt:
-            session.bundle.keep_engine(name, session.bundle.key(name, session.board), None, 0.0)
+            session.adopt(name)
         else:
             session.build(name)

@@ -186,7 +186,7 @@ def _set_precisions(precisions, network, config, trt):
             found.add(layer.name)
     lost = sorted(set(precisions) - found)
     if lost:
-        raise BuildError('the parser of TensorRT %s gave the layers %s other names, so they cannot be kept out of 8 bits'
+        raise BuildError('the parser of TensorRT %s gave the layers %s other names, so they cannot get a precision of their own'
                          % (trt.__version__, ', '.join(lost[:5])))
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 

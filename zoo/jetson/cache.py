@@ -96,7 +96,8 @@ def complete_scales(network, scales, trt):
     """Add the scales of tensors that TensorRT made itself while parsing.
 
     A constant (a PReLU's slopes, a scalar) gets its largest value / 127; what only moves values about (Shuffle, Identity)
-    and a fully connected layer whose result is only reshaped share the scale of the tensor on their other side.
+    and a fully connected layer whose result is only reshaped share the scale of the tensor on their other side. A product to
+    which a bias is still to be added gets the scale of the sum, which is close to its own.
 
     Args:
         network: the parsed ``INetworkDefinition``.
@@ -125,6 +126,11 @@ def complete_scales(network, scales, trt):
                     if source in completed and target not in completed:
                         completed[target] = completed[source]
                         changed = True
+            elif layer.type == trt.LayerType.ELEMENTWISE and layer.get_output(0).name in completed:
+                unknown = [name for name in (layer.get_input(i).name for i in (0, 1)) if name not in completed]
+                if len(unknown) == 1:  # a product before its bias (TensorRT 8.5 and later)
+                    completed[unknown[0]] = completed[layer.get_output(0).name]
+                    changed = True
     missing = [layer.get_output(i).name for layer in layers for i in range(layer.num_outputs)
                if layer.get_output(i).name not in completed and _is_float(layer.get_output(i), trt)]
     return completed, missing

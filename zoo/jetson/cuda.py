@@ -129,6 +129,8 @@ def open_cuda():
         return PycudaCuda()
     except ImportError:
         return CudartCuda()
+    except Exception as error:  # pycuda's own, which cannot be named without it
+        raise CudaError('pycuda cannot start: %s' % error) from None
 
 
 def _load(library):

@@ -1,6 +1,5 @@
 """The arithmetic around a detector of InsightFace's output contract: scaling, decoding, suppression."""
 
-import cv2
 import numpy as np
 
 __all__ = ['central_face', 'decode', 'fit', 'suppress']
@@ -13,6 +12,7 @@ def fit(picture: np.ndarray, size: float, multiple: int):
         The picture and the factors in x and y that it was scaled by: a side has whole pixels, at least one, so that they
         differ a little, and much in a picture that is very long and thin.
     """
+    import cv2  # here, for boards that only embed aligned faces
     height, width = original = picture.shape[:2]
     factor = min(1.0, size / max(height, width))
     if factor < 1:
@@ -54,6 +54,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float = 0.4) -> np.
     Args:
         overlap: intersection over union above which the weaker of two boxes is dropped.
     """
+    import cv2
     corner_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     # tuples and plain numbers: OpenCV 4.1 (JetPack 4) takes nothing else
     kept = cv2.dnn.NMSBoxes([tuple(row) for row in corner_size.tolist()], scores.tolist(), 0.0, overlap)

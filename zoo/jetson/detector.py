@@ -5,7 +5,7 @@ import numpy as np
 from .decode import decode, fit, suppress
 from .engine import EngineError
 
-__all__ = ['Detector', 'compare']
+__all__ = ['Detector', 'agrees', 'compare']
 
 OVERLAP = 0.4
 
@@ -53,6 +53,12 @@ def compare(expected, found):
         eyes = np.linalg.norm(expected[1][:, 0] - expected[1][:, 1], axis=1)
         result.update(min_iou=float(overlaps.max(1).min()), landmark_error=float((distances / eyes).max()))
     return result
+
+
+def agrees(result, accept):
+    """Whether what :func:`compare` found is good enough: no face more or less, and ``accept``'s overlap and landmark error."""
+    return bool(result['faces'] and result['found'] == result['faces'] and result['min_iou'] >= accept['min_iou']
+                and result['landmark_error'] <= accept['landmark_error'])  # written so that NaN is not
 
 
 def _iou(first, second):

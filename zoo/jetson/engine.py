@@ -30,6 +30,9 @@ class Engine:
         if self._engine is None:
             raise EngineError('TensorRT %s refuses the engine; build it on this board' % trt.__version__)
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError('TensorRT has no memory for an engine with images of shape %s; its message is above. Stop other '
+                              'programs, or build with a smaller batch' % (self.largest,))
         self._by_name = hasattr(self._engine, 'num_io_tensors')
         self._names = self._tensor_names()
         shapes = self._set_shape(self.largest)
@@ -88,6 +91,12 @@ class Engine:
             for name in self._names[1:]:
                 self._cuda.to_host(buffers[name], self._device[name])
         self._cuda.synchronise()
+
+    def close(self):
+        """Give the device's memory back; the engine cannot run any more."""
+        for address in self._device.values():
+            self._cuda.free(address)
+        self._device = {}
 
     def measure(self, shape, copies, seconds=3.0, warm_up=0.5):
         """Latencies in ms of single runs on an input of ``shape``, float64 ``(runs,)``."""

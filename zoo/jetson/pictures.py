@@ -1,15 +1,25 @@
 """Pictures on the board, through OpenCV: read them, cut faces out of them."""
 
-import os
-
-import cv2
 import numpy as np
 
 from .align import align
 from .bundle import BundleError
 from .decode import central_face
 
-__all__ = ['central_crop', 'crop_faces', 'read_picture']
+__all__ = ['central_crop', 'crop_faces', 'read_picture', 'require_opencv']
+
+
+def require_opencv():
+    """The cv2 module.
+
+    Raises:
+        BundleError: it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise BundleError('pictures need OpenCV (%s); JetPack has it: sudo apt install python3-opencv' % error) from None
+    return cv2
 
 
 def read_picture(path):
@@ -18,9 +28,15 @@ def read_picture(path):
     Raises:
         BundleError: it is missing or not a picture.
     """
-    picture = cv2.imread(path)
+    cv2 = require_opencv()
+    try:
+        with open(path, 'rb') as file:  # by Python: OpenCV cannot open every name that Python can
+            data = np.frombuffer(file.read(), np.uint8)
+    except OSError as error:
+        raise BundleError('%s: %s' % (path, error.strerror)) from None
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if picture is None:
-        raise BundleError('%s: %s' % (path, 'not an image' if os.path.isfile(path) else 'no such file'))
+        raise BundleError('%s: not an image' % path)
     return np.ascontiguousarray(picture[..., ::-1])
 
 

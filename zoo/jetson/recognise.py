@@ -12,11 +12,10 @@ import os
 import sys
 import time
 
-import cv2
 import numpy as np
 
 from .bundle import BundleError
-from .pictures import central_crop, crop_faces, read_picture
+from .pictures import central_crop, crop_faces, read_picture, require_opencv
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -119,6 +118,7 @@ def _run(arguments):
 
 
 def _watch(system, source, out):
+    cv2 = require_opencv()
     camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not camera.isOpened():
         raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % source)
@@ -133,8 +133,7 @@ def _watch(system, source, out):
             _say({'frame': count, 'seconds': round(time.time() - began, 3), 'faces': faces})
             count += 1
             if out:
-                writer = writer or cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*'MJPG'), camera.get(cv2.CAP_PROP_FPS) or 25,
-                                                   frame.shape[1::-1])
+                writer = writer or _open_video(out, camera.get(cv2.CAP_PROP_FPS), frame.shape[1::-1])
                 writer.write(_draw(frame, faces))
     except KeyboardInterrupt:
         pass
@@ -142,11 +141,23 @@ def _watch(system, source, out):
         camera.release()
         if writer:
             writer.release()
+    if not count:
+        raise BundleError('%s: gave no frame' % source)
     milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
     sys.stderr.write('%d frames, %.1f a second; %s\n' % (count, count / max(1e-9, time.time() - began), milliseconds))
 
 
+def _open_video(path, rate, size):
+    cv2 = require_opencv()
+    rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), rate, size)
+    if not writer.isOpened():
+        raise BundleError('%s: OpenCV cannot write a video there; the folder must exist, and the name end in .avi' % path)
+    return writer
+
+
 def _draw(frame, faces):
+    cv2 = require_opencv()
     for face in faces:
         left, top, right, bottom = (round(side) for side in face['box'])
         colour = GREEN if face['name'] else RED

@@ -13,10 +13,11 @@ class Recogniser:
     Args:
         engine: with one output.
         preprocess: the mapping from ``bundle.json``: input_size, mean, std, colour.
+        num_features: length of an embedding.
     """
 
-    def __init__(self, engine, preprocess):
-        self.engine, self.preprocess = engine, preprocess
+    def __init__(self, engine, preprocess, num_features):
+        self.engine, self.preprocess, self.num_features = engine, preprocess, num_features
 
     def __call__(self, faces):
         """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, D)``, not normalised, in batches of what the engine takes."""
@@ -26,7 +27,8 @@ class Recogniser:
                               % (size, size, faces.dtype, faces.shape))
         step = self.engine.largest[0]
         parts = [self.engine(self.prepare(faces[i:i + step])) for i in range(0, len(faces), step)]
-        return np.concatenate([output.reshape(len(output), -1) for part in parts for output in part.values()])
+        rows = [output.reshape(len(output), -1) for part in parts for output in part.values()]
+        return np.concatenate([np.empty((0, self.num_features), np.float32), *rows])
 
     def prepare(self, faces):
         """uint8 RGB ``(N, S, S, 3)`` to the engine's float32 ``(N, 3, S, S)``."""

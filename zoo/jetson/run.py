@@ -9,6 +9,7 @@ of any picture is found and aligned.
 
 import os
 import sys
+import zipfile
 
 import numpy as np
 
@@ -58,10 +59,13 @@ def read_faces(paths, session):
     if len(paths) == 1 and paths[0].endswith('.npz'):
         if not os.path.isfile(paths[0]):
             raise BundleError('%s: no such file' % paths[0])
-        with np.load(paths[0], allow_pickle=False) as arrays:
-            if 'faces' not in arrays:
-                raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
-            return arrays['faces']
+        try:
+            arrays = dict(np.load(paths[0], allow_pickle=False))
+        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise BundleError('%s: not an .npz of arrays (%s)' % (paths[0], error)) from None
+        if 'faces' not in arrays:
+            raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
+        return arrays['faces']
     from .pictures import central_crop, read_picture
     faces = [read_picture(path) for path in paths]
     others = [i for i, face in enumerate(faces) if face.shape[:2] != (size, size)]

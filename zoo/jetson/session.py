@@ -9,7 +9,9 @@ from .builder import BuildError, build_engine, import_tensorrt
 from .bundle import DETECTOR, Bundle, BundleError
 from .cache import CacheError
 from .cuda import CudaError, open_cuda
+from .detector import Detector
 from .engine import Engine, EngineError
+from .pictures import require_opencv
 from .recogniser import Recogniser
 
 __all__ = ['Session', 'make_parser', 'run_script']
@@ -48,29 +50,43 @@ class Session:
         """Build an engine, whether or not there is one."""
         build_engine(self.bundle, name, self.trt, self.board)
 
+    def adopt(self, name):
+        """Take the engine that trtexec has put in place, once it has shown that it takes the largest images.
+
+        Raises:
+            EngineError: it does not; the file is removed.
+        """
+        try:
+            self._open(name).close()
+        except EngineError:
+            os.unlink(self.bundle.engine_path(name))
+            raise
+        self.bundle.keep_engine(name, self.bundle.key(name, self.board), None, 0.0)
+
     def engine(self, name):
         """An engine that fits this board, by precision or ``'detector'``; one that is missing or stale is built first."""
         problem = self.bundle.engine_problem(name, self.bundle.key(name, self.board))
         if problem:
             sys.stderr.write('engine %s: %s; building it\n' % (name, problem))
             self.build(name)
+        return self._open(name)
+
+    def _open(self, name):
         with open(self.bundle.engine_path(name), 'rb') as file:
             return Engine(file.read(), self.trt, self.cuda, self.bundle.variant(name)['shapes'][-1])
 
     def recogniser(self, precision=''):
         """The recogniser, in the bundle's default precision when none is named."""
-        return Recogniser(self.engine(self.precisions(precision)[0]), self.bundle.facts['preprocess'])
+        facts = self.bundle.facts
+        return Recogniser(self.engine(self.precisions(precision)[0]), facts['preprocess'], facts['num_features'])
 
     def detector(self):
         """The detector.
 
         Raises:
-            BundleError: the bundle was exported without one.
+            BundleError: the bundle was exported without one, or OpenCV is missing.
         """
-        try:
-            from .detector import Detector
-        except ImportError as error:
-            raise BundleError('pictures need OpenCV (%s); JetPack has it: sudo apt install python3-opencv' % error) from None
+        require_opencv()
         return Detector(self.engine(DETECTOR), self.bundle.variant(DETECTOR))
 
 

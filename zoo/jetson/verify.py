@@ -15,6 +15,7 @@ import numpy as np
 
 from .board import clocks, power_mode
 from .bundle import DETECTOR, BundleError, write_atomic
+from .detector import agrees, compare
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -42,11 +43,14 @@ def _run(arguments):
     for name in session.engines(arguments.precision):
         variant = session.bundle.variant(name)
         if name == DETECTOR:
-            report[DETECTOR] = result = _check_detector(session.detector(), session.bundle, variant, arguments.seconds)
+            detector = session.detector()
+            report[DETECTOR] = result = _check_detector(detector, session.bundle, variant, arguments.seconds)
+            detector.engine.close()
         else:
             recogniser = session.recogniser(name)
             report['engines'][name] = result = _check(recogniser, samples, variant['accept'], facts['threshold'])
             result['latency_ms'] = _latencies(recogniser.engine, arguments.seconds)
+            recogniser.engine.close()
         _print(name, result, variant)
     report['clocks_after'] = clocks()
     if arguments.out:
@@ -82,12 +86,9 @@ def _check(recogniser, samples, accept, threshold):
 
 def _check_detector(detector, bundle, variant, seconds):
     """Agreement with the detections that were expected on the bundle's picture, and latency at the common size."""
-    from .detector import compare
     with np.load(bundle.path(variant['sample']), allow_pickle=False) as sample:
         result = compare(tuple(sample[key] for key in ('boxes', 'landmarks', 'scores')), detector(sample['picture']))
-    accept = variant['accept']
-    result['passed'] = bool(result['found'] == result['faces'] and result['min_iou'] >= accept['min_iou']
-                            and result['landmark_error'] <= accept['landmark_error'])
+    result['passed'] = agrees(result, variant['accept'])
     shape = variant['shapes'][1]
     result['latency_ms'] = {'%dx%d, %s copies' % (shape[3], shape[2], 'with' if copies else 'without'):
                             _percentiles(detector.engine.measure(shape, copies, seconds)) for copies in (True, False)}

@@ -27,7 +27,11 @@ for shape in $$shapes; do
       *) set -- $without_copies ;;
     esac
     echo "== $$shape, $$copies copies"
-    "$$TRTEXEC" --loadEngine="engines/$$engine.plan" --shapes="$$shape" "$$@" $measure \
-      --warmUp=500 --duration=5 --percentile=99 | grep -E 'Throughput|Latency|GPU Compute Time|percentile' || true
+    if ! "$$TRTEXEC" --loadEngine="engines/$$engine.plan" --shapes="$$shape" "$$@" $measure \
+        --warmUp=500 --duration=5 --percentile=99 > engines/trtexec.log; then
+      echo "trtexec could not run the engine; its messages are in engines/trtexec.log" >&2
+      exit 1
+    fi
+    grep -E 'Throughput|Latency|GPU Compute Time|percentile' engines/trtexec.log || true
   done
 done
