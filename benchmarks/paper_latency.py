@@ -31,6 +31,7 @@ def printed_rows() -> Iterator[tuple[str, dict, dict[str, float]]]:
         for row in table['rows']:
             if 'model' in row and any(column in row.get('cited', {}) for column in TIMES):
                 figures = {key: float(text.split()[0]) * UNITS[text.partition(' ')[2]] for key, text in row['printed'].items()}
+                # two rows (FDFN*, DWFN*) are printed fused only: about 1 ms of the RK3288 fit
                 figures['feature_map'] = figures.get('feature_map_mb', figures.get('feature_map_mb_fused', math.nan))
                 figures['macs'] = figures.get('macs_m', 1000 * figures.get('gmacs_thop', math.nan))
                 times = {key: value for key, value in row['cited'].items() if key in TIMES}

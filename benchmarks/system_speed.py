@@ -8,8 +8,6 @@
   facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
   python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
       --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --out results/system_speed.json
-  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
-      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --threads 2 --out results/system_speed_2_threads.json
 
 Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of identities not trained on)
 

@@ -83,16 +83,14 @@ def measured_page() -> str:
              f'## Lowest score of a face\n\n`{score["model"]}`: {score["score"]:g}, {score["rule"]}; {score["conditions"]}.',
              markdown_table(['score', 'recall', 'precision', 'false alarms a picture'], [
                  [at, *row.values()] for at, row in score['table'].items() if at[-1] in '05' or float(at) == score['score']]),
-             "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, in turns; "
-             f'{results["system_speed"]["conditions"]}. With two threads FaceAnalysis has one that spins while it waits, which '
-             'counts as processor time: compare its clock there. It enlarges pictures of less than 640 pixels before it looks '
-             'for faces, so that landmarks and embeddings of very small faces differ.',
-             markdown_table(['picture', 'threads', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'ratio',
+             "## The system beside InsightFace's FaceAnalysis\n\nSame ONNX files and pictures, one thread, in turns; "
+             f'{results["system_speed"]["conditions"]}. The load of the machine was '
+             f'{results["system_speed"]["machine"]["load"]}: compare processor time. FaceAnalysis enlarges pictures below '
+             '640 pixels before it looks for faces, so that landmarks and embeddings of very small faces differ.',
+             markdown_table(['picture', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'ratio',
                              'ratio of processor time'], [
-                 [picture, results[key]['threads'], system, *(row[k] for k in ('faces', 'ms', 'cpu_ms', 'detect', 'embed',
-                                                                                'ratio', 'ratio_cpu'))]
-                 for key in ('system_speed', 'system_speed_2_threads')
-                 for picture, rows in results[key]['pictures'].items() for system, row in rows.items()]),
+                 [picture, system, *(row[k] for k in ('faces', 'ms', 'cpu_ms', 'detect', 'embed', 'ratio', 'ratio_cpu'))]
+                 for picture, rows in results['system_speed']['pictures'].items() for system, row in rows.items()]),
              markdown_table(['system', 'ms of processor time without faces', 'for each face', 'peak MB'], [
                  [system, row['cpu_ms_without_faces'], row['cpu_ms_a_face'], results['system_speed']['peak_mb'][system]]
                  for system, row in results['system_speed']['growth'].items()]),
@@ -148,7 +146,8 @@ def _gallery(found: dict) -> list[str]:
 def _soak(found: dict) -> str:
     """Whether recognition of a video grows."""
     runs = '; '.join(f'{name}: {r["frames"]} frames, {r["rss_mb"]["last"]:g} MB at the end, '
-                     f'{r["growth"]["rss_mb"]["an_hour"]:+.2f} MB an hour (± {r["growth"]["rss_mb"]["two_errors"]:.2f})'
+                     f'{r["growth"]["rss_mb"]["an_hour"]:+.2f} MB an hour (± {r["growth"]["rss_mb"]["two_errors"]:.2f}; grows: '
+                     f'{found["grows"][name]})'
                      for name, r in found['runs'].items())
     return f'## Memory in the long run\n\n`{found["command"]}`; an hour is {found["frames_an_hour"]} frames. {runs}.'
 

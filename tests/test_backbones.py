@@ -107,3 +107,15 @@ def test_duplicate_name_is_refused():
 def test_too_small_input_is_refused():
     with pytest.raises(ValueError, match='too small'):
         create_backbone('fdfacenet', input_size=0)
+
+
+@pytest.mark.parametrize(('name', 'options', 'message'), [
+    ('fdfacenet', {'input_size': '112'}, "input_size='112': must be a whole number"),
+    ('fdfacenet', {'input_size': (112, 112, 3)}, 'or .height, width.'),
+    ('fdfacenet', {'num_features': 0}, 'num_features=0'),
+    ('ghostfacenet', {'width': 0}, 'choose a greater width'),
+    ('lnrn', {'plan': (16, 32, 64)}, 'five channel counts'),
+])
+def test_options_that_cannot_be_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        zoo.create(name, **options)

@@ -87,3 +87,13 @@ def test_names_lie_inside_and_do_not_overlap(tmp_path):
 def test_machine_names_no_host():
     import platform
     assert platform.node() not in json.dumps(machine()) or len(platform.node()) < 4
+
+
+def test_what_runs_a_file_is_told_by_what_opens_it(tmp_path):
+    """A folder that happens to have a model's name is no NCNN model, nor is a weights file."""
+    from zoo.commands.bench import _kind
+    (tmp_path / 'fdfacenet').mkdir()
+    assert _kind(tmp_path / 'fdfacenet') is None
+    (tmp_path / 'fdfacenet' / 'net.param').touch()
+    (tmp_path / 'last.safetensors').touch()
+    assert _kind(tmp_path / 'fdfacenet') == 'ncnn' and _kind(tmp_path / 'last.safetensors') == 'torch'

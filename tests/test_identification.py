@@ -59,3 +59,8 @@ def test_too_few_persons(face_folder):
         evaluate_identification(at(0), [3], at(0), [0])
     with pytest.raises(ValueError, match='probes=0'):
         GalleryProtocol(probes=0)
+
+
+def test_fewer_than_no_strangers_are_refused():
+    with pytest.raises(ValueError, match='unknown=-5: must be at least 0'):
+        GalleryProtocol(unknown=-5)

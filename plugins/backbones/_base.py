@@ -24,6 +24,8 @@ class Backbone(nn.Module):
 
     def __init__(self, num_features: int, input_size: int | tuple[int, int], fp16: bool) -> None:
         super().__init__()
+        if num_features < 1:
+            raise ValueError(f'num_features={num_features}: an embedding has at least one number')
         self.num_features = num_features
         self.input_size = to_hw(input_size)
         self.fp16 = fp16
@@ -64,8 +66,15 @@ def _autocast(x: Tensor, enabled: bool = True) -> torch.autocast:
 
 
 def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:
-    """``112 -> (112, 112)``; a pair is passed through."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    """``112 -> (112, 112)``; a pair is passed through.
+
+    Raises:
+        ValueError: neither a whole number nor two of them.
+    """
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, int) for side in pair):
+        raise ValueError(f'input_size={size!r}: must be a whole number of pixels, or (height, width)')
+    return tuple(pair)
 
 
 def conv_out(size: tuple[int, int], strides, kernel: int = 3, padding: int = 1) -> tuple[int, int]:
@@ -92,7 +101,13 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def make_divisible(channels: float, divisor: int) -> int:
-    """``channels`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet)."""
+    """``channels`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet).
+
+    Raises:
+        ValueError: no channel is left.
+    """
+    if channels <= 0:
+        raise ValueError(f'{channels:g} channels are left; choose a greater width')
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 

@@ -82,7 +82,10 @@ class LNRN(Backbone):
                  pool: str = 'max', width: float = 1.0, num_features: int = 512, input_size: int | tuple[int, int] = 112,
                  dropout: float = 0.0, fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
-        _check('plan', plan, PLANS if isinstance(plan, str) else (plan,))
+        if isinstance(plan, str):
+            _check('plan', plan, PLANS)
+        elif len(plan) != 5:
+            raise ValueError(f'plan={tuple(plan)}: must be {", ".join(PLANS)} or five channel counts')
         _check('fusion', fusion, ('add', 'concat'))
         _check('pool', pool, POOLS)
         if any(side % 16 or not side for side in self.input_size):

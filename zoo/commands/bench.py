@@ -65,14 +65,23 @@ def _files(args: argparse.Namespace, work: Path) -> list[tuple[str, str, str]]:
     """(label, path, runtime) of each model; zoo names are exported to ``work`` for the runtimes that need a file."""
     rows = []
     for model in args.models:
-        if Path(model).exists():
-            rows.append((Path(model).stem, model, 'onnxruntime' if model.endswith('.onnx') else 'ncnn'))
+        if kind := _kind(Path(model)):
+            rows.append((Path(model).stem, model, kind))
             continue
         for runtime in args.runtimes.split(','):
             if runtime not in RUNTIMES:
                 raise ValueError(f'--runtimes {runtime}: must be of {", ".join(RUNTIMES)}')
             rows.append((model, _export(model, runtime, work), runtime))
     return rows
+
+
+def _kind(path: Path) -> str | None:
+    """The runtime of an exported file, as :func:`zoo.open` chooses it; None for what is to be exported first."""
+    if path.suffix == '.onnx':
+        return 'onnxruntime'
+    if path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
+        return 'ncnn'
+    return 'torch' if path.is_file() else None
 
 
 def _export(model: str, runtime: str, work: Path) -> str:

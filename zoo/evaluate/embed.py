@@ -24,7 +24,7 @@ def embed_faces(embedder: Embedder, faces: FaceSource, flip: bool = True, batch_
         FaceError: a face is damaged or of another size, or embeddings are not finite.
         Collapsed: all faces get the same embedding.
     """
-    rows = np.array_split(np.arange(len(faces)), max(1, len(faces) // batch_size))
+    rows = np.array_split(np.arange(len(faces)), max(1, -(-len(faces) // batch_size)))
     batches = (read_faces(faces, batch, embedder.preprocess.input_size) for batch in rows)
     sums, norms = [], []
     with progress_bar(len(faces), 'faces', label, enabled=progress) as bar:

@@ -44,6 +44,8 @@ class GalleryProtocol:
         for key in ('persons', 'enrol', 'probes'):
             if getattr(self, key) < 1:
                 raise ValueError(f'{key}={getattr(self, key)}: must be at least 1')
+        if self.unknown < 0:
+            raise ValueError(f'unknown={self.unknown}: must be at least 0')
 
 
 @dataclass(frozen=True)
