@@ -48,12 +48,14 @@ def report(study: Study, rows: list[dict]) -> str:
     lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
     for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if lowres else -2])[0]):
         count = sum(row['run'] == label for row in rows)
-        cells = ['{:.2f} +- {:.2f}'.format(*_mean(rows, label, column)) for column in columns]
+        cells = [('{:.2f} +- {:.2f}' if count > 1 else '{:.2f}').format(*_mean(rows, label, column)) for column in columns]
         lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
     lines += _orderings(study, rows, shown, sets[-1]) if sets and lowres == study.lowres else []
     missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
     notes += [f'Images a run: {", ".join(sorted({str(row["images"]) for row in rows}))}.'] if rows else []
+    if rows and any(sum(row['run'] == label for row in rows) == 1 for label in shown):
+        notes.append('The error of a run of one seed is that of the pairs alone: another seed may turn what is close.')
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
     return '\n'.join([*lines, '', *notes]) + '\n'
 
