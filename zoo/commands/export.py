@@ -11,8 +11,7 @@
   facezoo export retinaface_mnet025 --to onnx --out detector.onnx     InsightFace's contract: FaceAnalysis loads it
 
 Gates: cosine to PyTorch on each of 64 faces at batch 1, 2 and 32 (fp32 0.99999, fp16 0.9999, bf16 0.999, int8 0.9); with
---gate-set, accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). An artefact that fails is not left at OUT, and the exit
-status is 1.
+--gate-set, accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). An artefact that fails is not left at OUT: exit status 1.
 """
 
 from __future__ import annotations
