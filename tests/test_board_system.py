@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-from boards import INTERPRETERS, run_on_board
+from boards import INTERPRETERS, LOOSE, run_on_board, unpack
 
 import zoo
 from plugins.preprocess import decode_image, encode_image
 from zoo.export import board_detector
-from zoo.export.artefact import Gates, export
+from zoo.export.artefact import export
 from zoo.export.graph import Graph, GraphError
 from zoo.export.lint import LintError
 from zoo.export.parity import GateError
@@ -26,8 +25,6 @@ from zoo.jetson.detector import agrees, compare
 from zoo.jetson.recogniser import Recogniser
 from zoo.pipeline.sample import sample_image, sample_landmarks
 from zoo.runtime.detector import open_detector
-
-LOOSE = Gates(0.5, 1.0)  # accuracy on 40 pairs turns on single ones, and the tests are about the bundle
 
 
 @pytest.fixture(scope='session')
@@ -41,9 +38,7 @@ def system_tar(detector_file, face_bin, tmp_path_factory) -> Path:
 @pytest.fixture
 def system(system_tar, tmp_path) -> Path:
     """The unpacked bundle."""
-    with tarfile.open(system_tar) as tar:
-        tar.extractall(tmp_path, filter='data')
-    return tmp_path / 'fdfacenet-jetson-tx2'
+    return unpack(system_tar, tmp_path)
 
 
 @pytest.fixture(scope='session')

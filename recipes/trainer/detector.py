@@ -33,6 +33,7 @@ from recipes.trainer.run import (
     moving_average,
     save_recipe,
     stop_signal,
+    world_batch,
 )
 from recipes.trainer.schedule import learning_rate
 from zoo.export.fold import fold_batchnorm
@@ -81,6 +82,7 @@ class DetectorTrainer:
     def __init__(self, config: DetectorConfig) -> None:
         self.config, self.output = config, Path(config.output)
         self.fabric = begin_run(config)
+        self.world_batch = world_batch(self.fabric, config)
         self.teacher = self._load_teacher() if config.teacher else None
         if config.labels:
             pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
@@ -102,10 +104,6 @@ class DetectorTrainer:
         if config.resume:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
-
-    @property
-    def world_batch(self) -> int:
-        return self.config.batch_size * self.fabric.world_size
 
     def _load_teacher(self) -> Detector:
         teacher = load_model(self.config.network, self.config.teacher, None, dict(self.config.network_args))

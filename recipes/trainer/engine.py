@@ -30,6 +30,7 @@ from recipes.trainer.run import (
     moving_average,
     save_recipe,
     stop_signal,
+    world_batch,
 )
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
@@ -55,6 +56,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.output = config, Path(config.output)
         self.fabric = begin_run(config)
+        self.world_batch = world_batch(self.fabric, config)
         self.preprocess = preprocess_of(config.network)
         size = self.preprocess.input_size
         source = open_faces(config.rec)
@@ -77,10 +79,6 @@ class Trainer:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
         self.teacher = open_teacher(config, self.raw, self.dataset) if config.teachers else None
-
-    @property
-    def world_batch(self) -> int:
-        return self.config.batch_size * self.fabric.world_size
 
     def fit(self) -> dict:
         """Train to the end.

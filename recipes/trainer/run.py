@@ -21,7 +21,7 @@ from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.cpu import keep_memory
 
 __all__ = ['Diverged', 'Interrupted', 'any_process', 'begin_run', 'clip_gradients', 'make_optimizer', 'moving_average',
-           'save_recipe', 'stop_signal']
+           'save_recipe', 'stop_signal', 'world_batch']
 
 Config = TrainConfig | DetectorConfig
 
@@ -47,6 +47,11 @@ def begin_run(config: Config):
     if fabric.device.type == 'cpu':
         keep_memory()
     return fabric
+
+
+def world_batch(fabric, config: Config) -> int:
+    """Images of a step, over all processes."""
+    return config.batch_size * fabric.world_size
 
 
 def save_recipe(fabric, config: Config) -> None:

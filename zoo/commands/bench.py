@@ -76,12 +76,12 @@ def _files(args: argparse.Namespace, work: Path) -> list[tuple[str, str, str]]:
 
 
 def _kind(path: Path) -> str | None:
-    """The runtime of an exported file, as :func:`zoo.open` chooses it; None for what is to be exported first."""
-    if path.suffix == '.onnx':
-        return 'onnxruntime'
-    if path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
-        return 'ncnn'
-    return 'torch' if path.is_file() else None
+    """The runtime of an existing file or NCNN folder; None for what is to be exported first."""
+    from zoo.runtime.embedder import runtime_name
+    name = runtime_name(path)
+    if not path.exists() or (name == 'torch' and path.is_dir()):
+        return None
+    return 'onnxruntime' if name == 'onnx' else name
 
 
 def _export(model: str, runtime: str, work: Path) -> str:

@@ -15,7 +15,7 @@ from plugins.extras import MissingExtra
 from plugins.preprocess import Preprocess
 from zoo.model_card import card
 
-__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_of', 'score_of', 'sidecar_path']
+__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of', 'score_of', 'sidecar_path']
 
 _OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
@@ -62,13 +62,7 @@ def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable
     Args:
         openers: by runtime (``onnx``, ``ncnn``, ``torch``), a name in its module.
     """
-    path = Path(model)
-    if path.suffix == '.onnx':
-        runtime = 'onnx'
-    elif path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))):
-        runtime = 'ncnn'
-    else:
-        runtime = 'torch'
+    path, runtime = Path(model), runtime_name(model)
     try:
         return getattr(importlib.import_module(f'zoo.runtime.{runtime}'), openers[runtime])
     except ModuleNotFoundError as error:
@@ -79,6 +73,14 @@ def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable
         raise MissingExtra(f"{model}: only PyTorch runs it, which is not installed: pip install 'facezoo[torch]'. "
                            f'To do without it, run `facezoo export {model} --to onnx --out {path.stem}.onnx` where PyTorch is, '
                            f'copy {path.stem}.onnx and {path.stem}.json, and name the .onnx file') from None
+
+
+def runtime_name(model: str | os.PathLike) -> str:
+    """``onnx``, ``ncnn`` or ``torch``: what a model's file asks for; a name of the zoo is torch's."""
+    path = Path(model)
+    if path.suffix == '.onnx':
+        return 'onnx'
+    return 'ncnn' if path.suffix == '.param' or (path.is_dir() and any(path.glob('*.param'))) else 'torch'
 
 
 def embed_batches(embedder: Embedder, batches: Iterable[np.ndarray], flip: bool = True
