@@ -15,7 +15,8 @@ from plugins.extras import MissingExtra
 from plugins.preprocess import Preprocess
 from zoo.model_card import card
 
-__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of', 'score_of', 'sidecar_path']
+__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of', 'score_of',
+           'sidecar_path']
 
 _OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
