@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -85,6 +86,30 @@ def face_bin(faces, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('bin') / 'six.bin'
     write_bin(path, images, same)
     return path
+
+
+TINY = """
+config = dict(network='fdfacenet', network_args={'width': 0.25}, embedding_size=32, rec=REC, num_epoch=3, batch_size=12,
+              lr=0.02, scale=16.0, margin_list=(1.0, 0.2, 0.0), val_targets=[VAL], num_workers=0, frequent=1, device='cpu',
+              seed=1, output=OUT, compile=False)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, face_folder, face_bin):
+    """A function that writes a tiny recipe and loads it with overrides."""
+    from recipes.config import load_recipe
+
+    def make(**overrides):
+        path = tmp_path / 'tiny.py'
+        path.write_text(f'REC, VAL, OUT = {str(face_folder)!r}, {str(face_bin)!r}, {str(tmp_path / "run")!r}' + TINY)
+        return load_recipe(str(path), overrides)
+    return make
+
+
+def training_log(config) -> list[dict]:
+    """What a training has logged, line by line."""
+    return [json.loads(line) for line in Path(config.output, 'log.jsonl').read_text().splitlines()]
 
 
 def settled(name: str, faces: np.ndarray, **kwargs):
@@ -176,6 +201,16 @@ def people(pipeline, picture, tmp_path_factory):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(encode(cut, '.png'))
     return root
+
+
+@pytest.fixture(scope='session')
+def gallery(pipeline, people):
+    """The six persons of the group photo; tests that change a gallery take a copy."""
+    from zoo.pipeline.enrol import enrol_folder
+    from zoo.pipeline.gallery import Gallery
+    made = Gallery(pipeline.contract())
+    enrol_folder(pipeline, made, people)
+    return made
 
 
 @pytest.fixture(scope='session')

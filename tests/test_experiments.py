@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_trainer import TINY
 
 from recipes.config import RecipeError
 from recipes.experiments import STUDIES, load_study, run_study
 from recipes.report import Study, plot_curves, report
+from tests.conftest import TINY
 from zoo.cli import main
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -124,8 +126,17 @@ def face_loader(dataset: FaceDataset, sampler: FaceSampler, workers: int) -> Dat
 
 def _outlive_signals(worker: int) -> None:
     """Leave stopping to the trainer: torchrun and schedulers signal its workers, too, and it still has to save."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # macOS has none: there a worker ends with the group
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(trainer: int) -> None:
+    """End when the trainer itself says so, as Python does at its exit with workers that an error left behind."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != trainer:
+        pass
+    os._exit(0)
 
 
 def _as_is(batch: Batch) -> Batch:

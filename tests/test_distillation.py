@@ -1,0 +1,120 @@
+"""Distillation: the student follows its teachers, which are known by all they compute with; paper 003 on low quality."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from plugins.data.datasets import FaceSampler, face_loader
+from plugins.data.sources import shrink_crop
+from plugins.preprocess import FaceError, Preprocess
+from recipes.config import RecipeError
+from recipes.trainer.engine import Trainer
+from recipes.trainer.teacher import _fingerprint_model
+from tests.conftest import training_log
+from zoo.export.onnx import export_onnx
+
+
+def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
+    torch.manual_seed(3)
+    teacher = zoo.create('fdfacenet', width=0.25, num_features=48)
+    with torch.no_grad():
+        teacher.train()(torch.from_numpy(Preprocess()(faces)))
+    export_onnx(teacher.eval(), tmp_path / 'teacher.onnx')
+    config = recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'teacher.onnx')],
+                    num_epoch=16, views=2, optimizer='adamw', lr=0.01, precision='bf16')
+    trainer = Trainer(config)
+    assert trainer.teacher.length == 48  # projected to the student's 32
+    trainer.fit()
+    cosine = [line['embedding'] for line in training_log(config) if 'embedding' in line]
+    assert sum(cosine[-4:]) < 0.8 * sum(cosine[:4])
+    cached = trainer.teacher._view(0)
+    assert (cached[:] == cached[:]).all(), 'every face of a view must be cached after one epoch of it'
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    known = trainer.teacher(batch, 0).embedding
+    cached[batch.indices[0], 24:] = np.nan  # as a crash may leave a row, and as all are at first
+    cached[batch.indices[1]] = np.nan
+    assert torch.equal(trainer.teacher(batch, 0).embedding, known), 'what is computed anew must be what was cached'
+
+
+def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
+    (tmp_path / 'net.param').write_text('same')
+    prints = []
+    for weights in (b'one', b'two'):
+        (tmp_path / 'net.bin').write_bytes(weights)
+        prints.append(_fingerprint_model(tmp_path / 'net.param'))
+    assert prints[0] != prints[1]
+    assert zoo.card('fdfacenet').weights['default'].sha256.startswith(_fingerprint_model('fdfacenet'))
+
+
+CBAM = {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25}}
+
+
+def test_low_quality_distillation(recipe, tmp_path):
+    """Paper 003: the teacher sees clean faces, the student degraded ones; labels and attention of all units are taught."""
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    distilled = recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], num_epoch=2, label_hard=0.0,
+                       distill={'label': 1.0, 'attention': 5.0, 'at': 0.1, 'embedding': 1.0}, degrade={'factors': (8,)})
+    trainer = Trainer(distilled)
+    trainer.fit()
+    lines = [line for line in training_log(distilled) if 'margin' in line]
+    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in ('label', 'attention', 'at', 'embedding'))
+    # a student that is its teacher, on clean faces in evaluation mode, has nothing to learn
+    trainer.raw.load_state_dict(trainer.teacher.network.state_dict())
+    trainer.raw.eval()
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    same = trainer.raw(batch.clean, batch.labels, trainer.teacher(batch, 0))
+    worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
+    for key in ('label', 'attention', 'at', 'embedding'):
+        assert same[key] < 1e-4 < worse[key], key
+
+
+def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    deeper = {**CBAM, 'network_args': {'units': (1, 2, 1, 1), 'width': 0.25}}
+    with pytest.raises(RecipeError, match='the student has 5 blocks, the teacher 4'):
+        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0}))
+    with pytest.raises(RecipeError, match='embeddings of 24 and 32'):
+        Trainer(recipe(**CBAM, embedding_size=24, output=str(tmp_path / 'a'), teachers=[teacher.output],
+                       distill={'embedding': 1.0}))
+    assert not (tmp_path / 'a').exists()
+    with pytest.raises(RecipeError, match='fdfacenet exposes no attention maps'):
+        Trainer(recipe(output=str(tmp_path / 'b'), teachers=[teacher.output], distill={'attention': 1.0}))
+
+
+def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):
+    """A chain of trainings: the second learned from the first alone, the third learns from the second's average."""
+    first = recipe(output=str(tmp_path / 'first'), num_epoch=1)
+    Trainer(first).fit()
+    second = recipe(output=str(tmp_path / 'second'), num_epoch=1, margin_weight=0, teachers=[first.output], ema=0.5,
+                    distill={'embedding': 1.0})
+    Trainer(second).fit()
+    third = Trainer(recipe(output=str(tmp_path / 'third'), margin_weight=0, teachers=[second.output],
+                           distill={'embedding': 1.0}))
+    average = zoo.load(tmp_path / 'second/last.safetensors').state_dict()
+    for key, value in third.teacher.network.backbone.state_dict().items():
+        assert torch.equal(value, average[key]), key
+
+
+def test_teacher_of_another_input_size_is_refused(recipe, tmp_path):
+    export_onnx(zoo.create('fdfacenet', width=0.25, input_size=96), tmp_path / 'small.onnx')
+    (tmp_path / 'small.json').write_text(json.dumps({'preprocess': {'input_size': 96}}))
+    with pytest.raises(FaceError, match='wants 96-pixel faces, the student 112'):
+        Trainer(recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'small.onnx')]))
+
+
+def test_a_96_pixel_student_sees_its_teachers_crop_made_smaller(recipe, tmp_path):
+    export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32), tmp_path / 'teacher.onnx')
+    config = recipe(network='mobilefacenet96_eca', network_args={}, distill={'embedding': 0.1}, num_epoch=6,
+                    teachers=[str(tmp_path / 'teacher.onnx')])
+    trainer = Trainer(config)
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    assert batch.clean.shape == (12, 112, 112, 3) and batch.images.shape == (12, 96, 96, 3)
+    assert (batch.images[0].numpy() == shrink_crop(batch.clean[0].numpy(), 96)).all()
+    assert trainer.fit()['six']['pairs'] == 40  # measured on 112-pixel crops; the first epochs collapse and are not measured
