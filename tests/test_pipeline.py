@@ -41,6 +41,27 @@ def test_batch_goes_on_after_a_bad_picture(pipeline, picture, tmp_path):
     np.testing.assert_allclose(first.faces[0].embedding, third.faces[0].embedding, atol=1e-5)
 
 
+def test_pictures_side_by_side_come_in_order(pipeline, picture, people):
+    """Small and large pictures take turns, so that a later one is ready earlier; each is what it is by itself."""
+    small = sorted(people.rglob('a.png'))[:3]
+    sources = [picture, small[0], picture, small[1], 'missing.jpg', small[2], picture]
+    side_by_side = Pipeline(pipeline.detector, pipeline.embedder, workers=3)
+    scenes = list(side_by_side.stream(sources))
+    assert [scene.source is source for scene, source in zip(scenes, sources, strict=True)] == [True] * 7
+    assert [len(scene.faces) for scene in scenes] == [6, 1, 6, 1, 0, 1, 6] and 'missing.jpg' in scenes[4].error
+    for scene, source in zip(scenes[:2], sources, strict=False):
+        for face, alone in zip(scene.faces, pipeline(source).faces, strict=True):
+            np.testing.assert_array_equal(face.embedding, alone.embedding)
+
+
+def test_a_stream_that_is_left_stops_reading(pipeline, picture):
+    read = []
+    stream = Pipeline(pipeline.detector, pipeline.embedder, workers=2).stream(read.append(i) or picture for i in range(100))
+    next(stream)
+    stream.close()
+    assert len(read) == 3
+
+
 def test_batches_give_what_single_faces_give(pipeline, crops):
     single = np.concatenate([pipeline.embed_crops(crops[i:i + 1]) for i in range(len(crops))])
     np.testing.assert_allclose(pipeline.embed_crops(crops), single, atol=1e-4)

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 def _enrol(args: argparse.Namespace) -> None:
     from zoo.pipeline.enrol import enrol_folder
     from zoo.pipeline.quality import ENROLMENT
-    pipeline = make_pipeline(args, ENROLMENT)
+    pipeline = make_pipeline(args, ENROLMENT, many=True)
     threshold, stated = stated_threshold(args, pipeline.embedder)
     with open_gallery(args.gallery, pipeline.contract(), change=True) as gallery:
         done = enrol_folder(pipeline, gallery, args.people, threshold)

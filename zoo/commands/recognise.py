@@ -5,7 +5,7 @@
   facezoo recognise party.jpg --json                                faces only, one JSON line a picture
 
 A picture that cannot be read is reported and the others go on; the exit status is then 1. Files in folders that are no pictures
-are named on standard error.
+are named on standard error. Of several pictures each core takes one at a time; a single picture is shared among the cores.
 
 --out overwrites nothing: a folder that holds one of the files that would be written is refused before anything is written.
 """
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_pictures(args.pictures)
     report_passed(found.passed)
     drawn = _Drawn(found.pictures, args.out) if args.out else None
-    pipeline, failed = make_pipeline(args), 0
+    pipeline, failed = make_pipeline(args, many=len(found.pictures) > 1), 0
     with known_persons(args, pipeline) as (gallery, threshold):
         for scene in pipeline.stream(found.pictures):
             scene = scene if gallery is None else recognise(scene, gallery, threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
                         help="a model of the zoo, .onnx (InsightFace's too), .param or its folder")
     parser.add_argument('--score', type=float, metavar='SCORE', help='lowest score of a face, 0 to 1; by default that of the '
                                                                       "card, or InsightFace's 0.5")
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--threads', type=int, default=0, metavar='N', help='cores to use; 0: all')
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +47,19 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threshold', type=float, metavar='COSINE', help='similarity instead, -1 to 1; for nets without card')
 
 
-def make_pipeline(args: argparse.Namespace, gate=None):
-    """The pipeline that the options ask for."""
+def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):
+    """The pipeline that the options ask for: of one picture all cores take a part, of ``many`` each core takes its own."""
     from zoo.pipeline.recogniser import Pipeline
     from zoo.runtime import open_embedder
     from zoo.runtime.detector import open_detector
-    detector = open_detector(args.detector, args.threads, args.size, args.score)
-    return Pipeline(detector, open_embedder(args.model, args.threads, args.network), gate, not args.no_flip)
+    threads, workers = (1, args.threads or _cores()) if many else (args.threads, 1)
+    detector = open_detector(args.detector, threads, args.size, args.score)
+    return Pipeline(detector, open_embedder(args.model, threads, args.network), gate, not args.no_flip, workers=workers)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:

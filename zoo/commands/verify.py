@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from plugins.preprocess import FaceError
-    pipeline = make_pipeline(args)
+    pipeline = make_pipeline(args, many=True)
     threshold, stated = stated_threshold(args, pipeline.embedder)
     faces = []
     for scene in pipeline.stream([args.first, args.second]):

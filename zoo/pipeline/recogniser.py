@@ -1,8 +1,10 @@
-"""From pictures to embedded faces: detect, align, judge, embed in batches over all faces of all pictures at hand."""
+"""From pictures to embedded faces: detect, align, judge, embed a picture's faces in batches; many pictures side by side."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,11 +86,14 @@ class Pipeline:
         gate: faces below it are reported, but not embedded.
         flip: add the embedding of the mirrored face. Off halves the work; thresholds of the cards are measured with it on.
         batch: faces embedded at once; more than eight gain nothing (results/system_speed.json, cpu_ms_a_face_by_batch).
+        workers: pictures that :meth:`stream` takes at a time. As many as there are cores, with runtimes of one thread each, is
+            fastest: small nets gain little from a second thread (results/album_speed.json).
     """
 
     def __init__(self, detector: Detector, embedder: Embedder, gate: QualityGate | None = None, flip: bool = True,
-                 batch: int = 8) -> None:
-        self.detector, self.embedder, self.gate, self.flip, self.batch = detector, embedder, gate or QualityGate(), flip, batch
+                 batch: int = 8, workers: int = 1) -> None:
+        self.detector, self.embedder, self.gate, self.flip = detector, embedder, gate or QualityGate(), flip
+        self.batch, self.workers = batch, workers
 
     def contract(self) -> Contract:
         """What the embeddings may be compared with."""
@@ -101,20 +106,31 @@ class Pipeline:
             FaceError: it cannot be read.
         """
         picture = read_picture(source)
-        return self.embed([self.detect(picture, source)])[0][0]
+        scene, crops = self.detect(picture, source)
+        rows = iter(self.embed_crops(crops))
+        faces = tuple(face if face.refused else replace(face, embedding=next(rows)) for face in scene.faces)
+        return replace(scene, faces=faces)
 
     def stream(self, sources: Iterable[Picture]) -> Iterator[Scene]:
-        """Many pictures in order, their faces embedded together; one that cannot be read gives a scene with ``error``."""
-        waiting: list[tuple[Scene, np.ndarray]] = []
-        for source in sources:
+        """Many pictures in order, ``workers`` at a time; one that cannot be read gives a scene with ``error``."""
+        waiting: deque[Future[Scene]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
             try:
-                waiting.append(self.detect(read_picture(source), source))
-            except FaceError as error:
-                waiting.append((Scene(source, None, error=str(error)), self._no_crops()))
-            if sum(len(crops) for _, crops in waiting) >= self.batch or len(waiting) >= self.batch:
-                yield from (scene for scene, _ in self.embed(waiting))
-                waiting = []
-        yield from (scene for scene, _ in self.embed(waiting))
+                for source in sources:
+                    waiting.append(pool.submit(self._scene, source))
+                    if len(waiting) > self.workers:  # one more than is worked on: whoever reads may be slow
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _scene(self, source: Picture) -> Scene:
+        try:
+            return self(source)
+        except FaceError as error:
+            return Scene(source, None, error=str(error))
 
     def detect(self, picture: np.ndarray, source: Picture = '') -> tuple[Scene, np.ndarray]:
         """The faces of a picture uint8 RGB ``(H, W, 3)``, not yet embedded, and the crops ``(C, S, S, 3)`` of those that passed
@@ -127,23 +143,12 @@ class Pipeline:
                       zip(found.boxes, found.landmarks, qualities, strict=True))
         return Scene(source, picture, faces), crops[[face.refused is None for face in faces]]
 
-    def embed(self, detected: list[tuple[Scene, np.ndarray]]) -> list[tuple[Scene, np.ndarray]]:
-        """Add the embeddings to what :meth:`detect` returned for some pictures."""
-        crops = np.concatenate([crops for _, crops in detected] or [self._no_crops()])
-        rows = iter(self.embed_crops(crops))
-        return [(replace(scene, faces=tuple(face if face.refused else replace(face, embedding=next(rows))
-                                            for face in scene.faces)), own) for scene, own in detected]
-
     def embed_crops(self, crops: np.ndarray) -> np.ndarray:
         """Aligned faces uint8 RGB ``(C, S, S, 3)`` to float32 ``(C, D)`` of unit length."""
         batches = (crops[i:i + self.batch] for i in range(0, len(crops), self.batch))
         sums = [s for s, _ in embed_batches(self.embedder, batches, self.flip)]
         return l2_normalise(np.concatenate(sums)).astype(np.float32) if sums else np.empty((0, self.embedder.num_features),
                                                                                           np.float32)
-
-    def _no_crops(self) -> np.ndarray:
-        size = self.embedder.preprocess.input_size
-        return np.empty((0, size, size, 3), np.uint8)
 
 
 def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:

@@ -1,0 +1,106 @@
+"""Pictures a second over an album, with all cores: our pipeline beside InsightFace's FaceAnalysis, same ONNX files.
+
+  facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
+  facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
+  facezoo export fdfacenet --to onnx --out build/rec.onnx
+  facezoo export fdfacenet --to ncnn --out build/rec_ncnn
+  facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
+  facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
+  python benchmarks/album_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --out results/album_speed.json
+
+Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of identities not trained on)
+
+The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
+has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
+recognise` does with a folder). Each system lives in a process of its own; they take turns, and the median of the ratios is
+reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from system_speed import SCORE, THEIRS, pictures, systems
+
+from plugins.extras import installed_versions
+from plugins.files import sha256_file, write_atomic
+from plugins.preprocess import encode_image
+from zoo.bench import Worker, machine
+from zoo.runtime.detector import open_detector
+from zoo.tables import format_table
+
+SHOWN = ('one face', 'six faces', '24 faces')
+
+
+def variants(system: dict, cores: int) -> list[dict]:
+    """The ways in which a system uses the cores; FaceAnalysis has one."""
+    by_threads = {**system, 'label': f'{system["name"]}, {cores} threads', 'threads': cores}
+    side_by_side = {**system, 'label': f'{system["name"]}, {cores} pictures at a time', 'threads': 1, 'workers': cores}
+    return [by_threads] if system['name'] == THEIRS else [by_threads, side_by_side]
+
+
+def measure(workers: list[Worker], files: list[str], rounds: int) -> dict[str, dict]:
+    """By system: pictures a second, and its ratio to the first system's, medians over the rounds."""
+    question, rates = json.dumps({'album': files}), [[] for _ in workers]
+    faces = [sum(worker.ask(question)['faces']) for worker in workers]
+    for turn in range(rounds):
+        for index in np.roll(np.arange(len(workers)), -turn):
+            rates[index].append(len(files) / workers[index].ask(question)['seconds'])
+    found = {}
+    for worker, row, count in zip(workers, rates, faces, strict=True):
+        ratios = np.array(row) / np.array(rates[0])
+        found[worker.label] = {'faces': count / len(files), 'pictures_a_second': round(float(np.median(row)), 1),
+                               'ratio': round(float(np.median(ratios)), 2),
+                               'ratio_quartiles': [round(float(q), 2) for q in np.percentile(ratios, [25, 75])]}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--detector', type=Path, required=True)
+    parser.add_argument('--recogniser', type=Path, required=True)
+    parser.add_argument('--recogniser-int8', type=Path)
+    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER[,INT8]', help='folders of the NCNN models')
+    parser.add_argument('--cores', type=int, default=os.cpu_count())
+    parser.add_argument('--album', type=int, default=12, metavar='N', help='pictures a turn')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--out', type=Path, default=Path('results/album_speed.json'))
+    args = parser.parse_args()
+    args.threads, workers, figures = args.cores, [], {}
+    shown = pictures(open_detector(args.detector, args.cores, threshold=SCORE))
+    with tempfile.TemporaryDirectory() as root:
+        np.savez(f'{root}/pictures.npz', **{name: shown[name] for name in SHOWN})
+        try:
+            for system in [one for each in systems(args, root) for one in variants(each, args.cores)]:
+                command = [sys.executable, str(Path(__file__).with_name('system_worker.py')), json.dumps(system)]
+                workers.append(Worker(system['label'], command, system['threads']))
+            for name in SHOWN:
+                file = Path(root, f'{name}.jpg')
+                file.write_bytes(encode_image(shown[name]))
+                figures[name] = measure(workers, [str(file)] * args.album, args.rounds)
+        finally:
+            for worker in workers:
+                worker.close()
+    report = {'command': shlex.join(['python', 'benchmarks/album_speed.py', *sys.argv[1:]]), 'pictures': figures,
+              'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores, 'album': args.album,
+              'rounds': args.rounds, 'flip': False, 'score': SCORE,
+              'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
+              'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
+              'conditions': 'JPEG files read from the cache of the system; FaceAnalysis at det_size 640x640; medians over the '
+                            'rounds, by the clock, the systems in turns'}
+    write_atomic(args.out, json.dumps(report, indent=1) + '\n')
+    print(format_table(['picture', 'system', 'faces', 'pictures a second', 'ratio'], [
+        [picture, name, *(str(row[key]) for key in ('faces', 'pictures_a_second', 'ratio'))]
+        for picture, rows in figures.items() for name, row in rows.items()]))
+
+
+if __name__ == '__main__':
+    main()
