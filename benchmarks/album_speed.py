@@ -1,4 +1,4 @@
-"""Pictures a second over an album, with all cores: our pipeline beside InsightFace's FaceAnalysis, same ONNX files.
+"""Pictures and frames a second with all cores: albums beside InsightFace's FaceAnalysis, same ONNX files; a video.
 
   facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
   facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
@@ -13,8 +13,8 @@ Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of i
 
 The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
 has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
-recognise` does with a folder). Each system lives in a process of its own; they take turns, and the median of the ratios is
-reported.
+recognise` does with a folder, and `facezoo watch` with frames). Each system lives in a process of its own; they take turns,
+and the median of the ratios is reported.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from system_speed import SCORE, THEIRS, pictures, systems
+from video_speed import video_speed
 
 from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
@@ -89,9 +90,10 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.close()
+    video = video_speed(args.detector, args.recogniser, args.cores, SCORE)
     report = {'command': shlex.join(['python', 'benchmarks/album_speed.py', *sys.argv[1:]]), 'pictures': figures,
-              'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores, 'album': args.album,
-              'rounds': args.rounds, 'flip': False, 'score': SCORE,
+              'video': video, 'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores,
+              'album': args.album, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
               'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
               'conditions': 'JPEG files read from the cache of the system; FaceAnalysis at det_size 640x640; medians over the '
@@ -100,6 +102,7 @@ def main() -> None:
     print(format_table(['picture', 'system', 'faces', 'pictures a second', 'ratio'], [
         [picture, name, *(str(row[key]) for key in ('faces', 'pictures_a_second', 'ratio'))]
         for picture, rows in figures.items() for name, row in rows.items()]))
+    print(json.dumps(video, indent=1))
 
 
 if __name__ == '__main__':

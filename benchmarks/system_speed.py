@@ -27,7 +27,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from video_speed import video_speed
 
 from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
@@ -172,7 +171,6 @@ def main() -> None:
     report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
               'growth': growth(figures), 'peak_mb': memory,
               'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
-              'video': video_speed(args.detector, args.recogniser, args.threads, SCORE),
               'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
               'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
@@ -185,7 +183,7 @@ def main() -> None:
     print(format_table(['picture', 'system', *(columns := list(figures['one face'][THEIRS]))], [
         [picture, name, *(str(facts.get(column, '')) for column in columns)]
         for picture, rows in figures.items() for name, facts in rows.items()]))
-    print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'cpu_ms_a_face_by_batch', 'video')}, indent=1))
+    print(json.dumps({key: report[key] for key in ('growth', 'peak_mb', 'cpu_ms_a_face_by_batch')}, indent=1))
 
 
 if __name__ == '__main__':

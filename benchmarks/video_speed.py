@@ -1,4 +1,4 @@
-"""Rates of `facezoo watch` on a video with real faces: one frame after the other, in threads, and in real time."""
+"""Rates of `facezoo watch` on a video with real faces: one frame after the other, in threads, side by side, in real time."""
 
 from __future__ import annotations
 
@@ -36,27 +36,31 @@ def write_video(path: Path, rate: float, frames: int = FRAMES, size: tuple[int, 
     writer.release()
 
 
-def video_speed(detector: Path, recogniser: Path, threads: int, score: float, repeats: int = 3) -> dict:
-    """Frames a second sequentially and pipelined, in turns, medians; then lost frames and the greatest delay at each pace."""
-    pipeline = Pipeline(open_detector(detector, threads, threshold=score), open_embedder(recogniser, threads))
+def video_speed(detector: Path, recogniser: Path, cores: int, score: float, repeats: int = 3) -> dict:
+    """Frames a second of three ways to use the cores, in turns, medians; then lost frames and delays at each pace."""
+    def watcher(threads: int, workers: int) -> VideoRecogniser:
+        return VideoRecogniser(Pipeline(open_detector(detector, threads, threshold=score), open_embedder(recogniser, threads),
+                                        workers=workers))
+    shared, side_by_side = watcher(cores, 1), watcher(1, cores)
+    ways = {'sequential': shared.run_sequentially, 'stages in threads': shared.run, 'frames side by side': side_by_side.run}
+    rates = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / 'pan.avi'
         write_video(path, PACES[0])
-        rates = {'run_sequentially': [], 'run': []}
         for _ in range(repeats):
-            for method, found in rates.items():
-                watcher = VideoRecogniser(pipeline)
-                faces = [len(result.scene.faces) for result in getattr(watcher, method)(VideoSource(path))]
-                found.append(watcher.rates.frames / watcher.rates.wall)
-        real_time = {}
+            for way, run in ways.items():
+                faces = [len(result.scene.faces) for result in run(VideoSource(path))]
+                found = (side_by_side if way == 'frames side by side' else shared).rates
+                rates[way].append(found.frames / found.wall)
+        milliseconds, real_time = found.to_dict()['milliseconds'], {}
         for pace in PACES:
             write_video(path, pace)
-            real_time[f'{pace} frames/s'] = _played(VideoRecogniser(pipeline), path)
-    return {'frames': FRAMES, 'size': list(SIZE), 'faces_a_frame': [min(faces), max(faces)], 'threads_of_the_runtime': threads,
-            'fps_sequential': round(float(np.median(rates['run_sequentially'])), 1),
-            'fps_pipelined': round(float(np.median(rates['run'])), 1),
-            'ratio': round(float(np.median(np.array(rates['run']) / rates['run_sequentially'])), 2),
-            'milliseconds_a_frame': watcher.rates.to_dict()['milliseconds'], 'real_time': real_time}
+            real_time[f'{pace} frames/s'] = _played(side_by_side, path)
+    return {'frames': FRAMES, 'size': list(SIZE), 'faces_a_frame': [min(faces), max(faces)],
+            'frames_a_second': {way: round(float(np.median(row)), 1) for way, row in rates.items()},
+            'ratio_to_sequential': {way: round(float(np.median(np.array(row) / rates['sequential'])), 2)
+                                    for way, row in rates.items()},
+            'milliseconds_a_frame_side_by_side': milliseconds, 'real_time': real_time}
 
 
 def _played(watcher: VideoRecogniser, path: Path) -> dict:

@@ -99,11 +99,30 @@ def test_every_frame_of_a_file_in_order(video):
     assert facts['frames'] == 40 and facts['fps_sequential'] > 0 and facts['fps_pipelined'] > 0
 
 
-def test_sequential_finds_the_same(video):
-    def run(method: str) -> list[dict]:
-        recogniser = VideoRecogniser(Pipeline(SquareDetector(), MeanEmbedder(), flip=False))
+def test_threads_find_the_same(video):
+    """Detectors that take longer for some frames than for the next."""
+    def run(method: str, workers: int) -> list[dict]:
+        detector = SquareDetector()
+        def search(picture: np.ndarray) -> Faces:
+            time.sleep(0.01 * (int(picture[60].sum()) % 3))
+            return detector(picture)
+        search.name = 'slow'
+        recogniser = VideoRecogniser(Pipeline(search, MeanEmbedder(), flip=False, workers=workers))
         return [r.to_dict() for r in getattr(recogniser, method)(VideoSource(video))]
-    assert run('run') == run('run_sequentially')
+    alone = run('run_sequentially', 1)
+    assert run('run', 1) == run('run', 4) == alone
+
+
+def test_frames_are_searched_side_by_side(video):
+    """Four detectors of 0.2 s: a frame is late by its own search, and many more are done than by one."""
+    def run(workers: int) -> tuple[int, float]:
+        recogniser = VideoRecogniser(Pipeline(SquareDetector(delay=0.2), MeanEmbedder(), flip=False, workers=workers))
+        began, late = time.monotonic(), []
+        for result in recogniser.run(VideoSource(video, live=True)):
+            late.append(time.monotonic() - began - result.frame.seconds)
+        return recogniser.rates.frames, sorted(late)[len(late) // 2]
+    (one, _), (four, late) = run(1), run(4)
+    assert four > 2 * one and late < 1
 
 
 def test_a_live_source_drops_frames_and_does_not_get_late(video):

@@ -48,7 +48,7 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):
-    """The pipeline that the options ask for: of one picture all cores take a part, of ``many`` each core takes its own."""
+    """The pipeline that the options ask for: one picture is shared among the cores, of ``many`` each core takes its own."""
     from zoo.pipeline.recogniser import Pipeline
     from zoo.runtime import open_embedder
     from zoo.runtime.detector import open_detector

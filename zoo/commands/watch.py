@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from zoo.pipeline.video import VideoRecogniser, VideoSource
     _check_video(args.video)
-    pipeline = make_pipeline(args)
+    pipeline = make_pipeline(args, many=not args.sequential)
     with ExitStack() as stack:
         gallery, threshold = stack.enter_context(known_persons(args, pipeline))
         source = VideoSource(args.source, args.live or None)

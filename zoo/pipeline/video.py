@@ -1,7 +1,8 @@
-"""Recognition of a camera, stream or video: reading, detection and recognition each in a thread of its own.
+"""Recognition of a camera, stream or video: reading, detection and recognition each in threads of their own.
 
-Between the threads wait at most one or two frames. A live source that is faster than the machine loses frames; it never gets
-behind. A face is embedded a few times when its track begins and now and then after that, not in every frame.
+Frames are searched for faces side by side, as many as the pipeline has workers, and go on in their order. At most one waits to
+be searched: a live source that is faster than the machine loses frames; it never gets behind. A face is embedded a few times
+when its track begins and now and then after that, not in every frame.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,12 +77,14 @@ class Rates:
     embedded: int = 0
     dropped: int = 0
     wall: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.seconds[stage] += time.perf_counter() - began
+        with self._lock:
+            self.seconds[stage] += time.perf_counter() - began
 
     def to_dict(self) -> dict:
         """Milliseconds a frame by stage, and frames per second: ``sequential`` is what one thread doing all stages in turn
@@ -175,17 +179,18 @@ class VideoRecogniser:
         self._stop.set()
 
     def run(self, source: VideoSource) -> Iterator[Result]:
-        """Results in the order of the frames, while the next ones are read and detected in two other threads.
+        """Results in the order of the frames, while the next ones are read and detected in other threads.
 
         Raises:
             Exception: whatever went wrong in a thread.
         """
-        frames, detected = queue.Queue(1), queue.Queue(1)
+        frames, detected = queue.Queue(1), queue.Queue(self.pipeline.workers)
         threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (
             lambda: self._read(source, frames), lambda: self._detect(frames, detected))]
         with self._running(source, *threads) as began:
             while (item := self._take(detected)) is not _END:
-                yield self._recognise(*item)
+                frame, found = item
+                yield self._recognise(frame, *found.result())
                 self.rates.wall = time.perf_counter() - began
         if self._failure:
             raise self._failure
@@ -238,8 +243,13 @@ class VideoRecogniser:
             pass
 
     def _detect(self, frames: queue.Queue, detected: queue.Queue) -> None:
-        while (frame := self._take(frames)) is not _END:
-            self._give(detected, (frame, *self._find(frame)))
+        """Hand each frame on with what will be found in it; one is taken only when a worker is free for it."""
+        free = threading.Semaphore(self.pipeline.workers)
+        with ThreadPoolExecutor(self.pipeline.workers) as pool:
+            while free.acquire() and (frame := self._take(frames)) is not _END:
+                found = pool.submit(self._find, frame)
+                found.add_done_callback(lambda _: free.release())
+                self._give(detected, (frame, found))
         self._give(detected, _END)
 
     def _find(self, frame: Frame) -> tuple[Scene, np.ndarray]:
