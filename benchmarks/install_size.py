@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from command_line import command_line
+
 from plugins.files import write_atomic
 from zoo.tables import format_table
 
@@ -76,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=RESULT)
     args = parser.parse_args()
-    report = {'command': 'python benchmarks/install_size.py', 'date': datetime.date.today().isoformat(), 'target_mb': TARGET_MB,
+    report = {'command': command_line(__doc__), 'date': datetime.date.today().isoformat(), 'target_mb': TARGET_MB,
               'python': sys.version.split()[0], 'machines': measure()}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
     for machine, variants in report['machines'].items():

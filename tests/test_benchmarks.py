@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from plugins.files import import_file
+from tests.conftest import benchmark
 from zoo.cli import COMMANDS, build_parser
 
 ROOT = Path(__file__).parents[1]
 runner = import_file(ROOT / 'benchmarks' / '__main__.py')
+command_line = benchmark('command_line').command_line
 ENTRIES = runner.entries()
 
 
@@ -31,6 +34,7 @@ def test_every_result_names_its_command(path):
     data = json.loads(path.read_text())
     assert 'command' in data, f'make it by `python -m benchmarks --only {path.stem}`, which writes the command into it'
     words = shlex.split(data['command'])
+    assert not [word for word in words if re.search(r'(^|=|,)/|\.\.', word)], 'a place of one machine, or something left out'
     script = words[2].replace('.', '/') + '.py' if words[1] == '-m' else words[1]
     assert words[1] in COMMANDS if words[0] == 'facezoo' else (ROOT / script).is_file()
 
@@ -66,6 +70,19 @@ def test_a_docstring_registers(tmp_path):
     assert unsaid.needs is None and 'Needs:' in runner.missing(unsaid, {})[0]
     script.write_text('"""What another script runs."""\n')
     assert runner.read_script(script) == []
+
+
+@pytest.mark.parametrize(('given', 'recorded'), [
+    ('--checkout /a/clone --rounds 2', '--checkout insightface --rounds 2'),
+    ('search --checkout=../clone', 'search --checkout=insightface'),
+    ('--python /e/new/bin/python --python /e/old/bin/python', '--python new/bin/python --python old/bin/python'),
+    ('--parts build/det,/a/build/rec --out /tmp/x.json', '--parts build/det,build/rec --out x.json'),
+    ("--text 'two words'", "--text 'two words'")])
+def test_a_command_is_recorded_as_given(given, recorded):
+    """All arguments, and no place of this machine: the docstring's word for it."""
+    doc = 'Made up.\n\n    python benchmarks/x.py --checkout insightface --python old/bin/python --python new/bin/python \\\n' \
+          '        --parts build/det,build/rec\n'
+    assert command_line(doc, ['/here/benchmarks/x.py', *shlex.split(given)]) == f'python benchmarks/x.py {recorded}'
 
 
 def test_what_can_be_made_is_made(tmp_path, monkeypatch, capsys):
