@@ -104,3 +104,14 @@ def test_what_can_be_made_is_made(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runner.main(['--only', 'maed'])
     assert "did you mean 'made'" in capsys.readouterr().err
+
+
+def test_the_docs_name_the_measured_size():
+    machines = json.loads((ROOT / 'results' / 'install_size.json').read_text())['machines']
+    pi, pc = ([f'{machines[name][variant]["total_mb"]:.0f}' for variant in ('base', 'base + ncnn')]
+              for name in ('aarch64', 'x86_64'))
+    ours = machines['aarch64']['base']['packages_mb']['facezoo']
+    weights = sum(path.stat().st_size for path in (ROOT / 'zoo' / 'weights').iterdir()) / 1e6
+    text = ' '.join((ROOT / 'docs' / 'deployment-raspberry-pi.md').read_text().split())
+    assert (f'On a Pi, {pi[0]} MB, and with NCNN {pi[1]} MB (on a PC {pc[0]} and {pc[1]};' in text
+            and f'facezoo {ours} of which {weights:.1f} are trained weights' in text), 'python benchmarks/install_size.py'
