@@ -14,10 +14,12 @@ __all__ = ['command_line']
 def command_line(doc: str, argv: Sequence[str] | None = None) -> str:
     """``python benchmarks/NAME.py`` and its arguments; ``argv`` is ``sys.argv`` where nothing else is said.
 
-    A path to elsewhere (absolute, or through ``..``) is written as the word that ``doc``, the script's docstring, shows behind
-    the same option: the one that the path ends with, or the only one; else as its last component.
+    A path to elsewhere (absolute, or through ``..``) is written as the word that the commands in ``doc``, the script's
+    docstring, show behind the same option: the one that the path ends with, or the only one; else, and behind ``--out``, which
+    names a result and no input, as its last component.
     """
     script, *given = sys.argv if argv is None else argv
+    doc = '\n'.join(re.findall(rf'benchmarks/{Path(script).name}.*', re.sub(r'\s*\\\n\s*', ' ', doc)))
     words, option = [], ''
     for word in given:
         if word.startswith('--'):
@@ -30,7 +32,8 @@ def command_line(doc: str, argv: Sequence[str] | None = None) -> str:
 
 def _named(value: str, option: str, doc: str) -> str:
     """``value``, a path or several with commas between them, without the places of this machine."""
-    shown = {part for word in re.findall(rf'{option}[ =](\S+)', doc) for part in word.split(',')} if option else set()
+    words = re.findall(rf'{option}[ =](\S+)', doc) if option not in ('', '--out') else []
+    shown = {part for word in words for part in word.split(',')}
     return ','.join(_name(Path(part), shown) if _elsewhere(part) else part for part in value.split(','))
 
 
