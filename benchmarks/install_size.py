@@ -15,6 +15,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,10 @@ def largest_files(folder: Path, count: int = 12) -> dict[str, float]:
 def measure() -> dict:
     report: dict = {}
     with tempfile.TemporaryDirectory() as work:
-        subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', work, ROOT], check=True)
+        source = Path(work) / 'source'  # as committed: setuptools would also pack what older builds left in build/lib
+        subprocess.run(['git', '-C', ROOT, 'archive', '--output', f'{source}.tar', 'HEAD'], check=True)
+        shutil.unpack_archive(f'{source}.tar', source)
+        subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', work, source], check=True)
         wheel = next(Path(work).glob('*.whl'))
         for machine in MACHINES:
             for name, added in VARIANTS.items():
