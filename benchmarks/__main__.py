@@ -115,7 +115,8 @@ def missing(entry: Entry, given: Mapping[str, str]) -> list[str]:
 def make(entry: Entry, given: Mapping[str, str]) -> int:
     """Run the steps; the exit status of the first that fails, else 0, and then the file names its command."""
     for step in entry.steps:
-        words = [str(Path(given[word]).resolve()) if word in given else word for word in shlex.split(step)]
+        # not resolve(): an environment's python is a link, and what it points to knows nothing of the environment
+        words = [os.path.abspath(given[word]) if word in given else word for word in shlex.split(step)]
         python = {'python': [], 'facezoo': ['-m', 'zoo.cli']}[words[0]]
         print(f'+ {step}', file=sys.stderr, flush=True)
         status = subprocess.run([sys.executable, *python, *words[1:]], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)})

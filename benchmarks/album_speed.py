@@ -22,12 +22,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 from system_speed import SCORE, THEIRS, pictures, systems
 from video_speed import video_speed
 
@@ -91,7 +91,7 @@ def main() -> None:
             for worker in workers:
                 worker.close()
     video = video_speed(args.detector, args.recogniser, args.cores, SCORE)
-    report = {'command': shlex.join(['python', 'benchmarks/album_speed.py', *sys.argv[1:]]), 'pictures': figures,
+    report = {'command': command_line(__doc__), 'pictures': figures,
               'video': video, 'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores,
               'album': args.album, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
               'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 ROOT = Path(__file__).parents[1]
 COPIES, BATCH, PAIRS = 16, 16, 60
@@ -272,7 +273,7 @@ def versions() -> dict[str, str]:
 def write_report(bench: Bench, finished: bool) -> None:
     """After every step, so that a run that was cut short says how far it came."""
     from plugins.arcface_torch.checkout import COMMIT
-    report = {'command': 'python benchmarks/arcface_torch.py --checkout insightface', 'date': time.strftime('%Y-%m-%d'),
+    report = {'command': command_line(__doc__), 'date': time.strftime('%Y-%m-%d'),
               'finished': finished, 'arcface_torch': f'deepinsight/insightface {COMMIT}', 'versions': versions(),
               'data': f'6 persons of a sample photo, {COPIES} varied copies each; {PAIRS} pairs; says nothing about accuracy',
               'checks': bench.report}

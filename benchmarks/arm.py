@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 from plugins.files import write_atomic
 from plugins.preprocess import l2_normalise
@@ -259,9 +260,8 @@ def _facts(faces: np.ndarray, spread: float, options: dict, models: Path, versio
     import torch
 
     from zoo.model_card import card
-    return {'command': 'python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages '
-                       '--calib faces.zip', 'model': NAME, 'weights': card(NAME).weights['default'].sha256, 'faces': len(faces),
-            'median_cosine_of_different_faces': round(spread, 4), 'options': options,
+    return {'command': command_line(__doc__), 'model': NAME, 'weights': card(NAME).weights['default'].sha256,
+            'faces': len(faces), 'median_cosine_of_different_faces': round(spread, 4), 'options': options,
             'bytes': {p: sum(f.stat().st_size for f in (models / p).glob(f'{NAME}.[pb]*')) for p in PRECISIONS},
             'versions': {'torch': torch.__version__, 'ncnn': versions['ncnn'], 'qemu': _version(qemu)}}
 

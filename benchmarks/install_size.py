@@ -15,10 +15,13 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from command_line import command_line
 
 from plugins.files import write_atomic
 from zoo.tables import format_table
@@ -58,7 +61,10 @@ def largest_files(folder: Path, count: int = 12) -> dict[str, float]:
 def measure() -> dict:
     report: dict = {}
     with tempfile.TemporaryDirectory() as work:
-        subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', work, ROOT], check=True)
+        source = Path(work) / 'source'  # as committed: setuptools would also pack what older builds left in build/lib
+        subprocess.run(['git', '-C', ROOT, 'archive', '--output', f'{source}.tar', 'HEAD'], check=True)
+        shutil.unpack_archive(f'{source}.tar', source)
+        subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', work, source], check=True)
         wheel = next(Path(work).glob('*.whl'))
         for machine in MACHINES:
             for name, added in VARIANTS.items():
@@ -76,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=RESULT)
     args = parser.parse_args()
-    report = {'command': 'python benchmarks/install_size.py', 'date': datetime.date.today().isoformat(), 'target_mb': TARGET_MB,
+    report = {'command': command_line(__doc__), 'date': datetime.date.today().isoformat(), 'target_mb': TARGET_MB,
               'python': sys.version.split()[0], 'machines': measure()}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
     for machine, variants in report['machines'].items():

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from command_line import command_line
 
 import zoo
 from plugins.arcface_torch import bridge, checkout
@@ -51,7 +52,7 @@ def main() -> int:
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     found = {'facezoo': {'accuracy': ours.accuracy, 'std': ours.std, 'xnorm': ours.xnorm},
              'insightface': {'accuracy': float(accuracy), 'std': float(deviation), 'xnorm': float(xnorm)}}
-    facts = {'command': 'python benchmarks/lfw_evaluators.py --checkout insightface --set lfw_112.zip', 'model': args.model,
+    facts = {'command': command_line(__doc__), 'model': args.model,
              'pairs': len(data.same), 'flip': True, **found, 'seconds': dict(zip(found, seconds, strict=True)),
              'peak_mb_of_the_process_after': dict(zip(found, peaks, strict=True))}
     print(json.dumps(facts, indent=1))

@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from command_line import command_line
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -87,7 +89,7 @@ def main() -> int:
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
     rates = {side: [run['images_per_cpu_second'] for run in runs] for side, runs in found.items()}
     medians = {side: statistics.median(values) for side, values in rates.items()}
-    report = {'command': 'python benchmarks/loading.py --mxnet mx/bin/python --rec faces', 'date': time.strftime('%Y-%m-%d'),
+    report = {'command': command_line(__doc__), 'date': time.strftime('%Y-%m-%d'),
               'machine': f'{platform.machine()}, {os.cpu_count()} cores, shared with other work', 'images': args.images,
               'versions': {side: runs[0]['version'] for side, runs in found.items()},
               'images_per_cpu_second': medians, 'rounds': rates, 'ratio': round(medians['facezoo'] / medians['mxnet'], 3),

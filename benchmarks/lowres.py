@@ -14,6 +14,8 @@ import datetime
 import json
 from pathlib import Path
 
+from command_line import command_line
+
 from plugins.files import write_atomic
 from zoo.evaluate.lowres import verify_lowres
 from zoo.evaluate.verification import load_verification_set
@@ -32,7 +34,7 @@ def main() -> None:
     data = load_verification_set(args.set)
     models = {name: {f'x{factor}': result.to_dict() for factor, result in
                      verify_lowres(open_embedder(name), data, sigma=SIGMA, progress=True).items()} for name in WEIGHTS}
-    facts = {'command': f'python benchmarks/lowres.py --set {Path(args.set).name}', 'date': datetime.date.today().isoformat(),
+    facts = {'command': command_line(__doc__), 'date': datetime.date.today().isoformat(),
              'models': models, 'flip': True, 'degraded': 'both', 'sigma': SIGMA, 'set': f'{data.name}, {len(data.same)} pairs'}
     write_atomic(args.out, json.dumps(facts, indent=1) + '\n')
 

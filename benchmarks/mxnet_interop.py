@@ -22,6 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from command_line import command_line
+
 MAGIC = struct.pack('<I', 0xCED7230A)
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / 'tests' / 'data' / 'mxnet'
@@ -172,7 +174,7 @@ def main() -> int:
         write_ours(folder)
         write_images(folder, args.faces)
         subprocess.run([args.mxnet, __file__, '--inside', work], check=True)
-        report = compare(folder)
+        report = {'command': command_line(__doc__), **compare(folder)}
         if args.record:
             FIXTURES.mkdir(parents=True, exist_ok=True)
             for name in ('mx.rec', 'mx.idx', 'im2rec.rec', 'im2rec.idx'):

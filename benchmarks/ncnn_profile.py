@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 import zoo
 from plugins.files import write_atomic
@@ -178,7 +179,7 @@ def main() -> None:
     options = {name: {'ms': round(float(np.median(ms)), 3), 'ratio': round(float(np.median(ms / found['converted'])), 3),
                       'cosine': float(outputs[name] @ reference / np.linalg.norm(outputs[name]) / np.linalg.norm(reference))}
                for name, ms in found.items()}
-    report = {'command': f'python benchmarks/ncnn_profile.py --model {args.model} --rounds {args.rounds}', 'model': args.model,
+    report = {'command': command_line(__doc__), 'model': args.model, 'rounds': args.rounds,
               'threads': 1, 'weights': zoo.card(args.model).weights['default'].sha256, 'layers': tables,
               'whole': [result.to_dict() for result in whole], 'options': options, 'winograd': winograd_table(args.rounds),
               'machine': machine()}

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 ROOT = Path(__file__).parents[1]
 SIDE, STRIDES = 640, (8, 16, 32)
@@ -136,7 +137,7 @@ def main() -> int:
                 continue
             answer = json.loads(done.stdout.splitlines()[-1])
             versions[answer['insightface']] = compare(answer, ours)
-    report = {'command': 'python benchmarks/packs.py --python ...', 'date': time.strftime('%Y-%m-%d'), 'model': name,
+    report = {'command': command_line(__doc__), 'date': time.strftime('%Y-%m-%d'), 'model': name,
               'insightface': versions}
     print(json.dumps(report, indent=2))
     (ROOT / 'results' / 'packs.json').write_text(json.dumps(report, indent=2) + '\n')

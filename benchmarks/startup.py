@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+from command_line import command_line
+
 from plugins.files import write_atomic
 from zoo.bench import machine
 
@@ -70,7 +72,7 @@ def main() -> int:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--out', type=Path, default=RESULT)
     args = parser.parse_args()
-    report = {'command': 'python benchmarks/startup.py', 'rounds': args.rounds, **measure(args.rounds), 'machine': machine()}
+    report = {'command': command_line(__doc__), 'rounds': args.rounds, **measure(args.rounds), 'machine': machine()}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
     print(json.dumps({key: report[key] for key in ('seconds', 'processor_seconds', 'import_milliseconds')}, indent=1))
     return int(any(report['seconds'][name] > target for name, target in TARGETS.items()))

@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
@@ -168,7 +169,8 @@ def main() -> None:
             for worker in workers:
                 worker.close()
     recognisers = {OURS: args.recogniser} | ({f'{OURS}, 8 bits': args.recogniser_int8} if args.recogniser_int8 else {})
-    report = {'pictures': figures, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
+    report = {'command': command_line(__doc__), 'pictures': figures,
+              'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
               'growth': growth(figures), 'peak_mb': memory,
               'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
               'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,

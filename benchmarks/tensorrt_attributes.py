@@ -19,6 +19,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from command_line import command_line
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / 'results' / 'tensorrt_attributes.json'
 
@@ -151,7 +153,8 @@ def main() -> None:
     else:
         version, surface, origin = args.tag.lstrip('v'), from_source(args.source, args.tag), "binding's source"
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    results[version] = {'from': origin, **check(surface)}
+    results['command'] = command_line(__doc__)
+    results[version] = {'command': results['command'], 'from': origin, **check(surface)}
     RESULT.parent.mkdir(exist_ok=True)
     ordered = dict(sorted(results.items(), key=lambda item: [int(p) for p in re.findall(r'\d+', item[0])]))
     RESULT.write_text(json.dumps(ordered, indent=1) + '\n')

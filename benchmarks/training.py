@@ -8,7 +8,7 @@ Needs: insightface (a checkout), faces_train.zip (aligned 112x112 faces, a folde
 
 InsightFace's ``train_v2.py`` runs unmodified through the launcher (float32 there: its mixed precision is CUDA's); facezoo runs
 as its recipes for CPUs do (bf16, compiled) and as InsightFace does (float32, not compiled). Counted are faces a second after
-the first steps, as each trainer logs them; the runs take turns.
+the first steps, as each trainer logs them; the runs take turns, and each round begins with another side.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from command_line import command_line
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ('fdfacenet', 'mobilefacenet')
@@ -75,38 +77,46 @@ def subset(faces: str, out: Path) -> Path:
     return out
 
 
+def turns(sides: Sequence[str], rounds: int) -> list[list[str]]:
+    """The order in each round: rotated by one, so that each side comes first, second and last equally often."""
+    return [[*sides[turn % len(sides):], *sides[:turn % len(sides)]] for turn in range(rounds)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--checkout', required=True, help='insightface, or its recognition/arcface_torch')
     parser.add_argument('--faces', required=True, help='folder or zip of aligned 112x112 faces')
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--out', type=Path, default=ROOT / 'results' / 'training.json')
     args = parser.parse_args()
     from plugins.arcface_torch.checkout import COMMIT, locate
     from plugins.extras import installed_versions
+    from plugins.files import write_atomic
+    from zoo.bench import machine
     checkout = locate(args.checkout)
-    found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         rec = subset(args.faces, work / 'rec')
-        for _ in range(args.rounds):
+        sides = {'insightface': lambda network: insightface(network, rec, work, checkout),
+                 'facezoo': lambda network: facezoo(network, rec, work, FAST),
+                 'facezoo, float32, not compiled': lambda network: facezoo(network, rec, work, PLAIN)}
+        found: dict[str, dict[str, list[float]]] = {network: {side: [] for side in sides} for network in NETWORKS}
+        for order in turns(list(sides), args.rounds):
             for network in NETWORKS:
-                sides = {'insightface': lambda n=network: insightface(n, rec, work, checkout),
-                         'facezoo': lambda n=network: facezoo(n, rec, work, FAST),
-                         'facezoo, float32, not compiled': lambda n=network: facezoo(n, rec, work, PLAIN)}
-                for side, measure in sides.items():
-                    found.setdefault(network, {}).setdefault(side, []).append(round(measure(), 1))
+                for side in order:
+                    found[network][side].append(round(sides[side](network), 1))
                     print(network, side, found[network][side], flush=True)
     medians = {network: {side: statistics.median(rates) for side, rates in sides.items()} for network, sides in found.items()}
-    report = {'command': 'python benchmarks/training.py --checkout insightface --faces faces_train.zip',
-              'date': time.strftime('%Y-%m-%d'),
-              'machine': f'{os.cpu_count()} cores, no GPU', 'threads': os.environ.get('OMP_NUM_THREADS', 'all cores'),
+    report = {'command': command_line(__doc__), 'machine': machine(), 'threads': os.environ.get('OMP_NUM_THREADS', 'all cores'),
               'arcface_torch': f'deepinsight/insightface {COMMIT}',
               'versions': installed_versions(('torch', 'torchvision', 'lightning-fabric', 'numpy')),
-              'conditions': f'batch {BATCH}, ArcFace head, SGD, faces a second after {WARM} of {STEPS} steps, runs in turns',
+              'rounds': args.rounds,
+              'conditions': f'no GPU, batch {BATCH}, ArcFace head, SGD, faces a second after {WARM} of {STEPS} steps, runs in '
+                            'turns, each round beginning with another side',
               'rates': found, 'medians': medians,
               'ratio': {network: round(sides['facezoo'] / sides['insightface'], 2) for network, sides in medians.items()}}
     print(json.dumps(report, indent=2))
-    (ROOT / 'results' / 'training.json').write_text(json.dumps(report, indent=2) + '\n')
+    write_atomic(args.out, json.dumps(report, indent=2) + '\n')
     return 0
 
 

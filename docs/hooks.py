@@ -102,8 +102,8 @@ def measured_page() -> str:
              f'## Loader beside MXNet\n\nThe same `train.rec` read and decoded, equal pixels: {loading["same_pixels"]}; '
              f'`{loading["command"]}`',
              markdown_table(['reader', 'images a second of processor time'], [*loading['images_per_cpu_second'].items()]),
-             f'## Training on a CPU beside InsightFace\n\nFaces a second; {training["machine"]}; {training["conditions"]}: '
-             f'`{training["command"]}`',
+             f'## Training on a CPU beside InsightFace\n\nFaces a second; {training["machine"]["cores"]} cores; '
+             f'{training["conditions"]}: `{training["command"]}`',
              markdown_table(['network', 'trainer', 'faces a second'], [
                  [network, side, f'{rate:.0f}']
                  for network, sides in training['medians'].items() for side, rate in sides.items()]),
@@ -132,24 +132,25 @@ def _gallery(found: dict) -> list[str]:
     """The searches in a gallery of a million."""
     machine = f'{found["machine"]["processor"]}, {found["machine"]["date"]}'
     rows = [[name, f'{r["persons"]:,}', f'{setting} {row[setting]}' if setting != 'setting' else '',
-             r.get('build_cpu_seconds', ''), r['resident_mb'], *(row[key] for key in _CPU), f'{100 * row["recall"]:.1f}',
-             f'{100 * row["recall_sure"]:.1f}']
+             r.get('build_cpu_seconds', ''), r['resident_mb'], *(row[key] for key in _CPU), row['probes'],
+             f'{100 * row["recall"]:.1f}', f'{100 * row["recall_sure"]:.1f}']
             for name, r in found['indexes'].items() for row in r['settings'] for setting in [next(iter(row))]]
     return ['## Search in large galleries\n\n'
             f'`{found["command"]}`; invented persons, whose making the file describes; one thread, milliseconds and seconds of '
             f'processor time (the machine did other work too); {machine}. Recall: the first answer is that of the exact '
-            "search, of as many of 1000 probes as 8 seconds allow, and of those that reach the card's threshold at FAR 1e-5.",
-            markdown_table(['index', 'persons', 'setting', 'build s', 'MB', 'p50 ms', 'p99 ms', 'batch, ms a probe', 'recall %',
-                            'recall %, FAR 1e-5'], rows)]
+            f"search, of {found['recall_of']}; and of those that reach the card's threshold at FAR 1e-5.",
+            markdown_table(['index', 'persons', 'setting', 'build s', 'MB', 'p50 ms', 'p99 ms', 'batch, ms a probe', 'probes',
+                            'recall %', 'recall %, FAR 1e-5'], rows)]
 
 
 def _soak(found: dict) -> str:
     """Whether recognition of a video grows."""
     runs = '; '.join(f'{name}: {r["frames"]} frames, {r["rss_mb"]["last"]:g} MB at the end, '
-                     f'{r["growth"]["rss_mb"]["an_hour"]:+.2f} MB an hour (± {r["growth"]["rss_mb"]["two_errors"]:.2f}; grows: '
-                     f'{found["grows"][name]})'
+                     f'{r["growth"]["rss_mb"]["an_hour"]:+.2f} MB an hour (± {r["growth"]["rss_mb"]["two_errors"]:.2f}); more '
+                     f'than {found["allowed_mb_an_hour"]:g} MB an hour: {found["grows"][name]}'
                      for name, r in found['runs'].items())
-    return f'## Memory in the long run\n\n`{found["command"]}`; an hour is {found["frames_an_hour"]} frames. {runs}.'
+    return (f'## Memory in the long run\n\n`{found["command"]}`; an hour is {found["frames_an_hour"]} frames. {runs}. '
+            f'{found["extent"]}')
 
 
 def studies_page() -> str:

@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from plugins.files import import_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +56,14 @@ def faces(crops) -> np.ndarray:
             image = cv2.warpAffine(np.ascontiguousarray(image), shift, (112, 112), borderMode=cv2.BORDER_REPLICATE)
             variants.append(np.clip(image * rng.uniform(0.8, 1.2), 0, 255).astype(np.uint8))
     return np.stack(variants)
+
+
+def benchmark(name: str):
+    """A script of ``benchmarks/`` as a module; it imports its neighbours, as it does when it is run."""
+    folder = ROOT / 'benchmarks'
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return import_file(folder / f'{name}.py')
 
 
 def encode(image: np.ndarray, suffix: str = '.jpg') -> bytes:

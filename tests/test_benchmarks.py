@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plugins.files import import_file
+from tests.conftest import benchmark
 from zoo.cli import COMMANDS, build_parser
 
 ROOT = Path(__file__).parents[1]
 runner = import_file(ROOT / 'benchmarks' / '__main__.py')
+command_line = benchmark('command_line').command_line
 ENTRIES = runner.entries()
 
 
@@ -31,6 +35,7 @@ def test_every_result_names_its_command(path):
     data = json.loads(path.read_text())
     assert 'command' in data, f'make it by `python -m benchmarks --only {path.stem}`, which writes the command into it'
     words = shlex.split(data['command'])
+    assert not [word for word in words if re.search(r'(^|=|,)/|\.\.', word)], 'a place of one machine, or something left out'
     script = words[2].replace('.', '/') + '.py' if words[1] == '-m' else words[1]
     assert words[1] in COMMANDS if words[0] == 'facezoo' else (ROOT / script).is_file()
 
@@ -68,6 +73,20 @@ def test_a_docstring_registers(tmp_path):
     assert runner.read_script(script) == []
 
 
+@pytest.mark.parametrize(('given', 'recorded'), [
+    ('--checkout /a/clone --rounds 2', '--checkout insightface --rounds 2'),
+    ('search --checkout=../clone', 'search --checkout=insightface'),
+    ('--python /e/new/bin/python --python /e/old/bin/python', '--python new/bin/python --python old/bin/python'),
+    ('--parts build/det,/a/build/rec --out /tmp/x.json', '--parts build/det,build/rec --out x.json'),
+    ('--faces /a/faces', '--faces faces'),
+    ("--text 'two words'", "--text 'two words'")])
+def test_a_command_is_recorded_as_given(given, recorded):
+    """All arguments, and no place of this machine: the docstring's word for it."""
+    doc = ('Made up.\n\n    facezoo data pack --faces pictures.zip\n    python benchmarks/x.py --checkout insightface \\\n'
+           '        --python old/bin/python --python new/bin/python --parts build/det,build/rec --out results/x.json\n')
+    assert command_line(doc, ['/here/benchmarks/x.py', *shlex.split(given)]) == f'python benchmarks/x.py {recorded}'
+
+
 def test_what_can_be_made_is_made(tmp_path, monkeypatch, capsys):
     """Steps run in order with inputs where --with says; the file then names its command; failures are told."""
     monkeypatch.setattr(runner, 'ROOT', tmp_path)
@@ -87,3 +106,98 @@ def test_what_can_be_made_is_made(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runner.main(['--only', 'maed'])
     assert "did you mean 'made'" in capsys.readouterr().err
+
+
+def test_ijb_refuses_an_agreement_at_the_ends():
+    """Two sides that find everything, or nothing, agree whatever they do."""
+    ijb, between = benchmark('ijb'), [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    ijb.refuse_ends({'facezoo': {'tar': between}, 'insightface': {'tar': between}})
+    for end, change in ((0.0, 'smaller'), (1.0, 'larger')):
+        with pytest.raises(SystemExit, match=f'^insightface: TAR {end:g} at FAR 1e-06: .*make NOISE .*{change}'):
+            ijb.refuse_ends({'facezoo': {'tar': between}, 'insightface': {'tar': [end, *between[1:]]}})
+
+
+@pytest.mark.parametrize(('score', 'pairs', 'agree'), [(1e-7, 0, True), (1e-7, 1, True), (1e-7, 2, False), (1e-5, 0, False)])
+def test_ijb_tolerates_rounding_only(score, pairs, agree):
+    same = np.arange(2000) < 1000
+    scores = {'facezoo': np.zeros(2000), 'insightface': np.full(2000, score)}
+    found = {'facezoo': {'tar': [0.5, 0.6]}, 'insightface': {'tar': [0.5, 0.6 + pairs / 1000]}}
+    assert benchmark('ijb').agreement(found, scores, same)['agree'] is agree
+
+
+def test_ijb_noise_leaves_some_out():
+    """Ours at a two-hundredth of the size: TAR rises with FAR and stays between 0 and 1."""
+    ijb = benchmark('ijb')
+    tar = ijb.ours(ijb.lists(0.005), ijb.imported('facezoo', ''))[1]
+    ijb.refuse_ends({'facezoo': {'tar': tar}})
+    assert tar == sorted(tar) and tar[0] < tar[-1]
+
+
+def test_a_kept_file_is_used_for_the_same_facts_only(tmp_path):
+    keeping, path = benchmark('keeping'), tmp_path / 'kept'
+    facts = {'rows': 3, 'faces': {'train.rec': 'a' * 64}, 'settings': (1, 2)}
+    path.write_text('made')
+    assert not keeping.is_kept(path, facts)  # nobody said what it was made from
+    keeping.keep(path, facts)
+    assert keeping.is_kept(path, facts) and keeping.require(path, facts, '') is None
+    for other in (facts | {'rows': 4}, facts | {'faces': {'train.rec': 'b' * 64}}, facts | {'more': 1}, {'rows': 3}):
+        assert not keeping.is_kept(path, other)
+    with pytest.raises(SystemExit, match=r'kept: made from other rows; build it again'):
+        keeping.require(path, facts | {'rows': 4}, 'build it again')
+    keeping.discard(path).write_text('half')
+    assert not keeping.is_kept(path, facts)
+    keeping.keep(path, facts)
+    path.unlink()
+    assert not keeping.is_kept(path, facts)
+    assert keeping.code(test_entry) != keeping.code(test_entry, runner.make)
+
+
+def test_gallery_recall_is_over_all_probes():
+    """However long a search takes: recall counts every probe, the timing as many as there is time for."""
+    gallery = benchmark('gallery')
+    probes, answers = np.eye(200, dtype=np.float32), np.arange(200)
+
+    class Wrong:
+        """Answers 0 to the last quarter, where a search that looks at the first ones only is right."""
+
+        def search(self, asked, top):
+            rows = asked.argmax(1)[:, None]
+            return rows, np.where(rows < 150, rows, 0)
+    found = gallery._recall(Wrong(), probes, answers, answers >= 100)
+    assert found == {'probes': 200, 'recall': 0.75, 'sure': 100, 'recall_sure': 0.5}
+    assert gallery._latency(Wrong(), probes)['timed'] <= 200
+
+
+def test_gallery_refuses_what_other_people_left(tmp_path, monkeypatch):
+    """Another number of probes, other code or other weights: the templates are made again, not searched."""
+    gallery, keeping = benchmark('gallery'), benchmark('keeping')
+    with pytest.raises(SystemExit, match='run the stage people'):
+        gallery._people(tmp_path)
+    (tmp_path / 'train.rec').write_bytes(b'faces')
+    embeddings = {'train': gallery._embedding_facts(tmp_path, 2)}
+    (tmp_path / 'templates.npy').write_bytes(b'')
+    keeping.keep(tmp_path / 'templates.npy', gallery._people_facts(embeddings, 50))
+    assert gallery._people(tmp_path)['persons'] == 50
+    with monkeypatch.context() as changed, pytest.raises(SystemExit, match='made from other probes'):
+        changed.setattr(gallery, 'PROBES', 7)
+        gallery._people(tmp_path)
+    keeping.keep(tmp_path / 'templates.npy', gallery._people_facts({'train': embeddings['train'] | {'weights': 'old'}}, 50))
+    with pytest.raises(SystemExit, match='made from other embeddings'):
+        gallery._people(tmp_path)
+    (tmp_path / 'train.rec').write_bytes(b'other faces')
+    assert gallery._embedding_facts(tmp_path, 2) != embeddings['train']
+
+
+def test_each_side_trains_first_in_turn():
+    assert benchmark('training').turns('abc', 4) == [[*'abc'], [*'bca'], [*'cab'], [*'abc']]
+
+
+def test_the_docs_name_the_measured_size():
+    machines = json.loads((ROOT / 'results' / 'install_size.json').read_text())['machines']
+    pi, pc = ([f'{machines[name][variant]["total_mb"]:.0f}' for variant in ('base', 'base + ncnn')]
+              for name in ('aarch64', 'x86_64'))
+    ours = machines['aarch64']['base']['packages_mb']['facezoo']
+    weights = sum(path.stat().st_size for path in (ROOT / 'zoo' / 'weights').iterdir()) / 1e6
+    text = ' '.join((ROOT / 'docs' / 'deployment-raspberry-pi.md').read_text().split())
+    assert (f'On a Pi, {pi[0]} MB, and with NCNN {pi[1]} MB (on a PC {pc[0]} and {pc[1]};' in text
+            and f'facezoo {ours} of which {weights:.1f} are trained weights' in text), 'python benchmarks/install_size.py'

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plugins.files import import_file
-from tests.conftest import ROOT
+from tests.conftest import benchmark
 from zoo.pipeline.gallery import Gallery
 from zoo.pipeline.recogniser import Pipeline
 from zoo.pipeline.video import VideoRecogniser
@@ -28,7 +27,7 @@ BYTES, OBJECTS = 256, 0.25  # a frame that may stay: a leak of anything that bel
 
 @pytest.fixture(scope='module')
 def soak():
-    return import_file(ROOT / 'benchmarks' / 'soak.py')
+    return benchmark('soak')
 
 
 @pytest.fixture(scope='module')
