@@ -24,10 +24,11 @@ from zoo.tables import markdown_table  # noqa: E402
 
 def fill(text: str) -> str:
     """``text`` with what stands between ``<!-- weights -->`` and ``<!-- /weights -->``, and so on, made anew."""
-    for name, table in (('weights', weights_table()), ('speed', speed_table()), ('artefacts', artefacts_table())):
+    tables = {'weights': weights_table, 'speed': speed_table, 'artefacts': artefacts_table, 'system': system_table}
+    for name, table in tables.items():
         before, begin, rest = text.partition(f'<!-- {name} -->\n')
         _, end, after = rest.partition(f'<!-- /{name} -->')
-        text = f'{before}{begin}\n{table}\n{end}{after}'
+        text = f'{before}{begin}\n{table()}\n{end}{after}'
     return text
 
 
@@ -52,6 +53,20 @@ def artefacts_table() -> str:
             f'(`facezoo deploy-report`); {report["torch"]["pairs"]} pairs of held-out identities, PyTorch '
             f'{100 * report["torch"]["accuracy"]:.2f} %:\n\n'
             + markdown_table(['artefact', 'file', 'accuracy', 'a face'], rows))
+
+
+def system_table() -> str:
+    """Pictures a second of the whole system beside InsightFace's, all cores."""
+    found = json.loads((ROOT / 'results' / 'album_speed.json').read_text())
+    machine, pictures = found['machine'], found['pictures']
+    rows = [[system, *(f'{rows[system]["pictures_a_second"]:.0f} ({rows[system]["ratio"]:.1f}x)' for rows in pictures.values())]
+            for system in next(iter(pictures.values()))]
+    video = ', '.join(f'{way} {rate:.0f}' for way, rate in found['video']['frames_a_second'].items())
+    return (f'{machine["processor"]}, {found["cores"]} cores, {machine["date"]}; JPEG files of at most '
+            f'{max(max(size) for size in found["sizes"].values())} pixels, read, searched and embedded; pictures a second '
+            '(`benchmarks/album_speed.py`):\n\n' + markdown_table(['system', *pictures], rows)
+            + f'\n\nFrames a second of a video of {"x".join(map(str, found["video"]["size"]))} pixels with '
+            f'{" to ".join(map(str, found["video"]["faces_a_frame"]))} faces: {video}.')
 
 
 def measured_page() -> str:
@@ -94,6 +109,7 @@ def measured_page() -> str:
              markdown_table(['system', 'ms of processor time without faces', 'for each face', 'peak MB'], [
                  [system, row['cpu_ms_without_faces'], row['cpu_ms_a_face'], results['system_speed']['peak_mb'][system]]
                  for system, row in results['system_speed']['growth'].items()]),
+             f'## The system with all cores\n\n{system_table()}',
              f'## Where NCNN spends its time\n\n`{layers["command"]}`, one thread: `{layers["model"]}` as pnnx converts '
              'it, and as facezoo exports it, without Winograd on maps of a few tiles.',
              markdown_table(['layer', 'output', 'million MACs', 'converted ms', 'exported ms', 'exported GMAC/s'], [
