@@ -7,7 +7,7 @@ first plan that passes the gate is taken, so it is the one with most arithmetic 
 detector on the pictures that were not calibrated on, and on the sample picture. As these pictures also choose among the plans,
 their figures are slightly favourable; ``results/detector_int8.json`` has those of other pictures, by plan.
 
-Ranges are by least squares (``mse``); ``entropy`` finds faces clearly worse, the other methods alike (same file).
+Ranges are by least squares (``mse``); ``entropy`` puts landmarks clearly worse, the other methods differ little (same file).
 """
 
 from __future__ import annotations
