@@ -137,8 +137,22 @@ def measured_page() -> str:
                  for name in variants['runtime']['packages_mb'] if variants['runtime']['packages_mb'][name] >= 1]
                  + [['all', *(variant['total_mb'] for variant in variants.values())]])
                for machine, variants in sizes['machines'].items()),
-             *_gallery(results['gallery']), _soak(results['soak'])]
+             *_detector(results['detector_int8']), *_gallery(results['gallery']), _soak(results['soak'])]
     return '\n\n'.join(parts)
+
+
+def _detector(found: dict) -> list[str]:
+    """Faces and times of each file, at both sizes."""
+    columns = ('recall', 'precision', 'false_alarms', 'landmark_error', 'mean_iou')
+    headings = ['runtime', 'first layers', 'longest side', 'share in 8 bits', *columns, 'ms', 'ratio']
+    return [f'## Detectors in 8 bits\n\n`{found["command"]}`; `{found["model"]}`, with so many of the first layers in floating '
+            'point, on held-out pictures beside the ONNX file in floating point; one thread, in turns, ratio to that runtime '
+            'in floating point.',
+            markdown_table([heading.replace('_', ' ') for heading in headings], [
+                [runtime, plan, size, found['int8_macs'][runtime].get(plan, ''), *(report[column] for column in columns),
+                 *(found['speed'][runtime][plan][size][key] for key in ('ms', 'ratio'))]
+                for runtime in found['speed'] for plan, reports in found['agreement'][runtime].items()
+                for size, report in reports.items()])]
 
 
 _CPU = ('cpu_p50_ms', 'cpu_p99_ms', 'batch_cpu_ms_a_probe')

@@ -9,9 +9,13 @@
   facezoo export fdfacenet --target jetson-tx2 --gate-set lfw.bin --detector detector.onnx --out tx2.tar    finds faces, too
   facezoo export fdfacenet --to pack --out ~/.insightface
   facezoo export retinaface_mnet025 --to onnx --out detector.onnx     InsightFace's contract: FaceAnalysis loads it
+  facezoo export retinaface_mnet025 --to onnx --precision int8 --calib pictures.zip --out detector_int8.onnx
+  facezoo export retinaface_mnet025 --to ncnn --precision int8 --calib pictures.zip --out detector_int8
 
 Gates: cosine to PyTorch on each of 64 faces at batch 1, 2 and 32 (fp32 0.99999, fp16 0.9999, bf16 0.999, int8 0.9); with
---gate-set, accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). An artefact that fails is not left at OUT: exit status 1.
+--gate-set, accuracy at most 0.02 points lower (bf16 0.1, int8 0.2). A detector in 8 bits must find the faces that PyTorch
+finds on pictures of --calib that it was not calibrated on: recall and precision 97 %, landmarks within 3.5 % of the eye
+distance on average. An artefact that fails is not left at OUT: exit status 1.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="file (onnx, tensorrt: a .tar), folder (ncnn), FaceAnalysis's root (pack)")
     parser.add_argument('--precision', metavar='P,...', help="fp32, fp16, bf16 or int8, for tensorrt several; the target's "
                                                                'default unless given')
-    parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces; needed for int8')
+    parser.add_argument('--calib', metavar='FACES', help='folder, zip, .rec or .bin of aligned faces, for a detector of whole '
+                                                         'pictures; needed for int8')
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--gate-set', metavar='SET', help='verification set: .bin, folder or zip with pairs.txt')
@@ -79,6 +84,13 @@ def _print(precision: str, report: dict) -> None:
 
 def _run_detector(args: argparse.Namespace, model, to: str, name: str) -> None:
     from zoo.export.detector import export_detector
-    sidecar = export_detector(model, name, to, args.out)
-    print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB; largest difference to PyTorch '
-          f'{sidecar["parity"]["max_abs"]:.1e}')
+    sidecar = export_detector(model, name, to, args.out, args.precision or 'fp32', args.calib)
+    print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
+    if 'parity' in sidecar:
+        print(f'largest difference to PyTorch {sidecar["parity"]["max_abs"]:.1e}')
+        return
+    plan = sidecar['quantisation']
+    print(f'{100 * plan["int8_macs"]:.0f} % of the arithmetic in 8 bits, in floating point: the heads and the first '
+          f'{plan["first_layers"]} layers')
+    print('{faces} faces of PyTorch in {pictures} pictures: recall {recall:.3f}, precision {precision:.3f}, overlap of boxes '
+          '{mean_iou:.3f}, landmark error {landmark_error:.3f} of the eye distance'.format(**sidecar['agreement']))

@@ -11,7 +11,7 @@ import numpy as np
 from plugins.faces import Faces
 from plugins.files import npz_bytes
 from plugins.preprocess import PictureNorm, decode_image
-from zoo.export.graph import Activations, Graph
+from zoo.export.graph import Activations, Graph, computes_in_integers
 from zoo.export.lint import Finding, lint, require_buildable
 from zoo.export.parity import GateError
 from zoo.export.target import Target, TargetError
@@ -55,11 +55,14 @@ def board_detector(path: Path, target: Target) -> BoardDetector:
         TargetError: the target has no 16 bits.
         LintError: TensorRT cannot build the graph there.
         GateError: 16 bits change what it finds.
-        ValueError: not a detector, or one for pictures of one size.
+        ValueError: not a detector, one in 8 bits, or one for pictures of one size.
     """
     if PRECISION not in target.native:
         raise TargetError(f'{target.name} computes no {PRECISION}, which the detector is built in')
     net, graph = OnnxDetector(path), Graph.load(path)
+    if computes_in_integers(path):
+        raise ValueError(f'{path}: a detector in 8 bits is for ONNX Runtime and NCNN; a bundle takes the one that '
+                         '`facezoo export retinaface_mnet025 --to onnx` writes without --precision, in 16 bits')
     if net.side:
         raise ValueError(f'{path}: takes pictures of {net.side}x{net.side} pixels only; export it with free height and width')
     detector = FaceDetector(net, LARGEST)

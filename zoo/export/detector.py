@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +20,70 @@ from plugins.detectors._base import Detector
 from plugins.detectors._deploy import DeployedDetector
 from plugins.extras import require
 from plugins.files import sha256_file, write_atomic
+from zoo.export.calibrate import Calibration, CalibrationError
+from zoo.export.detector_int8 import MIN_PICTURES, DetectorQuantiser
 from zoo.export.fold import fold_batchnorm
+from zoo.export.graph import Graph
 from zoo.export.job import origin_facts
-from zoo.export.ncnn import run_pnnx
+from zoo.export.ncnn import convert_to_ncnn
+from zoo.export.ncnn_int8 import make_table, quantise_ncnn
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
+from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.jetson.decode import fit
-from zoo.runtime.detector import DetectorNet
-from zoo.runtime.embedder import sidecar_path
+from zoo.runtime.detector import DetectorNet, FaceDetector, open_detector
+from zoo.runtime.embedder import score_of, sidecar_path
 from zoo.runtime.torch import TorchDetector
 
-__all__ = ['export_detector', 'output_names']
+__all__ = ['FORMATS', 'DetectorFormat', 'export_detector', 'output_names', 'trace_detector', 'traced_size']
 
 KINDS = ('score', 'bbox', 'kps')
+PRECISIONS = ('fp32', 'int8')
 _LARGEST = 1e-3  # difference of any output from PyTorch's, scores as they are, distances and offsets in strides
 
 
-def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike) -> dict:
-    """Export a detector and compare the file with PyTorch on the sample picture, at two sizes.
+def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike, precision: str = 'fp32',
+                    calib: str | os.PathLike | None = None) -> dict:
+    """Export a detector and compare the file with PyTorch: in floating point its outputs on the sample picture, at two sizes;
+    in 8 bits the faces that it finds (:mod:`zoo.export.detector_int8`).
 
     Args:
         to: ``onnx`` (``out`` is the file) or ``ncnn`` (``out`` is a folder).
+        precision: ``fp32`` or ``int8``.
+        calib: folder or zip of ordinary pictures, at least 48, to calibrate 8 bits on and to judge them by.
 
     Returns:
         The sidecar that was written beside the artefact.
 
     Raises:
-        GateError: an output differs by more than 1e-3; nothing was left at ``out``.
-        ValueError: another format.
+        GateError: an output differs by more than 1e-3, or 8 bits find other faces; nothing was left at ``out``.
+        CalibrationError: 8 bits without pictures, with too few, or without faces in them.
+        ValueError: another format or precision.
     """
-    if to not in _FORMATS:
-        raise ValueError(f'a detector is exported to {" or ".join(_FORMATS)}, not to {to}; the ONNX file goes into a TensorRT '
+    if to not in FORMATS:
+        raise ValueError(f'a detector is exported to {" or ".join(FORMATS)}, not to {to}; the ONNX file goes into a TensorRT '
                          'bundle or a pack with --detector')
-    folded, out = fold_batchnorm(model), Path(out)
+    if precision not in PRECISIONS:
+        raise ValueError(f'--precision {precision}: a detector is written in {" or ".join(PRECISIONS)}')
+    if precision == 'int8' and not calib:
+        raise CalibrationError(f'8 bits need pictures to calibrate on: --calib PICTURES (a folder or zip of at least '
+                               f'{MIN_PICTURES} ordinary pictures of people; not aligned faces)')
+    form, folded, out = FORMATS[to], fold_batchnorm(model), Path(out)
+    shape = (3, *traced_size(model))
     with tempfile.TemporaryDirectory() as work:
-        sidecar = {'model': name, 'task': 'detection', 'format': to, 'strides': list(model.anchors.strides),
-                   **origin_facts(model)}
-        artefact = _FORMATS[to](folded, name, Path(work))
-        write_atomic(sidecar_path(artefact), json.dumps(sidecar))
-        sidecar['parity'] = _check(TorchDetector(folded), _open(artefact))
+        artefact = Path(work) / f'{name}{form.suffix}'
+        sidecar = {'model': name, 'task': 'detection', 'format': to, 'precision': precision,
+                   'strides': list(model.anchors.strides), **origin_facts(model)}
+        write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads strides and score from here
+        graph, reference = Graph(trace_detector(folded, form.rows)), TorchDetector(folded, score=score_of(sidecar))
+        if precision == 'int8':
+            def build(calibration: Calibration, keep: Collection[str]) -> FaceDetector:
+                form.quantise(graph, shape, artefact, calibration, keep)
+                return open_detector(artefact, threads=1)
+            sidecar |= DetectorQuantiser(graph, form.scheme, FaceDetector(reference), calib).plan(build)
+        else:
+            form.write(graph, shape, artefact)
+            sidecar['parity'] = _check(reference, open_detector(artefact, threads=1).net)
         target = out if to == 'onnx' else out / artefact.name
         files = [file for file in (artefact, artefact.with_suffix('.bin')) if file.exists()]
         for file in files:
@@ -72,40 +99,60 @@ def output_names(strides: tuple[int, ...]) -> list[str]:
     return [f'{kind}_{stride}' for kind in KINDS for stride in strides]
 
 
-def _write_onnx(model: Detector, name: str, folder: Path) -> Path:
-    onnx, path = require('onnx', 'onnx'), folder / f'{name}.onnx'
-    path.write_bytes(_trace(model, rows=True).SerializeToString())
-    onnx.checker.check_model(str(path))
-    return path
+@dataclass(frozen=True)
+class DetectorFormat:
+    """How a detector is written to one format.
+
+    Attributes:
+        rows: whether the graph puts out rows, or maps that the runtime brings into rows.
+        scheme: key of :data:`zoo.export.quantize.SCHEMES`.
+        write, quantise: ``(graph, shape, path)`` and ``(graph, shape, path, calibration, keep)`` write it in floating point and
+            in 8 bits; ``shape`` is ``(3, H, W)`` of a picture.
+    """
+
+    suffix: str
+    rows: bool
+    scheme: str
+    write: Callable[[Graph, tuple[int, ...], Path], None]
+    quantise: Callable[[Graph, tuple[int, ...], Path, Calibration, Collection[str]], None]
 
 
-def _write_ncnn(model: Detector, name: str, folder: Path) -> Path:
-    """Through pnnx; the maps are put out as they are, the runtime brings them into rows."""
-    param = run_pnnx(_trace(model, rows=False), (1, 3, *_traced_size(model)), folder)
-    for suffix in ('.param', '.bin'):
-        param.with_suffix(suffix).rename(folder / f'{name}{suffix}')
-    return folder / f'{name}.param'
+def _write_onnx(graph: Graph, shape: tuple[int, ...], path: Path) -> None:
+    require('onnx', 'onnx').checker.check_model(graph.model)
+    path.write_bytes(graph.model.SerializeToString())
 
 
-_FORMATS = {'onnx': _write_onnx, 'ncnn': _write_ncnn}
+def _quantise_onnx(graph: Graph, shape: tuple[int, ...], path: Path, calibration: Calibration, keep: Collection[str]) -> None:
+    path.write_bytes(onnxruntime_int8_graph(graph, calibration, keep).SerializeToString())
 
 
-def _traced_size(model: Detector) -> tuple[int, int]:
+def _write_ncnn(graph: Graph, shape: tuple[int, ...], path: Path) -> None:
+    convert_to_ncnn(graph, shape).save(path)
+
+
+def _quantise_ncnn(graph: Graph, shape: tuple[int, ...], path: Path, calibration: Calibration, keep: Collection[str]) -> None:
+    model = convert_to_ncnn(graph, shape)
+    quantise_ncnn(model, make_table(model, graph, calibration, keep)).save(path)
+
+
+FORMATS = {'onnx': DetectorFormat('.onnx', True, 'onnxruntime', _write_onnx, _quantise_onnx),
+            'ncnn': DetectorFormat('.param', False, 'ncnn', _write_ncnn, _quantise_ncnn)}
+
+
+def traced_size(model: Detector) -> tuple[int, int]:
+    """Height and width that a detector is traced with: its own in multiples of the largest stride."""
     multiple = model.anchors.strides[-1]
     return tuple(-(-side // multiple) * multiple for side in model.input_size)
 
 
-def _trace(model: Detector, rows: bool):
+def trace_detector(model: Detector, rows: bool):
+    """A detector without BatchNorm as ``onnx.ModelProto`` for pictures of any size; ``rows`` as :class:`DeployedDetector` has
+    it."""
     net = DeployedDetector(model.to('cpu', memory_format=torch.contiguous_format), rows)
     names = output_names(model.anchors.strides)
     sides = {2: 'height', 3: 'width'}
     axes = {INPUT: sides, **{key: {0: 'anchors'} if rows else sides for key in names}}
-    return trace_onnx(net, torch.zeros(1, 3, *_traced_size(model)), names, axes)
-
-
-def _open(artefact: Path) -> DetectorNet:
-    from zoo.runtime.detector import open_detector
-    return open_detector(artefact, threads=1).net
+    return trace_onnx(net, torch.zeros(1, 3, *traced_size(model)), names, axes)
 
 
 def _check(reference: DetectorNet, candidate: DetectorNet) -> dict:

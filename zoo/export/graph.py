@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ import numpy as np
 from plugins.extras import require
 from zoo.runtime.onnx import onnx_session
 
-__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer']
+__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'computes_in_integers']
+
+_INTEGER_OPS = frozenset({'QuantizeLinear', 'DequantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger'})
 
 
 class GraphError(ValueError):
@@ -83,6 +85,15 @@ class Graph:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise GraphError(f'{path}: not a whole ONNX model of pictures ({reason}); export it again') from None
 
+    def at(self, shape: Sequence[int]) -> Graph:
+        """The same graph for inputs of one shape, where all shapes are known."""
+        model = type(self.model).FromString(self.model.SerializeToString())
+        taken = next(value for value in model.graph.input if value.name == self.input)
+        for dimension, size in zip(taken.type.tensor_type.shape.dim, shape, strict=True):
+            dimension.dim_value = size
+        del model.graph.value_info[:]
+        return Graph(model)
+
     @property
     def output(self) -> str:
         """Name of a recogniser's one output.
@@ -142,6 +153,11 @@ class Graph:
             options = {'strides': tuple(attributes.get('strides', ones)), 'groups': attributes.get('group', 1),
                        'dilations': tuple(attributes.get('dilations', ones))}
         return WeightLayer(node.name, node.op_type, node.input[0], node.output[0], weight, node.input[1], axis, **options)
+
+
+def computes_in_integers(path: str | os.PathLike) -> bool:
+    """Whether an ONNX file is quantised, for onnxruntime's own kernels or with Q/DQ pairs."""
+    return any(node.op_type in _INTEGER_OPS for node in require('onnx', 'onnx').load(str(path)).graph.node)
 
 
 def attributes_of(node) -> dict:

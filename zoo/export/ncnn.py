@@ -25,18 +25,22 @@ FEATURE_MASK, NO_WINOGRAD = 31, 1 << 6  # ncnn: docs/developer-guide/layer-feat-
 WINOGRAD_TILE, WINOGRAD_TILES = 4, 4  # side of a tile; how many a map must have for Winograd's algorithm to pay
 
 
-def convert_to_ncnn(graph: Graph) -> NcnnModel:
+def convert_to_ncnn(graph: Graph, shape: Sequence[int] | None = None) -> NcnnModel:
     """The float32 NCNN model of an ONNX graph.
+
+    Args:
+        shape: ``(3, H, W)`` to convert it with, where the graph takes any size.
 
     Raises:
         RuntimeError: pnnx failed (its log is in the message), or wrote what NCNN cannot load.
     """
     require('ncnn', 'ncnn')
     with tempfile.TemporaryDirectory() as work:
-        param = run_pnnx(graph.model, (1, *graph.shapes[graph.input][1:]), Path(work))
+        shape = shape or graph.shapes[graph.input][1:]
+        param = run_pnnx(graph.model, (1, *shape), Path(work))
         from zoo.runtime.ncnn import ncnn_net
         net, model = ncnn_net(param), NcnnModel.load(param)  # pnnx writes layers unknown to NCNN without an error
-        spare_winograd(model, net, graph.shapes[graph.input][1:])
+        spare_winograd(model, net, shape)
         return model
 
 

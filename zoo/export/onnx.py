@@ -40,8 +40,6 @@ def to_onnx(model: nn.Module):
     versions = {entry.domain: entry.version for entry in graph.opset_import}
     if versions != {'': OPSET}:
         raise RuntimeError(f'the exporter wrote opsets {versions}, asked for {OPSET}')
-    for index, node in enumerate(graph.graph.node):
-        node.name = f'node{index}_{node.op_type}'
     _reshape_slopes(graph)
     require('onnx', 'onnx').checker.check_model(graph)
     return graph
@@ -67,6 +65,8 @@ def trace_onnx(net: nn.Module, sample: Tensor, outputs: Sequence[str], axes: Map
     graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
     if not confirmed:
         raise RuntimeError('onnxsim changed what the graph computes; please report the model')
+    for index, node in enumerate(graph.graph.node):
+        node.name = f'node{index}_{node.op_type}'
     graph.ir_version = IR_VERSION
     return graph
 

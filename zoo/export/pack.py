@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plugins.files import atomic_path, sha256_file, write_atomic
 from plugins.preprocess import Preprocess
+from zoo.export.graph import computes_in_integers
 from zoo.runtime.onnx import onnx_session
 
 __all__ = ['PackError', 'check_pack', 'write_pack']
@@ -72,6 +73,9 @@ def _check_detector(path: Path) -> None:
     if ranks != {2}:
         raise PackError(f'{path}: outputs of {sorted(ranks)} dimensions; InsightFace 0.7 reads (K, 1), (K, 4) and (K, 10), '
                         'without a batch dimension')
+    if computes_in_integers(path):
+        raise PackError(f'{path}: a detector in 8 bits is for processors with 8-bit dot products, a pack is for any; give the '
+                        'file that `facezoo export retinaface_mnet025 --to onnx` writes without --precision')
 
 
 def write_pack(root: str | os.PathLike, name: str, recogniser: Path, preprocess: Preprocess, num_features: int,
