@@ -2,14 +2,17 @@
 
   facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
   facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
+  facezoo export retinaface_mnet025 --to onnx --precision int8 --calib pictures --out build/det8.onnx
+  facezoo export retinaface_mnet025 --to ncnn --precision int8 --calib pictures --out build/det8_ncnn
   facezoo export fdfacenet --to onnx --out build/rec.onnx
   facezoo export fdfacenet --to ncnn --out build/rec_ncnn
   facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
   facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
-  python benchmarks/album_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
-      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --out results/album_speed.json
+  python benchmarks/album_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/album_speed.json
 
-Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of identities not trained on)
+Needs: pictures (a folder or zip of pictures of people), faces_train.zip (aligned faces to calibrate on), val.bin (6000
+pairs of identities not trained on)
 
 The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
 has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
@@ -28,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from command_line import command_line
-from system_speed import SCORE, THEIRS, pictures, systems
+from system_speed import SCORE, THEIRS, add_models, pictures, systems
 from video_speed import video_speed
 
 from plugins.extras import installed_versions
@@ -66,17 +69,14 @@ def measure(workers: list[Worker], files: list[str], rounds: int) -> dict[str, d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--detector', type=Path, required=True)
-    parser.add_argument('--recogniser', type=Path, required=True)
-    parser.add_argument('--recogniser-int8', type=Path)
-    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER[,INT8]', help='folders of the NCNN models')
+    add_models(parser)
     parser.add_argument('--cores', type=int, default=os.cpu_count())
     parser.add_argument('--album', type=int, default=12, metavar='N', help='pictures a turn')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--out', type=Path, default=Path('results/album_speed.json'))
     args = parser.parse_args()
     args.threads, workers, figures = args.cores, [], {}
-    shown = pictures(open_detector(args.detector, args.cores, threshold=SCORE))
+    shown = pictures(open_detector(args.onnx[0], args.cores, threshold=SCORE))
     with tempfile.TemporaryDirectory() as root:
         np.savez(f'{root}/pictures.npz', **{name: shown[name] for name in SHOWN})
         try:
@@ -90,11 +90,11 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.close()
-    video = video_speed(args.detector, args.recogniser, args.cores, SCORE)
+    video = video_speed(*args.onnx, args.cores, SCORE)
     report = {'command': command_line(__doc__), 'pictures': figures,
               'video': video, 'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores,
               'album': args.album, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
-              'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
+              'sha256': dict(zip(('detector', 'recogniser'), map(sha256_file, args.onnx), strict=True)),
               'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
               'conditions': 'JPEG files read from the cache of the system; FaceAnalysis at det_size 640x640; medians over the '
                             'rounds, by the clock, the systems in turns'}

@@ -2,14 +2,17 @@
 
   facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
   facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
+  facezoo export retinaface_mnet025 --to onnx --precision int8 --calib pictures --out build/det8.onnx
+  facezoo export retinaface_mnet025 --to ncnn --precision int8 --calib pictures --out build/det8_ncnn
   facezoo export fdfacenet --to onnx --out build/rec.onnx
   facezoo export fdfacenet --to ncnn --out build/rec_ncnn
   facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
   facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
-  python benchmarks/system_speed.py --detector build/det.onnx --recogniser build/rec.onnx --recogniser-int8 build/rec8.onnx \\
-      --ncnn build/det_ncnn,build/rec_ncnn,build/rec8_ncnn --out results/system_speed.json
+  python benchmarks/system_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/system_speed.json
 
-Needs: faces_train.zip (aligned faces to calibrate on), val.bin (6000 pairs of identities not trained on)
+Needs: pictures (a folder or zip of pictures of people), faces_train.zip (aligned faces to calibrate on), val.bin (6000
+pairs of identities not trained on)
 
 Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, tiled to 24, small;
 and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system lives in a
@@ -44,6 +47,7 @@ from zoo.tables import format_table
 SCORE = 0.75  # lowest score of a face, of all
 GROWTH, BATCHES = (1, 2, 4, 8, 16, 24), (1, 2, 4, 8, 16, 32, 48)
 THEIRS, OURS = 'FaceAnalysis', 'onnxruntime'
+SYSTEMS = {'onnx': OURS, 'onnx-int8': f'{OURS}, 8 bits', 'ncnn': 'NCNN', 'ncnn-int8': 'NCNN, 8 bits'}  # option: name
 
 
 def pictures(detector) -> dict[str, np.ndarray]:
@@ -69,18 +73,21 @@ def painted_over(picture: np.ndarray, boxes: np.ndarray, number: int) -> np.ndar
     return found
 
 
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """An option for each of :data:`SYSTEMS`."""
+    for key, name in SYSTEMS.items():
+        parser.add_argument(f'--{key}', metavar='DETECTOR,RECOGNISER', required=name == OURS,
+                            type=lambda text: tuple(map(Path, text.split(','))))
+
+
 def systems(args: argparse.Namespace, root: str) -> list[dict]:
     """What is compared; the first one is what ratios are taken to."""
-    write_pack(root, 'facezoo', args.recogniser, Preprocess(), 512, 'benchmark', detector=args.detector)
-    found = [{'name': THEIRS}, {'name': OURS, 'detector': args.detector, 'recogniser': args.recogniser}]
-    if args.recogniser_int8:
-        found.append({'name': f'{OURS}, 8 bits', 'detector': args.detector, 'recogniser': args.recogniser_int8})
-    if args.ncnn:
-        detector, *recognisers = args.ncnn.split(',')
-        found += [{'name': name, 'detector': detector, 'recogniser': recogniser}
-                  for name, recogniser in zip(('NCNN', 'NCNN, 8 bits'), recognisers, strict=False)]
-    return [{'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
-            | {key: str(value) for key, value in system.items()} for system in found]
+    detector, recogniser = args.onnx
+    write_pack(root, 'facezoo', recogniser, Preprocess(), 512, 'benchmark', detector=detector)
+    given = {name: getattr(args, key.replace('-', '_')) for key, name in SYSTEMS.items()}
+    ours = [{'name': name, 'detector': str(pair[0]), 'recogniser': str(pair[1])} for name, pair in given.items() if pair]
+    shared = {'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
+    return [shared | system for system in [{'name': THEIRS}, *ours]]
 
 
 def measure(workers: list[Worker], picture: str, rounds: int) -> dict[str, dict]:
@@ -143,15 +150,12 @@ def _round(value: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--detector', type=Path, required=True)
-    parser.add_argument('--recogniser', type=Path, required=True)
-    parser.add_argument('--recogniser-int8', type=Path)
-    parser.add_argument('--ncnn', metavar='DETECTOR,RECOGNISER[,INT8]', help='folders of the NCNN models')
+    add_models(parser)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--out', type=Path, default=Path('results/system_speed.json'))
     args = parser.parse_args()
-    shown, workers = pictures(open_detector(args.detector, args.threads, threshold=SCORE)), []
+    shown, workers = pictures(open_detector(args.onnx[0], args.threads, threshold=SCORE)), []
     with tempfile.TemporaryDirectory() as root:
         np.savez(f'{root}/pictures.npz', **shown)
         command = [sys.executable, str(Path(__file__).with_name('system_worker.py'))]
@@ -168,13 +172,13 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.close()
-    recognisers = {OURS: args.recogniser} | ({f'{OURS}, 8 bits': args.recogniser_int8} if args.recogniser_int8 else {})
+    recognisers = {OURS: args.onnx[1]} | ({f'{OURS}, 8 bits': args.onnx_int8[1]} if args.onnx_int8 else {})
     report = {'command': command_line(__doc__), 'pictures': figures,
               'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
               'growth': growth(figures), 'peak_mb': memory,
               'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
               'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
-              'sha256': {kind: sha256_file(getattr(args, kind)) for kind in ('detector', 'recogniser')},
+              'sha256': dict(zip(('detector', 'recogniser'), map(sha256_file, args.onnx), strict=True)),
               'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
               'conditions': 'medians over the rounds (ms by the clock, cpu_ms of processor time, which other programs on the '
                             'machine hardly lengthen), the systems in turns on the same picture, each in its own process; '
