@@ -23,6 +23,7 @@ def test_six_faces_with_unit_embeddings(pipeline, picture, crops):
     order = known @ table.T
     assert order.argmax(1).tolist() == list(range(6)) and np.diag(order).min() > 0.6
     assert np.abs(table @ table.T - np.eye(6)).max() < 0.999
+    assert all(len(f'{side:.12g}'.partition('.')[2]) <= 1 for face in faces for side in face.to_dict()['box'])
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 500), (33, 31), (3000, 12000)])

@@ -90,7 +90,8 @@ class System:
         faces = []
         for row, similarity in zip(rows, found):
             best = int(similarity.argmax())
-            faces.append({'box': boxes[row].round(1).tolist(), 'landmarks': landmarks[row].round(1).tolist(),
+            faces.append({'box': boxes[row].astype(float).round(1).tolist(),
+                          'landmarks': landmarks[row].astype(float).round(1).tolist(),
                           'score': round(float(scores[row]), 4), 'similarity': round(float(similarity[best]), 4),
                           'name': self.names[best] if similarity[best] > self.threshold else None})
         return faces

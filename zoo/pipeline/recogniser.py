@@ -48,7 +48,7 @@ class Face:
 
     def to_dict(self) -> dict:
         """Plain values for JSON, without the embedding; coordinates to a tenth of a pixel."""
-        return {'box': self.box.round(1).tolist(), 'landmarks': self.landmarks.round(1).tolist(),
+        return {'box': _tenths(self.box), 'landmarks': _tenths(self.landmarks),
                 **self.quality.to_dict(), **({'refused': self.refused} if self.refused else {}),
                 **({'name': self.name, **self.match.to_dict()} if self.match else {})}
 
@@ -163,6 +163,10 @@ def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
     matches = iter(gallery.search(np.stack([face.embedding for face in asked]), threshold))
     return replace(scene, faces=tuple(face if face.embedding is None else replace(face, match=next(iter(next(matches)), None))
                                       for face in scene.faces))
+
+
+def _tenths(pixels: np.ndarray) -> list:
+    return pixels.astype(float).round(1).tolist()  # float32 would be written as 230.10000610351562
 
 
 def _spans_face(faces: Faces) -> np.ndarray:
