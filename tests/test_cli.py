@@ -79,8 +79,8 @@ def test_demo(tmp_path, capsys, crops):
     assert main(['demo', '--out', str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert 'export pack' in out and (tmp_path / 'similarity.png').stat().st_size > 10_000
-    assert main(['demo', str(tmp_path / 'similarity.png'), '--out', str(tmp_path)]) == 1
-    assert '784x784 pixels' in capsys.readouterr().err
+    assert main(['demo', str(tmp_path / 'recognised.jpg'), '--out', str(tmp_path)]) == 1
+    assert 'recognised.jpg: 1280x886 pixels' in capsys.readouterr().err
 
 
 def test_nobody_reads_the_output():

@@ -50,6 +50,13 @@ def test_export_with_gate_set(model, to, tmp_path, face_bin):
     assert zoo.open(out).num_features == 512
 
 
+def test_a_net_for_smaller_crops(tmp_path, crops):
+    """Without a gate set the sample faces are aligned at the net's own size."""
+    sidecar = export(zoo.load('mobilefacenet96_eca'), 'mobilefacenet96_eca', 'onnx', tmp_path / 'm.onnx')
+    assert sidecar['input'] == '96x96' and sidecar['parity']['faces'] == 12
+    assert zoo.open(tmp_path / 'm.onnx').preprocess.input_size == 96
+
+
 def test_onnx_is_what_old_runtimes_take(onnx_file):
     import onnx
     graph = onnx.load(onnx_file)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.extras import require
-from plugins.preprocess import FaceError, decode_image, encode_image, l2_normalise
+from plugins.preprocess import decode_image, encode_image, l2_normalise
 from zoo.tables import format_table
 
 _CELL = 112
@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> None:
         require(module, 'all')  # said before the work
     from zoo.export.artefact import export
     steps = _Steps()
-    faces = steps('faces', lambda: _faces(args.faces), lambda f: f'{len(f)} aligned faces')
     model = steps(f'load {args.model}', lambda: zoo.load(args.model),
                   lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
+    faces = steps('faces', lambda: _faces(args.faces, model.preprocess.input_size), lambda f: f'{len(f)} aligned faces')
     embeddings = steps('recognise', lambda: l2_normalise(_embed(model, faces)), lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
-    made = {}
     for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
-        sidecar = steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out),
-                        lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
-        made[to] = sidecar
+        if to == 'pack' and model.preprocess.input_size % 112:
+            continue  # InsightFace takes none of 96 pixels
+        steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out),
+              lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
     for to, path in (('onnx', args.out / f'{args.model}.onnx'), ('ncnn', args.out / 'ncnn')):
         steps(f'run {to}', lambda path=path: l2_normalise(zoo.open(path)(faces)),
               lambda e: f'same faces, largest similarity difference {np.abs(e @ e.T - embeddings @ embeddings.T).max():.1e}')
@@ -96,15 +96,12 @@ def _write(path: Path, scene) -> Path:
     return path
 
 
-def _faces(paths: list[Path]) -> np.ndarray:
+def _faces(paths: list[Path], size: int) -> np.ndarray:
+    from plugins.data.sources import shrink_crop
     from zoo.pipeline.sample import sample_crops
     if not paths:
-        return sample_crops()
-    images = [decode_image(path.read_bytes(), str(path)) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != (112, 112, 3):
-            raise FaceError(f'{path}: {image.shape[1]}x{image.shape[0]} pixels; give aligned 112x112 faces')
-    return np.stack(images)
+        return sample_crops(size)
+    return np.stack([shrink_crop(decode_image(path.read_bytes(), str(path)), size, str(path)) for path in paths])
 
 
 def _embed(model, faces: np.ndarray) -> np.ndarray:
@@ -126,7 +123,7 @@ def _draw(faces: np.ndarray, similarity: np.ndarray, threshold: float, path: Pat
     sheet = np.full(((count + 1) * _CELL, (count + 1) * _CELL, 3), 255, np.uint8)
     for i, face in enumerate(faces):
         begin, end = (i + 1) * _CELL, (i + 2) * _CELL
-        sheet[:_CELL, begin:end] = sheet[begin:end, :_CELL] = face
+        sheet[:_CELL, begin:end] = sheet[begin:end, :_CELL] = cv2.resize(face, (_CELL, _CELL))
         for j in range(count):
             value = float(similarity[i, j])
             colour = (190, 235, 190) if value > threshold else (240, 240, 240)

@@ -57,7 +57,8 @@ class Judge:
     @cached_property
     def faces(self) -> np.ndarray:
         """Faces of the parity check, uint8 RGB ``(N, S, S, 3)``."""
-        return _spread(self.data.faces, self.reference.preprocess.input_size) if self.data else sample_faces()
+        size = self.reference.preprocess.input_size
+        return _spread(self.data.faces, size) if self.data else sample_faces(size)
 
     @cached_property
     def baseline(self) -> VerificationResult:
@@ -93,10 +94,10 @@ class Judge:
                             'lost')
 
 
-def sample_faces() -> np.ndarray:
-    """Aligned faces of the group photo that the insightface package ships, uint8 RGB ``(N, 112, 112, 3)``, with mirrors."""
+def sample_faces(size: int) -> np.ndarray:
+    """Aligned faces of the group photo that the insightface package ships, uint8 RGB ``(N, size, size, 3)``, with mirrors."""
     from zoo.pipeline.sample import sample_crops
-    crops = sample_crops()
+    crops = sample_crops(size)
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
