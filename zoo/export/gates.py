@@ -89,9 +89,12 @@ class Judge:
     def _require_accuracy(self, found: VerificationResult, gates: Gates) -> None:
         drop = self.baseline.accuracy - found.accuracy
         if drop > gates.max_accuracy_drop + 1e-12:
+            coarse = '' if found.pairs * gates.max_accuracy_drop >= 1 else (
+                f'. One of its {found.pairs} pairs is {100 / found.pairs:.2f} points, and another threshold in one of the ten '
+                'folds is several: name a set of some thousand pairs')
             raise GateError(f'accuracy gate: {100 * found.accuracy:.2f} % on {self.data.name} against '
                             f'{100 * self.baseline.accuracy:.2f} % of torch; {100 * gates.max_accuracy_drop:.2f} points may be '
-                            'lost')
+                            f'lost{coarse}')
 
 
 def sample_faces(size: int) -> np.ndarray:
