@@ -15,15 +15,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import ROOT, encode
+from conftest import ROOT, benchmark, encode
 
 from plugins.arcface_torch import bridge, checkout, compat, preflight
 from plugins.arcface_torch.bridge import LaunchError
 from plugins.arcface_torch.checkout import CheckoutError
-from plugins.files import import_file
 from plugins.preprocess import FaceError
 
-bench = import_file(ROOT / 'benchmarks' / 'arcface_torch.py')
+bench = benchmark('arcface_torch')
 
 TRAIN = """
 import argparse

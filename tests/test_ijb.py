@@ -8,15 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import benchmark
 
-from plugins.files import import_file
 from plugins.preprocess import FaceError, Preprocess
 from zoo.evaluate import ijb
 from zoo.evaluate.ijb import TemplateSums, evaluate_ijb, load_protocol, score_pairs
 from zoo.evaluate.roc import roc_points, tar_nearest
 
-bench = import_file(ROOT / 'benchmarks' / 'arcface_torch.py')
+bench = benchmark('arcface_torch')
 
 
 class PatchEmbedder:

@@ -8,16 +8,15 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import benchmark
 
 from plugins.backbones.fdfacenet import FDFaceNet
-from plugins.files import import_file
 from plugins.preprocess import Preprocess
 from zoo.export.onnx import export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.runtime.torch import TorchEmbedder
 
-bench = import_file(ROOT / 'benchmarks' / 'packs.py')
+bench = benchmark('packs')
 
 
 @pytest.fixture(scope='module')

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, encode
+from conftest import ROOT, benchmark, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.data import sources
 from plugins.data.recordio import MAGIC, RecordError, RecordHeader, RecordReader, RecordWriter, pack, rebuild_index, unpack
 from plugins.data.sources import RecordFaces, header_slack
-from plugins.files import import_file
 
 RECORDED = ROOT / 'tests' / 'data' / 'mxnet'
-interop = import_file(ROOT / 'benchmarks' / 'mxnet_interop.py')
+interop = benchmark('mxnet_interop')
 WORD = MAGIC.to_bytes(4, 'little')
 # bytes rich in whole and broken magic words at all offsets
 payloads = st.lists(st.one_of(st.binary(max_size=9), st.sampled_from([WORD, WORD[:3], WORD[1:]])), max_size=6).map(b''.join)
