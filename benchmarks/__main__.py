@@ -79,7 +79,11 @@ def read_script(script: Path) -> list[Entry]:
         return []
     said = re.search(r'^Needs: (.*?)(?:\n\n|\Z)', doc, re.MULTILINE | re.DOTALL)
     needs = said and dict(re.findall(r'(\S+) \(([^)]*)\)', ' '.join(said[1].split())))
-    return [Entry(file, name, tuple(_steps(lines, file, own)), needs) for file in files]
+    steps = ()
+    if borrowed := re.search(r'^Models: those of (\S+)$', doc, re.MULTILINE):
+        other, = read_script(script.with_name(borrowed[1]))
+        steps, needs = other.steps[:-1], {**other.needs, **(needs or {})}
+    return [Entry(file, name, (*steps, *_steps(lines, file, own)), needs) for file in files]
 
 
 def _steps(lines: list[str], file: str, own: str) -> list[str]:

@@ -1,18 +1,9 @@
 """Pictures and frames a second with all cores: albums beside InsightFace's FaceAnalysis, same ONNX files; a video.
 
-  facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
-  facezoo export retinaface_mnet025 --to ncnn --out build/det_ncnn
-  facezoo export retinaface_mnet025 --to onnx --precision int8 --calib pictures --out build/det8.onnx
-  facezoo export retinaface_mnet025 --to ncnn --precision int8 --calib pictures --out build/det8_ncnn
-  facezoo export fdfacenet --to onnx --out build/rec.onnx
-  facezoo export fdfacenet --to ncnn --out build/rec_ncnn
-  facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
-  facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
   python benchmarks/album_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
       --ncnn build/det_ncnn,build/rec_ncnn --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/album_speed.json
 
-Needs: pictures (a folder or zip of pictures of people), faces_train.zip (aligned faces to calibrate on), val.bin (6000
-pairs of identities not trained on)
+Models: those of system_speed.py
 
 The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
 has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
@@ -25,19 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from command_line import command_line
-from system_speed import SCORE, THEIRS, add_models, pictures, systems
+from system_speed import SCORE, THEIRS, add_models, facts, pictures, started, systems
 from video_speed import video_speed
 
-from plugins.extras import installed_versions
-from plugins.files import sha256_file, write_atomic
+from plugins.files import write_atomic
 from plugins.preprocess import encode_image
-from zoo.bench import Worker, machine
+from zoo.bench import Worker
 from zoo.runtime.detector import open_detector
 from zoo.tables import format_table
 
@@ -75,27 +64,20 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--out', type=Path, default=Path('results/album_speed.json'))
     args = parser.parse_args()
-    args.threads, workers, figures = args.cores, [], {}
+    args.threads, figures = args.cores, {}
     shown = pictures(open_detector(args.onnx[0], args.cores, threshold=SCORE))
+    shown = {name: shown[name] for name in SHOWN}
     with tempfile.TemporaryDirectory() as root:
-        np.savez(f'{root}/pictures.npz', **{name: shown[name] for name in SHOWN})
-        try:
-            for system in [one for each in systems(args, root) for one in variants(each, args.cores)]:
-                command = [sys.executable, str(Path(__file__).with_name('system_worker.py')), json.dumps(system)]
-                workers.append(Worker(system['label'], command, system['threads']))
-            for name in SHOWN:
+        chosen = [one for each in systems(args, root) for one in variants(each, args.cores)]
+        with started(chosen, shown) as workers:
+            for name, picture in shown.items():
                 file = Path(root, f'{name}.jpg')
-                file.write_bytes(encode_image(shown[name]))
+                file.write_bytes(encode_image(picture))
                 figures[name] = measure(workers, [str(file)] * args.album, args.rounds)
-        finally:
-            for worker in workers:
-                worker.close()
     video = video_speed(*args.onnx, args.cores, SCORE)
     report = {'command': command_line(__doc__), 'pictures': figures,
-              'video': video, 'sizes': {name: shown[name].shape[:2] for name in SHOWN}, 'cores': args.cores,
-              'album': args.album, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
-              'sha256': dict(zip(('detector', 'recogniser'), map(sha256_file, args.onnx), strict=True)),
-              'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
+              'video': video, 'sizes': {name: picture.shape[:2] for name, picture in shown.items()}, 'cores': args.cores,
+              'album': args.album, **facts(args),
               'conditions': 'JPEG files read from the cache of the system; FaceAnalysis at det_size 640x640; medians over the '
                             'rounds, by the clock, the systems in turns'}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')

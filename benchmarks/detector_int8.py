@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import command_line
 
 import zoo
 from plugins.data.sources import TreeFaces
@@ -122,8 +123,7 @@ def main() -> None:
     FILES.mkdir(parents=True, exist_ok=True)
     report = json.loads(args.out.read_text()) if args.out.exists() else {}
     report |= quality(args) if args.part == 'quality' else speed()
-    report |= {'model': NAME, 'command': 'python benchmarks/detector_int8.py quality --calib train --pictures heldout '
-                                         '--raw lfw_raw_fold1.zip --recogniser edgeface_xs.onnx, then speed',
+    report |= {'model': NAME, 'command' if args.part == 'quality' else 'speed_command': command_line(__doc__),
                'date': datetime.date.today().isoformat()}
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
 

@@ -27,6 +27,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,28 @@ def systems(args: argparse.Namespace, root: str) -> list[dict]:
     ours = [{'name': name, 'detector': str(pair[0]), 'recogniser': str(pair[1])} for name, pair in given.items() if pair]
     shared = {'root': root, 'pictures': f'{root}/pictures.npz', 'threads': args.threads, 'score': SCORE}
     return [shared | system for system in [{'name': THEIRS}, *ours]]
+
+
+@contextmanager
+def started(chosen: list[dict], shown: dict[str, np.ndarray]) -> Iterator[list[Worker]]:
+    """A process for each system, which has the pictures; closed in the end."""
+    np.savez(chosen[0]['pictures'], **shown)
+    workers: list[Worker] = []
+    try:
+        for system in chosen:
+            command = [sys.executable, str(Path(__file__).with_name('system_worker.py')), json.dumps(system)]
+            workers.append(Worker(system.get('label', system['name']), command, system['threads']))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def facts(args: argparse.Namespace) -> dict:
+    """What the figures depend on, whatever was measured."""
+    return {'rounds': args.rounds, 'flip': False, 'score': SCORE,
+            'sha256': dict(zip(('detector', 'recogniser'), map(sha256_file, args.onnx), strict=True)),
+            'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine()}
 
 
 def measure(workers: list[Worker], picture: str, rounds: int) -> dict[str, dict]:
@@ -155,31 +179,20 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--out', type=Path, default=Path('results/system_speed.json'))
     args = parser.parse_args()
-    shown, workers = pictures(open_detector(args.onnx[0], args.threads, threshold=SCORE)), []
-    with tempfile.TemporaryDirectory() as root:
-        np.savez(f'{root}/pictures.npz', **shown)
-        command = [sys.executable, str(Path(__file__).with_name('system_worker.py'))]
-        try:
-            for system in systems(args, root):
-                workers.append(Worker(system['name'], [*command, json.dumps(system)], args.threads))
-            with progress_bar(len(shown), 'pictures', 'system speed') as bar:
-                figures = {}
-                for name in shown:
-                    figures[name] = measure(workers, name, args.rounds)
-                    bar.update(1)
-            question = json.dumps({'picture': '24 faces', 'calls': 1})
-            memory = {worker.label: round(worker.ask(question)['peak_mb']) for worker in workers}
-        finally:
-            for worker in workers:
-                worker.close()
+    shown, figures = pictures(open_detector(args.onnx[0], args.threads, threshold=SCORE)), {}
+    with tempfile.TemporaryDirectory() as root, started(systems(args, root), shown) as workers:
+        with progress_bar(len(shown), 'pictures', 'system speed') as bar:
+            for name in shown:
+                figures[name] = measure(workers, name, args.rounds)
+                bar.update(1)
+        question = json.dumps({'picture': '24 faces', 'calls': 1})
+        memory = {worker.label: round(worker.ask(question)['peak_mb']) for worker in workers}
     recognisers = {OURS: args.onnx[1]} | ({f'{OURS}, 8 bits': args.onnx_int8[1]} if args.onnx_int8 else {})
     report = {'command': command_line(__doc__), 'pictures': figures,
               'sizes': {name: picture.shape[:2] for name, picture in shown.items()},
               'growth': growth(figures), 'peak_mb': memory,
               'cpu_ms_a_face_by_batch': batch_table(recognisers, args.threads, args.rounds),
-              'threads': args.threads, 'rounds': args.rounds, 'flip': False, 'score': SCORE,
-              'sha256': dict(zip(('detector', 'recogniser'), map(sha256_file, args.onnx), strict=True)),
-              'versions': installed_versions(('insightface', 'opencv-python-headless')), 'machine': machine(),
+              'threads': args.threads, **facts(args),
               'conditions': 'medians over the rounds (ms by the clock, cpu_ms of processor time, which other programs on the '
                             'machine hardly lengthen), the systems in turns on the same picture, each in its own process; '
                             'FaceAnalysis at det_size 640x640 enlarges and pads to a square, our pipeline never enlarges and '

@@ -146,9 +146,9 @@ def _detector(found: dict) -> list[str]:
     """Faces and times of each file, at both sizes."""
     columns = ('recall', 'precision', 'false_alarms', 'landmark_error', 'mean_iou')
     headings = ['runtime', 'first layers', 'longest side', 'share in 8 bits', *columns, 'ms', 'ratio']
-    return [f'## Detectors in 8 bits\n\n`{found["command"]}`; `{found["model"]}`, with so many of the first layers in floating '
-            'point, on held-out pictures beside the ONNX file in floating point; one thread, in turns, ratio to that runtime '
-            'in floating point.',
+    return [f'## Detectors in 8 bits\n\n`{found["command"]}`, then `{found["speed_command"]}`; '
+            f'`{found["model"]}`, with so many of the first layers in floating point, on held-out pictures beside the ONNX '
+            'file in floating point; one thread, in turns, ratio to that runtime in floating point.',
             markdown_table([heading.replace('_', ' ') for heading in headings], [
                 [runtime, plan, size, found['int8_macs'][runtime].get(plan, ''), *(report[column] for column in columns),
                  *(found['speed'][runtime][plan][size][key] for key in ('ms', 'ratio'))]

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     for module in ('torch', 'onnx', 'pnnx'):
         require(module, 'all')  # said before the work
     from zoo.export.artefact import export
+    from zoo.export.pack import is_recogniser_size
     steps = _Steps()
     model = steps(f'load {args.model}', lambda: zoo.load(args.model),
                   lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     embeddings = steps('recognise', lambda: l2_normalise(_embed(model, faces)), lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
     for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
-        if to == 'pack' and model.preprocess.input_size % 112:
-            continue  # InsightFace takes none of 96 pixels
+        if to == 'pack' and not is_recogniser_size(model.preprocess.input_size):
+            continue
         steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out),
               lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
     for to, path in (('onnx', args.out / f'{args.model}.onnx'), ('ncnn', args.out / 'ncnn')):

@@ -19,7 +19,7 @@ from plugins.preprocess import Preprocess
 from zoo.export.graph import computes_in_integers
 from zoo.runtime.onnx import onnx_session
 
-__all__ = ['PackError', 'check_pack', 'write_pack']
+__all__ = ['PackError', 'check_pack', 'is_recogniser_size', 'write_pack']
 
 DETECTOR = 'detector.onnx'
 _MODEL_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,127}')
@@ -28,6 +28,11 @@ _OUTPUTS = {9: 'three strides with landmarks', 15: 'five strides with landmarks'
 
 class PackError(ValueError):
     """InsightFace would not load the pack, or would load it wrongly."""
+
+
+def is_recogniser_size(size: int) -> bool:
+    """Whether InsightFace takes a net for crops of so many pixels for a recogniser."""
+    return size >= 112 and not size % 16 and not (size % 112 and size % 128) and size != 192
 
 
 def check_pack(root: str | os.PathLike, name: str, preprocess: Preprocess, detector: Path | None = None) -> Path:
@@ -43,7 +48,7 @@ def check_pack(root: str | os.PathLike, name: str, preprocess: Preprocess, detec
     size = preprocess.input_size
     if not _MODEL_ID.fullmatch(name) or f'{name}.onnx' == DETECTOR:
         raise PackError(f'{name!r} cannot be the name of a pack: letters, digits, ".", "_" and "-" only, and not "detector"')
-    if size < 112 or size % 16 or (size % 112 and size % 128) or size == 192:
+    if not is_recogniser_size(size):
         taken = {96: 'an attribute net', 192: 'a landmark net'}.get(size, 'no recogniser (it wants multiples of 112 or 128)')
         raise PackError(f'{name}: InsightFace takes a {size}x{size} model for {taken}; build and train it for 112x112 '
                         f'(zoo.create({name!r}, input_size=112))')

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ['central_face', 'decode', 'fit', 'suppress']
+__all__ = ['central_face', 'decode', 'fit', 'suppress', 'tenths']
 
 
 def fit(picture: np.ndarray, size: float, multiple: int):
@@ -66,3 +66,8 @@ def central_face(boxes: np.ndarray, shape) -> int:
     squared distance)."""
     middles = (boxes[:, :2] + boxes[:, 2:4]) / 2 - np.array(shape[1::-1]) / 2
     return int(np.argmax(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1) - 2 * np.square(middles).sum(1)))
+
+
+def tenths(pixels: np.ndarray) -> list:
+    """Coordinates of any shape for JSON, to a tenth of a pixel (float32 itself would be written as 230.10000610351562)."""
+    return pixels.astype(float).round(1).tolist()

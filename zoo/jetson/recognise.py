@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 from .bundle import BundleError
+from .decode import tenths
 from .pictures import central_crop, crop_faces, read_picture, require_opencv
 from .recogniser import unit
 from .session import Session, make_parser, run_script
@@ -90,8 +91,7 @@ class System:
         faces = []
         for row, similarity in zip(rows, found):
             best = int(similarity.argmax())
-            faces.append({'box': boxes[row].astype(float).round(1).tolist(),
-                          'landmarks': landmarks[row].astype(float).round(1).tolist(),
+            faces.append({'box': tenths(boxes[row]), 'landmarks': tenths(landmarks[row]),
                           'score': round(float(scores[row]), 4), 'similarity': round(float(similarity[best]), 4),
                           'name': self.names[best] if similarity[best] > self.threshold else None})
         return faces

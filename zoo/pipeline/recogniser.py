@@ -12,6 +12,7 @@ import numpy as np
 from plugins.faces import Faces
 from plugins.preprocess import FaceError, l2_normalise
 from zoo.jetson.align import align
+from zoo.jetson.decode import tenths
 from zoo.pipeline.contract import Contract, contract_of
 from zoo.pipeline.gallery import KnownPersons, Match
 from zoo.pipeline.pictures import Picture, read_picture
@@ -48,7 +49,7 @@ class Face:
 
     def to_dict(self) -> dict:
         """Plain values for JSON, without the embedding; coordinates to a tenth of a pixel."""
-        return {'box': _tenths(self.box), 'landmarks': _tenths(self.landmarks),
+        return {'box': tenths(self.box), 'landmarks': tenths(self.landmarks),
                 **self.quality.to_dict(), **({'refused': self.refused} if self.refused else {}),
                 **({'name': self.name, **self.match.to_dict()} if self.match else {})}
 
@@ -123,8 +124,7 @@ class Pipeline:
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                for future in waiting:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
 
     def _scene(self, source: Picture) -> Scene:
         try:
@@ -163,10 +163,6 @@ def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
     matches = iter(gallery.search(np.stack([face.embedding for face in asked]), threshold))
     return replace(scene, faces=tuple(face if face.embedding is None else replace(face, match=next(iter(next(matches)), None))
                                       for face in scene.faces))
-
-
-def _tenths(pixels: np.ndarray) -> list:
-    return pixels.astype(float).round(1).tolist()  # float32 would be written as 230.10000610351562
 
 
 def _spans_face(faces: Faces) -> np.ndarray:
