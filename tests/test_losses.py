@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from plugins.data.degrade import Degrade, degrade
+from plugins.data.degrade import Degrade, degrade, misalign
 from plugins.losses.distillation import (
     DISTILLATIONS,
     Seen,
@@ -21,6 +22,7 @@ from plugins.losses.distillation import (
 )
 from plugins.losses.margin import AdaFaceHead, CentreLoss, MarginHead, SoftmaxHead, add_margin, margin_at
 from plugins.preprocess import FaceError
+from zoo.jetson.align import TEMPLATE, similarity_transform
 
 COSINE = torch.tensor([[0.8, 0.1], [-0.3, 0.5], [0.2, 0.9]])
 LABELS = torch.tensor([0, 1, -1])
@@ -147,6 +149,39 @@ def test_degrade(crops):
         Degrade(factors=())
     rng = np.random.default_rng(0)
     assert Degrade(p=0)(face, rng) is face
+
+
+def test_misalignment_is_that_of_wrong_landmarks():
+    """The similarity of landmarks with an error, written down without landmarks, has the same spread."""
+    rng, points = np.random.default_rng(0), TEMPLATE.astype(float)
+    centre = points.mean(0)
+    dots = np.zeros((112, 112, 3), np.uint8)
+    for x, y in ((30, 30), (80, 80)):
+        cv2.circle(dots, (x, y), 8, (255, 255, 255), -1)
+
+    def measure(image):  # scale, angle and place from the two dots
+        _, _, _, found = cv2.connectedComponentsWithStats((image[:, :, 0] > 127).astype(np.uint8))
+        (x0, y0), (x1, y1) = sorted(found[1:].tolist())
+        return [np.hypot(x1 - x0, y1 - y0) / np.hypot(50, 50), np.arctan2(y1 - y0, x1 - x0) - np.pi / 4, (x0 + x1) / 2]
+
+    def similarity():
+        matrix = similarity_transform(points + rng.normal(0, 1.5, points.shape), points)
+        shift = (matrix[:, :2] @ centre + matrix[:, 2] - centre)[0]
+        return [np.hypot(*matrix[:, 0]), np.arctan2(matrix[1, 0], matrix[0, 0]), shift]
+
+    drawn = np.array([measure(misalign(dots, 1.5, rng)) for _ in range(600)])
+    wanted = np.array([similarity() for _ in range(600)])
+    np.testing.assert_allclose(drawn[:, :2].std(0), wanted[:, :2].std(0), rtol=0.15)
+    assert drawn[:, 2].std() == pytest.approx(np.hypot(wanted[:, 2].std(), 17 * wanted[:, 1].std()), rel=0.2)
+    assert np.array_equal(misalign(dots, 0, rng), dots)
+
+
+def test_misalignment_is_the_students_alone(crops):
+    face = crops[0]
+    first, again = (Degrade((1,), landmarks=1.5)(face, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, again) and not np.array_equal(first, face)
+    with pytest.raises(ValueError, match=r'degrade\.landmarks=-1'):
+        Degrade(landmarks=-1)
 
 
 def test_askd_blurs_down_the_picture_only(crops):

@@ -41,6 +41,22 @@ def test_equals_insightface(pairs, noise, seed):
     assert (found.accuracy, found.std) == pytest.approx(insightface_accuracy(first, second, same), abs=1e-12)
 
 
+def test_another_nets_thresholds_are_kept():
+    """Its own thresholds adapt to an embedder that squeezes all similarities; those of a reference do not."""
+    rng = np.random.default_rng(0)
+    same = np.arange(200) % 2 == 0
+    first = rng.standard_normal((200, 32))
+    second = np.where(same[:, None], first + rng.standard_normal((200, 32)), rng.standard_normal((200, 32)))
+    first, second = l2_normalise(first), l2_normalise(second)
+    reference = evaluate_pairs(first, second, same)
+    again = evaluate_pairs(first, second, same, reference=reference)
+    assert (again.at_reference, again.to_dict()['accuracy@reference']) == (reference.accuracy,) * 2
+    assert 'accuracy@reference' not in reference.to_dict()
+    squeezed = [l2_normalise(np.concatenate([side, np.full((200, 1), 1.5)], 1)) for side in (first, second)]
+    found = evaluate_pairs(*squeezed, same, reference=reference)
+    assert found.accuracy > 0.9 and found.at_reference == 0.5  # accepts everybody
+
+
 def test_threshold_keeps_its_promise():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=3000)

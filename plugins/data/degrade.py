@@ -1,4 +1,6 @@
-"""Low-quality faces from good ones: paper 003 (bicubic down by 2, 4 or 8 and Gaussian blur) and A-SKD's public variant.
+"""What a student sees of a face that its teacher sees clean: low resolution, and an alignment as detectors make it.
+
+Low resolution is paper 003's (bicubic down by 2, 4 or 8 and Gaussian blur) or that of A-SKD's public code.
 
 Paper 003 leaves order, sigma and the way back up open. Here: bicubic down, bicubic up to the old size, then blur, with sigma
 uniform in (0.1, 2.0) pixels. ``variant='askd'`` is what A-SKD's code does (gist-ailab/teaching-where-to-look,
@@ -14,8 +16,10 @@ import numpy as np
 
 from plugins.preprocess import FaceError
 
-__all__ = ['Degrade', 'degrade']
+__all__ = ['Degrade', 'degrade', 'misalign']
 
+# of the five points of ArcFace's template at 112 pixels: their mean, and the root of the summed squared distances from it
+_CENTRE, _SPREAD = (56.03, 71.90), 52.0
 _KERNELS = {'bicubic': cv2.INTER_CUBIC, 'askd': cv2.INTER_NEAREST}
 
 
@@ -43,19 +47,39 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
+def misalign(image: np.ndarray, error: float, rng: np.random.Generator) -> np.ndarray:
+    """The crop that five landmarks with an error give: shifted, turned and scaled a little, black beyond the edge.
+
+    A least-squares similarity over five points, each coordinate off by ``error``, is off by error/sqrt(5) in the mean of the
+    points and by error/spread in angle (radians) and scale.
+
+    Args:
+        image: aligned uint8 RGB ``(S, S, 3)``.
+        error: standard deviation, in pixels of a crop of 112.
+    """
+    size = len(image)
+    centre = np.array(_CENTRE) * size / 112
+    scale, angle = rng.normal((1, 0), error / _SPREAD)
+    shift = rng.normal(0, error / np.sqrt(5) * size / 112, 2)
+    linear = np.array([[scale, -angle], [angle, scale]])
+    return cv2.warpAffine(image, np.hstack([linear, (centre + shift - linear @ centre)[:, None]]), (size, size))
+
+
 @dataclass(frozen=True)
 class Degrade:
     """Random degradation for training.
 
     Attributes:
+        landmarks: error of the alignment, see :func:`misalign`; the detectors here are off by 1.5 from one another.
         factors: one is drawn for each face; 1 leaves it as it is.
-        p: probability of degrading at all.
+        p: probability of a lower resolution.
         variant: ``bicubic`` or ``askd``.
     """
 
     factors: tuple[int, ...] = (2, 4, 8)
     p: float = 1.0
     variant: str = 'bicubic'
+    landmarks: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.factors or any(int(f) != f or f < 1 for f in self.factors):
@@ -64,8 +88,12 @@ class Degrade:
             raise ValueError(f'degrade.p={self.p} is not a probability')
         if self.variant not in _KERNELS:
             raise ValueError(f'degrade.variant={self.variant!r}: must be one of {", ".join(_KERNELS)}')
+        if not 0 <= self.landmarks <= 10:
+            raise ValueError(f'degrade.landmarks={self.landmarks}: must be from 0 to 10 pixels')
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.landmarks:
+            image = misalign(image, self.landmarks, rng)
         if rng.random() >= self.p:
             return image
         return degrade(image, int(rng.choice(self.factors)), rng.uniform(0.1, 2.0), self.variant)

@@ -52,6 +52,8 @@ class VerificationResult:
         xnorm: mean norm of the single embeddings before normalisation.
         pairs: number of pairs; ``impostors`` of them of different persons. A FAR below ``1 / impostors`` cannot be
             resolved: it then means no false accept at all.
+        fold_thresholds: of each fold, the squared distance below which a pair counts as one person: best on the other folds.
+        at_reference: accuracy at the fold thresholds of another result, when :func:`verify` was given one.
     """
 
     accuracy: float
@@ -61,10 +63,15 @@ class VerificationResult:
     xnorm: float
     pairs: int
     impostors: int
+    fold_thresholds: tuple[float, ...]
+    at_reference: float | None = None
 
     def to_dict(self) -> dict:
-        """Flat mapping with keys ``accuracy``, ``std``, ``tar@1e-3``, ``threshold@1e-3``, ``xnorm``, ``pairs``, ..."""
+        """Flat mapping with keys ``accuracy``, ``std``, ``tar@1e-3``, ``threshold@1e-3``, ``xnorm``, ``pairs``, ..., and
+        ``accuracy@reference`` when it was measured."""
         flat = {'accuracy': self.accuracy, 'std': self.std}
+        if self.at_reference is not None:
+            flat['accuracy@reference'] = self.at_reference
         for far in self.tar:
             flat |= {f'tar@{far}': self.tar[far], f'threshold@{far}': self.threshold[far]}
         return flat | {'xnorm': self.xnorm, 'pairs': self.pairs, 'impostors': self.impostors}
@@ -111,11 +118,12 @@ def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
 
 
 def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: bool = True, batch_size: int = 64,
-           progress: bool = False) -> VerificationResult:
+           progress: bool = False, reference: VerificationResult | None = None) -> VerificationResult:
     """Measure an embedder on a verification set.
 
     Args:
         flip: sum the embeddings of the face and its mirror image.
+        reference: another embedder's result on this set; the accuracy at its thresholds is measured, too.
 
     Raises:
         FaceError: a face is damaged or of another size, or the embedder gives all faces the same embedding.
@@ -124,11 +132,11 @@ def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: 
         data = load_verification_set(data)
     embeddings, norms = embed_faces(embedder, data.faces, flip, batch_size, data.name, progress)
     first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
-    return evaluate_pairs(first, second, data.same, xnorm=float(norms[data.pairs].mean()))
+    return evaluate_pairs(first, second, data.same, xnorm=float(norms[data.pairs].mean()), reference=reference)
 
 
 def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, folds: int = 10, fars=FARS,
-                   xnorm: float = float('nan')) -> VerificationResult:
+                   xnorm: float = float('nan'), reference: VerificationResult | None = None) -> VerificationResult:
     """Accuracy, TAR and thresholds of ``P`` pairs of L2-normalised embeddings ``(P, D)``.
 
     Raises:
@@ -138,14 +146,17 @@ def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, fold
     if len(same) < folds or same.all() or not same.any():
         raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person: need at least {folds} pairs of both kinds')
     distance = np.square(first - second).sum(1)
-    accuracy = _fold_accuracy(distance, same, np.arange(0, 4, 0.01), folds)
+    parts = np.array_split(np.arange(len(same)), folds)  # contiguous, as scikit-learn's KFold
+    fold_thresholds = _best_thresholds(distance, same, parts)
+    accuracy = _accuracy_at(fold_thresholds, distance, same, parts)
+    at_reference = float(_accuracy_at(reference.fold_thresholds, distance, same, parts).mean()) if reference else None
     similarity = 1 - distance / 2
     tar, threshold = {}, {}
     for far in fars:
         threshold[far] = threshold_at(similarity[~same], float(far))
         tar[far] = float((similarity[same] > threshold[far]).mean())
     return VerificationResult(float(accuracy.mean()), float(accuracy.std()), tar, threshold, xnorm, len(same),
-                              int((~same).sum()))
+                              int((~same).sum()), fold_thresholds, at_reference)
 
 
 def threshold_at(impostor_scores: np.ndarray, far: float) -> float:
@@ -154,16 +165,21 @@ def threshold_at(impostor_scores: np.ndarray, far: float) -> float:
     return float(np.partition(impostor_scores, -allowed - 1)[-allowed - 1])
 
 
-def _fold_accuracy(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray, folds: int) -> np.ndarray:
-    """Accuracy on each fold (contiguous, as scikit-learn's KFold) at the first threshold that is best on the others."""
-    parts = np.array_split(np.arange(len(same)), folds)
+def _best_thresholds(distance: np.ndarray, same: np.ndarray, parts: list[np.ndarray]) -> tuple[float, ...]:
+    """Of each fold, the first threshold that is best on the others."""
+    thresholds = np.arange(0, 4, 0.01)
     correct = np.stack([_correct(distance[part], same[part], thresholds) for part in parts])
-    best = (correct.sum(0) - correct).argmax(1)
-    return correct[np.arange(folds), best] / [len(part) for part in parts]
+    return tuple(thresholds[(correct.sum(0) - correct).argmax(1)].tolist())
 
 
-def _correct(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Right decisions at each threshold when ``distance < threshold`` accepts."""
+def _accuracy_at(chosen: tuple[float, ...], distance: np.ndarray, same: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
+    """Accuracy on each fold at its threshold."""
+    return np.array([_correct(distance[part], same[part], threshold) / len(part)
+                     for threshold, part in zip(chosen, parts, strict=True)])
+
+
+def _correct(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
+    """Right decisions at each threshold, when ``distance < threshold`` accepts."""
     genuine = np.searchsorted(np.sort(distance[same]), thresholds)
     impostor = np.searchsorted(np.sort(distance[~same]), thresholds)
     return genuine + (~same).sum() - impostor

@@ -22,9 +22,10 @@ def report_markdown(report: Mapping, picture: str | None = None) -> str:
     torch, machine = report['torch'], report['machine']
     parts = [
         f'# Deploying {report["model"]}',
-        f'Accuracy and TAR on {report["gate_set"]} ({torch["pairs"]} pairs, flip test). Latency here: median of batch 1 on one '
-        f'thread of {machine["processor"]} at load {machine["load"]}. TensorRT rows are computed on a CPU by the rules of each '
-        'precision; `verify.py` in the bundle measures the engine itself.',
+        f'Accuracy (at PyTorch\'s thresholds of the ten folds) and TAR on {report["gate_set"]} ({torch["pairs"]} pairs, flip '
+        f'test). Latency here: median of batch 1 on one thread of {machine["processor"]} at load '
+        f'{machine["load"]}. TensorRT rows are computed on a CPU by the rules of each precision; `verify.py` in the bundle '
+        'measures the engine itself.',
         *([f'![Accuracy and latency of every artefact]({picture})'] if picture else []),
         markdown_table(
             ['artefact', 'MB', 'least cosine to PyTorch', 'accuracy', 'points lost', 'TAR@FAR 1e-3', 'latency here ms', 'gate'],
