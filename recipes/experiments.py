@@ -144,9 +144,11 @@ def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) 
     results = dict(trainer.fit())
     embedder = zoo.open(Path(config.output) / 'last.safetensors')
     for name, path in sets.items():
-        results[name] = verify(embedder, path).to_dict()
         if study.lowres:
-            results[name]['lowres'] = {f'x{f}': r.accuracy for f, r in verify_lowres(embedder, path).items()}
+            by_factor = verify_lowres(embedder, path)
+            results[name] = {**by_factor[1].to_dict(), 'lowres': {f'x{f}': r.accuracy for f, r in by_factor.items()}}
+        else:
+            results[name] = verify(embedder, path).to_dict()
     return {'images': trainer.images, 'seconds': round(time.monotonic() - began), 'curve': _curve(config), 'results': results}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from plugins.data.sources import shrink_crop
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError
 from recipes.trainer.engine import Trainer
+from recipes.trainer.student import forward_of, see
 from recipes.trainer.teacher import _fingerprint_model
 from tests.conftest import training_log
 from zoo.export.onnx import export_onnx
@@ -72,6 +74,17 @@ def test_low_quality_distillation(recipe, tmp_path):
     worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
     for key in ('label', 'attention', 'at', 'embedding'):
         assert same[key] < 1e-4 < worse[key], key
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
+def test_compiled_maps_are_the_same(faces):
+    torch.manual_seed(0)
+    backbone = zoo.create(CBAM['network'], **CBAM['network_args']).eval()
+    x = torch.from_numpy(Preprocess()(faces[:4]))
+    with torch.no_grad():
+        eager, compiled = (see(forward_of(backbone, True, compiled), x) for compiled in (False, True))
+    assert len(compiled.channel_maps) == len(compiled.spatial_maps) == 4 and len(compiled.features) == 4
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
 
 
 def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from plugins.quantization import FakeQuantised, Ranges
 from plugins.registry import create_backbone
 from recipes.config import RecipeError, TrainConfig
 
-__all__ = ['Student', 'see']
+__all__ = ['Student', 'forward_of', 'see']
 
 _NEED_MAPS = frozenset({'attention', 'at'})
 
@@ -41,9 +43,9 @@ class Student(nn.Module):
         if config.quantise and self.maps:
             raise RecipeError(f'quantise=true and distill={config.distill}: attention maps are not made in 8 bits')
         self.ranges = Ranges(self.backbone) if config.quantise else None
-        run = self.as_deployed(self.backbone)
+        forward = forward_of(self.as_deployed(self.backbone), self.maps, config.compile and not self.ranges)
         # not a registered sub-module: the same parameters would be in the state dict twice
-        object.__setattr__(self, '_run', torch.compile(run) if config.compile and not (self.maps or self.ranges) else run)
+        object.__setattr__(self, '_forward', forward)
 
     def as_deployed(self, backbone: nn.Module) -> nn.Module:
         """What is to be measured: the backbone, or with ``quantise`` its 8-bit simulation."""
@@ -55,7 +57,7 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, teacher: Seen | None) -> dict[str, Tensor]:
         """Losses, each times its weight, of uint8 RGB faces ``(N, S, S, 3)`` and labels ``(N,)``."""
-        seen = see(self._run, self.prepare(images), self.maps)
+        seen = see(self._forward, self.prepare(images))
         config, losses = self.config, {}
         with torch.autocast(images.device.type, enabled=False):  # losses in float32
             if self.head is not None:
@@ -72,11 +74,18 @@ class Student(nn.Module):
         return losses
 
 
-def see(backbone: nn.Module, x: Tensor, maps: bool) -> Seen:
-    """Run a backbone; with ``maps`` also collect its attention maps and block outputs, in float32."""
-    if not maps:
-        return Seen(backbone(x))
-    embedding, channel, spatial, features = backbone.forward_maps(x)
+def forward_of(backbone: nn.Module, maps: bool, compiled: bool) -> Callable:
+    """What :func:`see` runs: the backbone, or with ``maps`` its ``forward_maps``."""
+    forward = backbone.forward_maps if maps else backbone
+    return torch.compile(forward) if compiled else forward
+
+
+def see(forward: Callable, x: Tensor) -> Seen:
+    """Run a backbone; attention maps and block outputs, where it gives them, in float32."""
+    found = forward(x)
+    if isinstance(found, Tensor):
+        return Seen(found)
+    embedding, channel, spatial, features = found
     return Seen(embedding, channel_maps=_float(channel), spatial_maps=_float(spatial), features=_float(features))
 
 

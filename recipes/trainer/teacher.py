@@ -25,7 +25,7 @@ from plugins.files import atomic_path, sha256_file
 from plugins.losses.distillation import DISTILLATIONS, Seen
 from plugins.preprocess import FaceError, l2_normalise
 from recipes.config import RecipeError, TrainConfig
-from recipes.trainer.student import Student, see
+from recipes.trainer.student import Student, forward_of, see
 from zoo.hub import cache_folder
 from zoo.model_card import preprocess_of, weights_of
 from zoo.progress import progress_bar
@@ -100,6 +100,7 @@ class NetworkTeacher:
         if self.maps and not hasattr(network.backbone, 'forward_maps'):
             raise RecipeError(f'teacher {run}: {config.network} exposes no attention maps')
         self._compare_with(student, run)
+        self._forward = forward_of(network.backbone, self.maps, student.config.compile)
 
     @torch.no_grad()
     def _compare_with(self, student: Student, run: Path) -> None:
@@ -107,7 +108,8 @@ class NetworkTeacher:
         size, training = student.preprocess.input_size, student.backbone.training
         blank = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=next(student.parameters()).device)
         self.network.to(blank.device)
-        mine, theirs = (see(net.backbone.eval(), net.prepare(blank), self.maps) for net in (student, self.network))
+        mine, theirs = (see(forward_of(net.backbone.eval(), self.maps, False), net.prepare(blank))
+                        for net in (student, self.network))
         student.backbone.train(training)
         for name in set(student.config.distill) & set(DISTILLATIONS):
             try:
@@ -118,7 +120,7 @@ class NetworkTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Seen:
         self.network.to(batch.clean.device)
-        seen = see(self.network.backbone, self.network.prepare(batch.clean), self.maps)
+        seen = see(self._forward, self.network.prepare(batch.clean))
         logits = self.network.head.logits(seen.embedding, batch.labels) if self.labels else None
         return seen._replace(logits=logits)
 
