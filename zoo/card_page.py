@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from zoo.model_card import ModelCard, Weights, card, list_models
@@ -11,17 +12,19 @@ __all__ = ['model_page', 'models_table', 'weights_table']
 
 
 def weights_table() -> str:
-    """All trained recognisers with what was measured of them."""
-    rows = []
+    """All trained recognisers with what was measured of them, and below it what they were trained on."""
+    rows, trained_on = [], defaultdict(list)
     for model in map(card, list_models(weights=True, task='recognition')):
         for tag, weights in model.weights.items():
+            name = f'`{model.name if tag == "default" else f"{model.name}.{tag}"}`'
+            trained_on[weights.data].append(name)
             lfw, threshold = weights.metrics.get('lfw', {}), weights.thresholds.get('1e-3', '')
-            rows.append([f'`{model.name if tag == "default" else f"{model.name}.{tag}"}`', f'{model.params / 1e6:.2f} M',
-                         f'{model.macs / 1e6:.0f} M', f'{model.input_size}x{model.input_size}',
-                         f'{100 * lfw["accuracy"]:.2f} %' if lfw else '', f'{100 * lfw["tar@1e-3"]:.2f} %' if lfw else '',
-                         threshold, weights.data])
-    header = ['weights', 'params', 'MACs', 'input', 'LFW', 'LFW TAR@FAR 1e-3', 'threshold at FAR 1e-3', 'data']
-    return markdown_table(header, rows)
+            rows.append([name, f'{model.params / 1e6:.2f} M', f'{model.macs / 1e6:.0f} M',
+                         f'{model.input_size}x{model.input_size}', f'{100 * lfw["accuracy"]:.2f} %' if lfw else '',
+                         f'{100 * lfw["tar@1e-3"]:.2f} %' if lfw else '', threshold])
+    header = ['weights', 'params', 'MACs', 'input', 'LFW', 'LFW TAR@FAR 1e-3', 'threshold at FAR 1e-3']
+    return (markdown_table(header, rows) + '\nTrained on:\n\n'
+            + ''.join(f'- {data}: {", ".join(names)}\n' for data, names in trained_on.items()))
 
 
 def models_table() -> str:
