@@ -1,6 +1,7 @@
 """FDFaceNet for distant and blurred faces: the bundled weights taught on with degraded faces (tag ``lowquality``).
 
-The teachers see each face as it is, the student sees it x1, x2, x4 or x8 smaller and blurred (paper 003's degradation).
+The teachers see each face as it is, the student sees it x1, x2, x4 or x8 smaller and blurred (paper 003's degradation), and
+aligned by landmarks that are off as in ``fdfacenet_misaligned_faces``.
 """
 
 from recipes.fdfacenet_kd_faces import config as clean
@@ -11,5 +12,5 @@ config = dict(
     num_epoch=4,
     warmup_epoch=0.25,
     lr=0.0005,
-    degrade=dict(factors=(1, 2, 4, 8)),
+    degrade=dict(factors=(1, 2, 4, 8), landmarks=1.5),
 )
