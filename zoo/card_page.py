@@ -18,10 +18,11 @@ def weights_table() -> str:
         for tag, weights in model.weights.items():
             name = f'`{model.name if tag == "default" else f"{model.name}.{tag}"}`'
             trained_on[weights.data].append(name)
-            lfw, threshold = weights.metrics.get('lfw', {}), weights.thresholds.get('1e-3', '')
+            lfw, threshold = weights.metrics.get('lfw', {}), weights.thresholds.get('1e-3')
             rows.append([name, f'{model.params / 1e6:.2f} M', f'{model.macs / 1e6:.0f} M',
                          f'{model.input_size}x{model.input_size}', f'{100 * lfw["accuracy"]:.2f} %' if lfw else '',
-                         f'{100 * lfw["tar@1e-3"]:.2f} %' if lfw else '', threshold])
+                         f'{100 * lfw["tar@1e-3"]:.2f} %' if lfw else '',
+                         '' if threshold is None else f'{threshold:.4f}'])
     header = ['weights', 'params', 'MACs', 'input', 'LFW', 'LFW TAR@FAR 1e-3', 'threshold at FAR 1e-3']
     return (markdown_table(header, rows) + '\nTrained on:\n\n'
             + ''.join(f'- {data}: {", ".join(names)}\n' for data, names in trained_on.items()))
