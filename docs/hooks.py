@@ -51,7 +51,7 @@ def artefacts_table() -> str:
              f'{r["latency_ms"]:.2f} ms'] for r in report['rows'] if r['passed'] and r['latency_ms']]
     return (f'`{report["model"]}`; {machine["processor"]}, one thread, one face, medians, {machine["date"]} '
             f'(`facezoo deploy-report`); {report["torch"]["pairs"]} pairs of held-out identities, PyTorch '
-            f'{100 * report["torch"]["accuracy"]:.2f} %:\n\n'
+            f'{100 * report["torch"]["accuracy"]:.2f} %, the artefacts at its thresholds:\n\n'
             + markdown_table(['artefact', 'file', 'accuracy', 'a face'], rows))
 
 
@@ -89,8 +89,8 @@ def measured_page() -> str:
                  [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
                  for model, rows in lowres['models'].items()]),
              "## FDFaceNet's artefacts\n\n`facezoo deploy-report fdfacenet --gate-set val.bin --calib faces_train.zip "
-             '--targets jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities not trained on; TensorRT rows are '
-             'computed on the CPU by the rules of each precision.',
+             '--targets jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities not trained on, at the thresholds '
+             'of PyTorch; TensorRT rows are computed on the CPU by the rules of each precision.',
              markdown_table(['artefact', 'MB', 'least cosine', 'accuracy', 'TAR@FAR 1e-3', 'ms here', 'gate'], [
                  [' '.join(filter(None, (r['form'], r['target'], r['precision']))), _rounded(r['megabytes'], 2),
                   _rounded(r['min_cosine'], 5), _rounded(100 * r['accuracy'], 2), _rounded(100 * r['tar'], 2),
