@@ -18,6 +18,7 @@ import numpy as np
 
 from plugins.extras import require
 from plugins.preprocess import decode_image, encode_image, l2_normalise
+from zoo.runtime.embedder import embed_batches
 from zoo.tables import format_table
 
 _CELL = 112
@@ -50,11 +51,13 @@ def run(args: argparse.Namespace) -> None:
         require(module, 'all')  # said before the work
     from zoo.export.artefact import export
     from zoo.export.pack import is_recogniser_size
+    from zoo.runtime.torch import TorchEmbedder
     steps = _Steps()
     model = steps(f'load {args.model}', lambda: zoo.load(args.model),
                   lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
     faces = steps('faces', lambda: _faces(args.faces, model.preprocess.input_size), lambda f: f'{len(f)} aligned faces')
-    embeddings = steps('recognise', lambda: l2_normalise(_embed(model, faces)), lambda e: f'{e.shape[1]}-d embeddings')
+    embeddings = steps('recognise', lambda: _embed(TorchEmbedder(model, model.preprocess), faces),
+                       lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
     for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
         if to == 'pack' and not is_recogniser_size(model.preprocess.input_size):
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         steps(f'export {to}', lambda to=to, out=out: export(model, args.model, to, args.out / out),
               lambda s: f'{s["bytes"] / 1e6:.2f} MB, minimum cosine to PyTorch {s["parity"]["min_cosine"]:.7f}')
     for to, path in (('onnx', args.out / f'{args.model}.onnx'), ('ncnn', args.out / 'ncnn')):
-        steps(f'run {to}', lambda path=path: l2_normalise(zoo.open(path)(faces)),
+        steps(f'run {to}', lambda path=path: _embed(zoo.open(path), faces),
               lambda e: f'same faces, largest similarity difference {np.abs(e @ e.T - embeddings @ embeddings.T).max():.1e}')
     picture = args.out / 'similarity.png'
     steps('picture', lambda: _draw(faces, embeddings @ embeddings.T, _threshold(args.model), picture), lambda _: str(picture))
@@ -105,14 +108,15 @@ def _faces(paths: list[Path], size: int) -> np.ndarray:
     return np.stack([shrink_crop(decode_image(path.read_bytes(), str(path)), size, str(path)) for path in paths])
 
 
-def _embed(model, faces: np.ndarray) -> np.ndarray:
-    from zoo.runtime.torch import TorchEmbedder
-    return TorchEmbedder(model, model.preprocess)(faces)
+def _embed(embedder, faces: np.ndarray) -> np.ndarray:
+    """Of unit length; each face and its mirror image together, as the threshold was measured."""
+    (sums, _), = embed_batches(embedder, [faces])
+    return l2_normalise(sums)
 
 
 def _threshold(name: str) -> float:
-    from zoo.model_card import card
-    return card(name).weights['default'].thresholds['1e-3']
+    from zoo.model_card import weights_of
+    return weights_of(name).thresholds['1e-3']
 
 
 def _draw(faces: np.ndarray, similarity: np.ndarray, threshold: float, path: Path) -> None:
