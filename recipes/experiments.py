@@ -1,6 +1,7 @@
 """Studies: many trainings that differ in one thing, run one after the other, and the report of what came out.
 
   facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --work runs/studies
+  facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --run fdfacenet --run nfacenet --seed 4    part of it
   facezoo experiments run rec=faces --set lfw=lfw.bin    all shipped studies, one after the other
   facezoo experiments status
   facezoo experiments report fdfacenet_ablation
@@ -47,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             sub.add_argument('--plots', action='store_true', help='draw the loss curves, too: STUDY.png beside the results')
         if verb == 'run':
             sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
+            sub.add_argument('--run', action='append', default=[], metavar='LABEL', help='only these runs, and their teachers')
+            sub.add_argument('--seed', action='append', default=[], type=int, metavar='N',
+                             help='these seeds instead of those of the study')
             sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), metavar='FOLDER', help='for the trainings')
 
 
@@ -58,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
         require('torch', 'train')
     for study in [load_study(name) for name in names]:
         if args.verb == 'run':
-            run_study(study, args.results, args.work, overrides, dict(item.split('=', 1) for item in args.set))
+            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides,
+                      dict(item.split('=', 1) for item in args.set))
         elif args.verb == 'status':
             print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
         else:
@@ -70,10 +75,21 @@ def run(args: argparse.Namespace) -> None:
                 plot_curves(study, rows, args.results / f'{study.name}.png')
 
 
+def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
+    """Some runs of a study, and the runs that teach them; all runs without labels, the study's own seeds without seeds."""
+    for label in labels:
+        if label not in study.runs:
+            raise RecipeError(f'{study.name}: no run {label!r}{suggest(label, study.runs)}')
+    teachers = {teacher for label in labels for teacher in (study.runs[label] or {}).get('teachers', ())}
+    runs = {label: own for label, own in study.runs.items() if not labels or label in labels or f'@{label}' in teachers}
+    return dataclasses.replace(study, runs=runs, seeds=seeds or study.seeds)
+
+
 def _status(study: Study, rows: list[dict]) -> str:
     done = {(row['run'], row['seed']) for row in rows}
-    table = [[label, *('done' if (label, seed) in done else '-' for seed in study.seeds)] for label in study.runs]
-    return format_table(['run', *(f'seed {seed}' for seed in study.seeds)], table)
+    seeds = sorted({*study.seeds, *(seed for _, seed in done)})
+    table = [[label, *('done' if (label, seed) in done else '-' for seed in seeds)] for label in study.runs]
+    return format_table(['run', *(f'seed {seed}' for seed in seeds)], table)
 
 
 def list_studies() -> list[str]:

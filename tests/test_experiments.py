@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,21 @@ def test_study(study, tmp_path, face_bin, capsys, monkeypatch):
     capsys.readouterr()
     assert main(['experiments', 'status', str(tmp_path / 'study.yaml'), '--results', str(tmp_path / 'results')]) == 0
     assert capsys.readouterr().out.count('done') == 4
+
+
+def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
+    """Runs and seeds by name; a teacher comes along with whom it teaches, and only then."""
+    made = []
+    monkeypatch.setattr('recipes.experiments._train_and_measure',
+                        lambda config, *_: made.append(Path(config.output).name) or {})
+    path = str(tmp_path / 'study.yaml')
+    command = ['experiments', 'run', path, '--results', str(tmp_path / 'results'), '--work', str(tmp_path / 'work')]
+    assert main([*command, '--run', 'teacher', '--seed', '7']) == 0 and made == ['teacher-7']
+    assert main([*command, '--run', 'student', '--seed', '8', '--seed', '7']) == 0
+    assert made == ['teacher-7', 'teacher-8', 'student-8', 'student-7']
+    assert main([*command, '--run', 'studnet']) == 1 and "no run 'studnet'" in capsys.readouterr().err
+    assert main(['experiments', 'status', path, '--results', str(tmp_path / 'results')]) == 0
+    assert 'seed 1  seed 2  seed 7  seed 8' in capsys.readouterr().out
 
 
 def test_orderings_are_judged_by_their_error():
