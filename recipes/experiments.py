@@ -1,7 +1,7 @@
 """Studies: many trainings that differ in one thing, run one after the other, and the report of what came out.
 
   facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --work runs/studies
-  facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --run fdfacenet --run nfacenet --seed 4    part of it
+  facezoo experiments run fdfacenet_ablation rec=faces --run fdfacenet --run nfacenet --seed 4    part of it
   facezoo experiments run rec=faces --set lfw=lfw.bin    all shipped studies, one after the other
   facezoo experiments status
   facezoo experiments report fdfacenet_ablation
