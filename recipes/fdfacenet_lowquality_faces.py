@@ -4,13 +4,12 @@ The teachers see each face as it is, the student sees it x1, x2, x4 or x8 smalle
 aligned by landmarks that are off as in ``fdfacenet_misaligned_faces``.
 """
 
-from recipes.fdfacenet_kd_faces import config as clean
+from recipes.fdfacenet_misaligned_faces import config as sharp
 
 config = dict(
-    clean,
+    sharp,
     init='fdfacenet.safetensors',
     num_epoch=4,
-    warmup_epoch=0.25,
     lr=0.0005,
-    degrade=dict(factors=(1, 2, 4, 8), landmarks=1.5),
+    degrade=dict(sharp['degrade'], factors=(1, 2, 4, 8)),
 )

@@ -70,10 +70,10 @@ class Degrade:
     """Random degradation for training.
 
     Attributes:
-        landmarks: error of the alignment, see :func:`misalign`; the detectors here are off by 1.5 from one another.
         factors: one is drawn for each face; 1 leaves it as it is.
         p: probability of a lower resolution.
         variant: ``bicubic`` or ``askd``.
+        landmarks: error of the alignment, see :func:`misalign`; the detectors here are off by 1.5 from one another.
     """
 
     factors: tuple[int, ...] = (2, 4, 8)
