@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
-__all__ = ['FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'encode_image', 'l2_normalise']
+__all__ = ['PICTURE_SUFFIXES', 'FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'encode_image', 'l2_normalise']
+
+# of the files that count as pictures where a folder or an archive is searched for them
+PICTURE_SUFFIXES = frozenset({'.avif', '.bmp', '.gif', '.jp2', '.jpe', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
 
 
 class FaceError(ValueError):
@@ -56,6 +60,11 @@ class Preprocess:
         scaled /= self.std
         return scaled
 
+    def tensor(self, images: Tensor) -> Tensor:
+        """The same of a uint8 PyTorch tensor, on its device; the shape is not checked."""
+        images = images.flip(3) if self.colour == 'BGR' else images
+        return images.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -83,6 +92,12 @@ class PictureNorm:
             np.subtract(pictures[..., channel], np.float32(self.mean[channel]), out=planes[:, index])
         planes *= np.float32(1 / self.std)
         return planes
+
+    def tensor(self, pictures: Tensor) -> Tensor:
+        """The same of a uint8 PyTorch tensor, on its device."""
+        x = pictures.float()
+        x = (x - x.new_tensor(self.mean)) / self.std
+        return (x.flip(3) if self.colour == 'BGR' else x).permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict:
         return asdict(self)

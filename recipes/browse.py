@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.config import list_recipes, load_recipe, read_config
 from zoo.tables import format_table
+
+if TYPE_CHECKING:
+    from plugins.data.check import Finding
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,20 +59,36 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from plugins.data.check import Finding, check_recipe
-    from plugins.registry import list_backbones, suggest
+    from plugins.data.check import check_recipe
     from zoo.model_card import preprocess_of
     config = _load(args)
     if config.task == 'detection':
         return _check_detector(args.recipe, config)
-    findings = check_recipe(dataclasses.asdict(config), size=preprocess_of(config.network).input_size)
-    if config.network not in list_backbones():
-        findings.append(Finding(f'network={config.network!r}: unknown{suggest(config.network, list_backbones())}'))
+    findings = [*check_recipe(dataclasses.asdict(config), size=preprocess_of(config.network).input_size), *_networks(config)]
     serious = sum(finding.serious for finding in findings)
     for finding in findings:
         print(('wrong: ' if finding.serious else 'note:  ') + finding.text)
-    print(f'{args.recipe}: {f"{serious} things are wrong" if serious else f"fits {config.rec}"}')
+    print(f'{args.recipe}: {f"wrong: {serious}" if serious else f"fits {config.rec}"}')
     return 1 if serious else 0
+
+
+def _networks(config) -> Iterator[Finding]:
+    """Whether the network can be built, and whether what it starts and learns from is there."""
+    import torch
+
+    from plugins.data.check import Finding
+    from plugins.registry import create_backbone
+    from zoo.model_card import weights_of
+    try:
+        with torch.device('meta'):
+            create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
+    except (ValueError, TypeError, LookupError) as error:
+        yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
+    if config.init and not Path(config.init).is_file():
+        yield Finding(f'init={config.init!r}: no such weights file')
+    for name in config.teachers:
+        if not Path(name).exists() and weights_of(name) is None:
+            yield Finding(f'teachers: {name!r} is neither a file or folder nor a trained model of the zoo')
 
 
 def _check_detector(recipe: str, config) -> int:

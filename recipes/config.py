@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
 from plugins.files import import_file
+from plugins.overrides import apply_overrides
 from plugins.registry import suggest
 
 if TYPE_CHECKING:
@@ -194,14 +195,16 @@ def list_recipes() -> list[str]:
 
 
 def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig | DetectorConfig:
-    """A shipped recipe by name, or a ``.py`` file with a ``config`` mapping, with overrides applied.
+    """A shipped recipe by name, or a ``.py`` file with a ``config`` mapping, with overrides applied
+    (:func:`plugins.overrides.apply_overrides`).
 
     Raises:
         RecipeError: no such recipe, unknown key, or a value of the wrong kind; the message names it.
     """
-    config = dict(read_config(name))
-    for key, value in (overrides or {}).items():  # `augment.flip=0` changes one entry, not the whole mapping
-        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    try:
+        config = apply_overrides(read_config(name), overrides or {})
+    except ValueError as error:
+        raise RecipeError(f'recipe {name}: {error}') from None
     kind = _config_class(name, config.pop('task', 'recognition'))
     known = {f.name: f for f in dataclasses.fields(kind)}
     for key in sorted(set(config) - set(known) - _INSIGHTFACE_ONLY):

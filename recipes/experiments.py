@@ -80,7 +80,7 @@ def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
     for label in labels:
         if label not in study.runs:
             raise RecipeError(f'{study.name}: no run {label!r}{suggest(label, study.runs)}')
-    teachers = {teacher for label in labels for teacher in (study.runs[label] or {}).get('teachers', ())}
+    teachers = {teacher for label in labels for teacher in {**study.overrides, **(study.runs[label] or {})}.get('teachers', ())}
     runs = {label: own for label, own in study.runs.items() if not labels or label in labels or f'@{label}' in teachers}
     return dataclasses.replace(study, runs=runs, seeds=seeds or study.seeds)
 
@@ -145,7 +145,8 @@ def _config(study: Study, label: str, seed: int, work: Path, overrides: dict) ->
         return work / study.name / f'{run}-{seed}'
 
     own = {**study.overrides, **(study.runs[label] or {}), **overrides, 'seed': seed, 'output': str(folder(label))}
-    own['teachers'] = [str(folder(t[1:])) if t.startswith('@') else t for t in own.get('teachers', ())]
+    if 'teachers' in own:
+        own['teachers'] = [str(folder(t[1:])) if t.startswith('@') else t for t in own['teachers']]
     config = load_recipe(study.recipe, own)
     return dataclasses.replace(config, resume=(folder(label) / 'checkpoint.pt').exists())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.export.artefact import Gates
+from zoo.export.gates import Gates
 
 BOARD = Path(__file__).parent / 'board'
 PYTHON36 = os.environ.get('FACEZOO_PYTHON36')

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 import zoo
-from zoo.bench import Candidate, bench, machine
+from zoo.bench import Candidate, Worker, bench, machine
 from zoo.bench_plots import draw_bench
 from zoo.cli import main
 from zoo.export.onnx import export_onnx
@@ -97,3 +98,17 @@ def test_what_runs_a_file_is_told_by_what_opens_it(tmp_path):
     (tmp_path / 'fdfacenet' / 'net.param').touch()
     (tmp_path / 'last.safetensors').touch()
     assert _kind(tmp_path / 'fdfacenet') == 'ncnn' and _kind(tmp_path / 'last.safetensors') == 'torch'
+
+
+def test_a_candidate_that_writes_much_to_stderr_is_not_held_up():
+    talk = "import sys; sys.stderr.write('x' * 300_000); print('{}', flush=True); sys.exit('and ends')"
+    worker = Worker('talker', [sys.executable, '-c', talk], 1)
+    with pytest.raises(RuntimeError, match='talker: .*and ends'):
+        worker.ask(1)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['fdfacenet', '--threads', 'x'], '--threads x: write numbers from 1'), (['fdfacenet', '--batch', '0'], '--batch 0: write'),
+    (['retinaface_mnet025'], 'retinaface_mnet025 is a detector')])
+def test_wrong_arguments(arguments, message, capsys):
+    assert main(['bench', *arguments]) == 1 and message in capsys.readouterr().err

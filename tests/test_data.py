@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from conftest import encode
 
 from plugins.data import pack
@@ -17,7 +18,7 @@ from plugins.data.recordio import RecordError, RecordReader
 from plugins.data.sources import MemoryFaces, TreeFaces, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
 from plugins.files import write_atomic
-from plugins.preprocess import FaceError, Preprocess, decode_image, encode_image
+from plugins.preprocess import FaceError, PictureNorm, Preprocess, decode_image, encode_image
 from zoo.cli import main
 
 
@@ -271,3 +272,35 @@ def test_images_of_two_sizes_are_not_packed(face_folder, tmp_path):
     with pytest.raises(FaceError, match=r'2\.png: 96x96 pixels, the images before it have 112x112'):
         pack.pack_records(tmp_path / 'out', pack.gather([TreeFaces(tmp_path / 'faces')]))
     assert not (tmp_path / 'out' / 'train.rec').exists()
+
+
+def test_what_systems_leave_beside_pictures_is_no_picture(face_folder, tmp_path):
+    face = next(face_folder.rglob('*.jpg')).read_bytes()
+    with zipfile.ZipFile(tmp_path / 'mac.zip', 'w') as archive:
+        for name in ('anna/1.jpg', '__MACOSX/anna/._1.jpg', 'anna/.hidden.jpg'):
+            archive.writestr(name, face if name == 'anna/1.jpg' else b'no picture')
+    assert (TreeFaces(tmp_path / 'mac.zip').names, TreeFaces(tmp_path / 'mac.zip').classes) == (['anna/1.jpg'], ['anna'])
+
+
+def test_names_of_one_number_are_two_persons(face_folder, tmp_path):
+    """Each person's faces lie together in the file, also when two folders are called 7 and 007."""
+    face = next(face_folder.rglob('*.jpg')).read_bytes()
+    for place in ('a', 'b'):
+        for name in ('7', '007', '²'):
+            path = tmp_path / place / name / '1.jpg'
+            path.parent.mkdir(parents=True)
+            path.write_bytes(face)
+    pack.pack_records(tmp_path / 'rec', pack.gather(TreeFaces(tmp_path / place) for place in ('a', 'b')))
+    records = open_faces(tmp_path / 'rec')
+    assert [records.read(i)[1] for i in range(len(records))] == [0, 0, 1, 1, 2, 2]
+
+
+def test_quality_that_nobody_wrote_down(face_folder):
+    with pytest.raises(FaceError, match=r'no quality\.csv'):
+        pack.gather([TreeFaces(face_folder)], min_quality=0.5)
+
+
+@pytest.mark.parametrize('norm', [Preprocess(), Preprocess(mean=127.0, std=128.0, colour='BGR'),
+                                  PictureNorm((123.0, 117.0, 104.0), 1.0, 'BGR')], ids=['RGB', 'BGR', 'picture'])
+def test_training_and_deployment_prepare_alike(norm, crops):
+    np.testing.assert_allclose(norm.tensor(torch.from_numpy(crops)).numpy(), norm(crops), atol=1e-5)

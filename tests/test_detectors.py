@@ -18,6 +18,7 @@ from zoo.cli import main
 from zoo.complexity import profile
 from zoo.export.detector import export_detector
 from zoo.export.fold import fold_batchnorm
+from zoo.export.parity import GateError
 from zoo.hub import resolve
 from zoo.jetson.decode import fit
 from zoo.runtime.detector import USUAL_SCORE, FaceDetector, decode_outputs, open_detector, suppress
@@ -242,6 +243,18 @@ def test_exported_detector_agrees_at_every_size(name, to, tmp_path, picture):
     for own, other in zip(TorchDetector(model)(view), net(view), strict=True):
         assert own.shape == other.shape and own.std() > 0
         np.testing.assert_allclose(other, own, atol=1e-3)
+
+
+def test_a_detector_file_of_no_numbers_is_refused(tmp_path, monkeypatch):
+    class Broken(TorchDetector):
+        def __call__(self, pictures):
+            return [np.full_like(output, np.nan) for output in super().__call__(pictures)]
+
+    model = randomise(create_detector('retinaface_mnet025'))
+    monkeypatch.setattr('zoo.export.detector.open_detector', lambda *_, **__: FaceDetector(Broken(model)))
+    with pytest.raises(GateError, match='differs from PyTorch by nan'):
+        export_detector(model, 'retinaface_mnet025', 'onnx', tmp_path / 'net.onnx')
+    assert not list(tmp_path.iterdir())
 
 
 def test_bundled_detector_finds_the_faces_of_the_sample(detector_file, picture):

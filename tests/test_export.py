@@ -14,7 +14,8 @@ from plugins.files import sha256_file
 from plugins.preprocess import Preprocess
 from zoo.cli import main
 from zoo.export import artefact
-from zoo.export.artefact import Gates, export
+from zoo.export.artefact import export
+from zoo.export.gates import Gates
 from zoo.export.pack import PackError, write_pack
 from zoo.export.parity import GateError, check_parity
 from zoo.pipeline.threshold import threshold_of
@@ -177,3 +178,13 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
         zoo.open(tmp_path / 'x.param')
     with pytest.raises(RuntimeError, match='has no'):
         zoo.open(onnx_file, providers=('CUDAExecutionProvider',))
+
+
+@pytest.mark.parametrize(('name', 'arguments', 'message'), [
+    ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
+    ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
+    ('retinaface_mnet025', ['--to', 'onnx', '--gate-set', 'lfw.bin'], '--gate-set is for recognisers'),
+    ('retinaface_mnet025', ['--target', 'raspberrypi-4'], '--target is for recognisers')])
+def test_what_would_not_be_heeded_is_refused(name, arguments, message, tmp_path, capsys):
+    assert main(['export', name, *arguments, '--out', str(tmp_path / 'made')]) == 1
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -204,3 +204,11 @@ def test_a_name_has_one_spelling(tmp_path):
     gallery.add(apart, np.eye(4)[2:3], ['2.jpg'])
     assert gallery.persons == {composed: ['0.jpg', '1.jpg', '2.jpg']}
     assert gallery.remove(f'{apart}\n') == [3] and not len(gallery)
+
+
+def test_a_score_at_the_threshold_is_unknown():
+    """A threshold is the score of a stranger: whoever reaches just that is one."""
+    made = Gallery(contract())
+    made.add('one', np.eye(1, 4, dtype=np.float32), ['one.jpg'])
+    found = [made.search(np.eye(1, 4, dtype=np.float32), threshold)[0][0] for threshold in (1.0, 0.9999)]
+    assert [(match.score, match.known) for match in found] == [(1.0, False), (1.0, True)]

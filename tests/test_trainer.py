@@ -19,7 +19,7 @@ from plugins.data.augment import Augment
 from plugins.data.datasets import FaceDataset, FaceSampler
 from plugins.data.sources import open_faces
 from plugins.files import sha256_file
-from plugins.overrides import parse_overrides
+from plugins.overrides import apply_overrides, parse_overrides
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, list_recipes, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
@@ -233,9 +233,14 @@ def test_image_that_does_not_decode_is_named(recipe, face_folder, tmp_path):
 
 def test_overrides():
     assert parse_overrides(['lr=0.5', 'resume=true', 'rec=a/b', 'val_targets=["x"]', 'augment.flip=0', 'augment.blur=.1']) == {
-        'lr': 0.5, 'resume': True, 'rec': 'a/b', 'val_targets': ['x'], 'augment': {'flip': 0, 'blur': 0.1}}
+        'lr': 0.5, 'resume': True, 'rec': 'a/b', 'val_targets': ['x'], 'augment.flip': 0, 'augment.blur': 0.1}
     with pytest.raises(ValueError, match='KEY=VALUE'):
         parse_overrides(['lr'])
+    config = {'augment': {'flip': 0.5, 'blur': 0.2}, 'lr': 0.1}
+    assert apply_overrides(config, {'augment.flip': 0, 'degrade.p': 1})['augment'] == {'flip': 0, 'blur': 0.2}
+    assert apply_overrides(config, {'augment': {}}) == {'augment': {}, 'lr': 0.1} and config['augment']
+    with pytest.raises(RecipeError, match=r'fdfacenet_kd_faces: lr\.x=1: lr is 0\.002, which has no entries'):
+        load_recipe('fdfacenet_kd_faces', {'lr.x': 1})
 
 
 def test_schedules(recipe):

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,14 +87,19 @@ class Worker:
         env = os.environ | {key: str(threads) for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
         env['OMP_WAIT_POLICY'] = 'PASSIVE'  # sleeping candidates must not spin
         self.label = label
+        # not a pipe: warnings that nobody reads would fill it, and the process would wait
+        self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=subprocess.PIPE)
+                                         stderr=self._errors)
         self.facts = self._read()
 
     def _read(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            reason = self._process.stderr.read().strip().splitlines()[-1:] or ['its process died']
+            self._process.wait()
+            self._errors.seek(0)
+            reason = self._errors.read().strip().splitlines()[-1:] or ['its process died']
+            self.close()
             raise RuntimeError(f'{self.label}: {reason[0]}')
         return json.loads(line)
 
@@ -107,7 +113,7 @@ class Worker:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
-        self._process.stderr.close()
+        self._errors.close()
 
 
 def bench(candidates: Sequence[Candidate], rounds: int = 10, calls: int = 10, warm_up: int = 5,

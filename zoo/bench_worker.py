@@ -20,7 +20,10 @@ def main() -> None:
     candidate = Candidate(**json.loads(sys.argv[1]))
     with contextlib.suppress(AttributeError, OSError):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:candidate.threads])
-    embedder = _open(candidate)
+    try:
+        embedder = _open(candidate)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))  # its message alone
     size = embedder.preprocess.input_size
     faces = np.random.default_rng(0).integers(0, 256, (candidate.batch, size, size, 3), np.uint8)
     embedder(faces)

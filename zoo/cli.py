@@ -60,8 +60,7 @@ exit status:
   its page"""
 
 # errors whose message is written for the user; anything else is a defect and shows its traceback
-USER_ERRORS = (ValueError, LookupError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, ImportError,
-               RuntimeError, OSError)
+USER_ERRORS = (ValueError, LookupError, ImportError, RuntimeError, OSError)
 
 
 def build_parser(*implemented: str | None) -> argparse.ArgumentParser:
@@ -114,9 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
-    """What to install for a module that is missing; a ``KeyError``'s message without the quotes that its ``str`` adds."""
+    """What to install for a module that is missing; the file of a system's error first, and no number; a ``KeyError``'s message
+    without the quotes that its ``str`` adds."""
     if isinstance(error, ImportError) and (remedy := missing_extra(error)):
         return remedy
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f'{error.filename}: {error.strerror}'
     return error.args[0] if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
 
 

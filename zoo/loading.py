@@ -1,17 +1,18 @@
-"""From a name or a file to a trained backbone."""
+"""From a name or a file to a trained network, recogniser or detector."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from plugins.backbones._base import Backbone
-from plugins.preprocess import Preprocess
+from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import create_backbone, create_detector
 from zoo.hub import resolve
-from zoo.model_card import CARDS, card
+from zoo.model_card import CARDS, card, weights_of
 from zoo.weights import WeightsError, describe, load_weights, read_state
 
 __all__ = ['WEIGHTS_SUFFIXES', 'build_any', 'load_model']
@@ -32,12 +33,21 @@ def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, netwo
 
 
 def build_any(name: str) -> Backbone:
-    """A backbone by name or file, trained if there are weights, else untrained: for timing, where weights do not matter."""
-    if Path(name).suffix in WEIGHTS_SUFFIXES or card(name).weights:
+    """A model by name or file, trained if there are weights, else untrained: for timing, where weights do not matter."""
+    if Path(name).suffix in WEIGHTS_SUFFIXES or weights_of(name):
         return load_model(name, None, None, {})
-    model = create_backbone(name).eval()
-    model.preprocess = card(name).preprocess
+    create, preprocess = _builder(name)
+    model = create(name).eval()
+    model.preprocess = preprocess
     return model
+
+
+def _builder(network: str) -> tuple[Callable, Preprocess | PictureNorm]:
+    """What builds a network, and what it eats; without a card, a user's own, it is a recogniser of InsightFace's convention."""
+    if not (CARDS / f'{network}.yaml').is_file():
+        return create_backbone, Preprocess()
+    known = card(network)
+    return _CREATE[known.task], known.preprocess
 
 
 def _from_card(name: str, kwargs: dict) -> Backbone:
@@ -63,8 +73,7 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
     if network is None:
         raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
     options = {**facts.get('network_args', {}), **kwargs}
-    known = card(network) if (CARDS / f'{network}.yaml').exists() else None
-    create, preprocess = (_CREATE[known.task], known.preprocess) if known else (create_backbone, Preprocess())
+    create, preprocess = _builder(network)
     if create is create_backbone and 'num_features' not in options:
         options['num_features'] = facts.get('num_features') or _embedding_size(network, options, path)
     return _finish(create(network, **options), path, preprocess)

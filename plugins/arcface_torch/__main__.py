@@ -23,7 +23,7 @@ from plugins.arcface_torch import bridge, checkout
 from plugins.arcface_torch.checkout import CheckoutError
 from plugins.arcface_torch.preflight import check_training
 from plugins.extras import MissingExtra
-from plugins.overrides import parse_overrides
+from plugins.overrides import apply_overrides, parse_overrides
 
 __all__ = ['configure', 'main', 'run']
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if first:
         _announce(launch)
     if config is not None:
-        config.update(overrides)
+        config.update(apply_overrides(config, overrides))
         notes = check_training(config, folder)
         for note in notes if first else []:
             print(f'arcface-torch: {note}', file=sys.stderr)

@@ -28,7 +28,7 @@ def check_training(config: Mapping, checkout: Path) -> list[str]:
         raise FaceError(f'the recipe lacks {", ".join(missing)}, which {checkout}/train_v2.py reads')
     base = importlib.import_module('configs.base').config
     read = {key: value for key, value in config.items() if key in base or key in _REQUIRED}
-    findings = [*_check_abilities({**base, **config}), *check_recipe(read, unknown_faces=False)]
+    findings = [*_check_abilities({**base, **config}), *check_recipe(read, arcface_torch=True)]
     ignored = {key: value for key, value in config.items() if key not in read}
     if ignored:
         words = ', '.join(f'{key}={value!r}' for key, value in ignored.items())

@@ -12,7 +12,7 @@ import numpy as np
 from plugins.data.sources import FaceSource, RecordFaces, decode_face, open_faces
 from plugins.preprocess import FaceError
 
-__all__ = ['Finding', 'check_recipe']
+__all__ = ['Finding', 'check_counts', 'check_recipe']
 
 _SAMPLE = 1000
 
@@ -25,12 +25,13 @@ class Finding:
     serious: bool = True
 
 
-def check_recipe(config: Mapping, size: int = 112, unknown_faces: bool = True) -> list[Finding]:
+def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) -> list[Finding]:
     """Compare a recipe (arcface_torch's keys) with the data that it names.
 
     Args:
         size: side of the crops that the network takes.
-        unknown_faces: label -1 (of unknown identity) is understood by the trainer.
+        arcface_torch: it is for InsightFace's trainer, which does not understand label -1 (of unknown identity), and leaves out
+            a verification set that is not there.
     """
     findings = [*_check_schedule(config)]
     if config['rec'] == 'synthetic':
@@ -39,10 +40,10 @@ def check_recipe(config: Mapping, size: int = 112, unknown_faces: bool = True) -
     findings += _check_place(Path(config['rec']))
     if not any(finding.serious for finding in findings):
         source = open_faces(config['rec'])
-        findings += _check_counts(config, source)
-        findings += _check_labels(config, source, unknown_faces)
+        findings += check_counts(config, source)
+        findings += _check_labels(config, source, not arcface_torch)
         findings += _check_images(source, size)
-        findings += _check_validation(config)
+        findings += _check_validation(config, not arcface_torch)
     return findings
 
 
@@ -66,7 +67,8 @@ def _check_place(root: Path) -> Iterator[Finding]:
                       f'with `facezoo data index {root}/train.rec`')
 
 
-def _check_counts(config: Mapping, source: FaceSource) -> Iterator[Finding]:
+def check_counts(config: Mapping, source: FaceSource) -> Iterator[Finding]:
+    """Whether the numbers of images and identities in a recipe, where it states them, are those of its data."""
     found = {'num_image': len(source)}
     if not isinstance(source, RecordFaces) or source.knows_classes:
         found['num_classes'] = source.num_classes
@@ -106,7 +108,7 @@ def _label(source: FaceSource, index: int) -> float:
     return source.read(index)[1]
 
 
-def _check_validation(config: Mapping) -> Iterator[Finding]:
+def _check_validation(config: Mapping, serious: bool) -> Iterator[Finding]:
     for name in config.get('val_targets') or ():
         if not (Path(config['rec']) / f'{name}.bin').is_file() and not Path(name).exists():
-            yield Finding(f'{config["rec"]}/{name}.bin is missing: no verification on {name} during training', serious=False)
+            yield Finding(f'{config["rec"]}/{name}.bin is missing: no verification on {name} during training', serious)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.data.recordio import RecordHeader, RecordWriter, pack
-from plugins.data.sources import FaceSource, TreeFaces
+from plugins.data.sources import TreeFaces
 from plugins.data.verification import write_bin
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, decode_image
@@ -25,7 +25,7 @@ __all__ = ['Face', 'draw_pairs', 'gather', 'keep_identities', 'pack_records', 'p
 class Face:
     """Where one image lies and whose it is (``person`` None: unknown)."""
 
-    source: FaceSource
+    source: TreeFaces
     index: int
     person: str | None
 
@@ -40,13 +40,19 @@ def gather(sources: Iterable[TreeFaces], unlabelled: Iterable[TreeFaces] = (), m
     Args:
         unlabelled: sources whose folder names mean nothing.
         min_quality: images that a source's own ``quality.csv`` (``file,score``) rates lower count as of unknown person:
-            their label is probably wrong, but a distillation can still learn from them.
+            their label is probably wrong, but a distillation can still learn from them. Images that no file rates stay.
+
+    Raises:
+        FaceError: ``min_quality`` is given, and no source has a ``quality.csv``, or a line of one is wrong.
     """
-    faces = []
-    for source in sources:
-        quality = _read_quality(source) if min_quality is not None else {}
+    faces, sources = [], list(sources)
+    ratings = [_read_quality(source) if min_quality is not None else {} for source in sources]
+    if min_quality is not None and not any(ratings):
+        raise FaceError(f'{", ".join(str(source.root) for source in sources)}: no quality.csv (file,score) there, which '
+                        '--min-quality goes by')
+    for source, quality in zip(sources, ratings, strict=True):
         for index, name in enumerate(source.names):
-            good = min_quality is None or quality.get(name, 1.0) >= min_quality
+            good = min_quality is None or quality.get(name, min_quality) >= min_quality
             person = source.classes[source.labels[index]] if good and source.labels[index] >= 0 else None
             faces.append(Face(source, index, person))
     for source in unlabelled:
@@ -59,8 +65,11 @@ def _read_quality(source: TreeFaces) -> dict[str, float]:
         rows = csv.reader(io.StringIO(source.read_file('quality.csv').decode()))
     except (FileNotFoundError, KeyError):
         return {}
-    next(rows)
-    return {row[0]: float(row[1]) for row in rows}
+    next(rows, None)
+    try:
+        return {row[0]: float(row[1]) for row in rows}
+    except (IndexError, ValueError) as error:
+        raise FaceError(f'{source.root}/quality.csv, line {rows.line_num}: {error}; write file,score') from None
 
 
 def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[list[Face], list[Face]]:
@@ -95,7 +104,7 @@ def keep_identities(faces: list[Face], count: int) -> list[Face]:
 
 
 def _folder(face: Face) -> str | None:
-    label = face.source.read(face.index)[1] if not isinstance(face.source, TreeFaces) else face.source.labels[face.index]
+    label = face.source.labels[face.index]
     return face.source.classes[label] if label >= 0 else face.person
 
 
@@ -175,4 +184,4 @@ def pack_records(out: str | os.PathLike, faces: list[Face], progress: Callable[[
 
 
 def _natural(name: str) -> tuple:
-    return (0, int(name), '') if name.isdigit() else (1, 0, name)
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -18,12 +18,10 @@ import numpy as np
 
 from plugins.data.recordio import RecordError, RecordHeader, RecordReader, unpack
 from plugins.data.verification import read_bin
-from plugins.preprocess import FaceError, decode_image
+from plugins.preprocess import PICTURE_SUFFIXES, FaceError, decode_image
 
 __all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'open_faces', 'read_faces',
            'shrink_crop']
-
-IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'})
 
 
 class FaceSource(Protocol):
@@ -41,7 +39,7 @@ class FaceSource(Protocol):
 
 
 class TreeFaces:
-    """Images below a folder, or below a folder inside a zip archive (``faces.zip/labelled``)."""
+    """Images below a folder, or below a folder inside a zip archive (``faces.zip/labelled``); hidden ones are left alone."""
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
@@ -53,9 +51,9 @@ class TreeFaces:
         else:
             names = [PurePosixPath(p.relative_to(self.root).as_posix()) for p in self.root.rglob('*')]
         self._prefix = prefix
-        self.names = sorted(str(n) for n in names if n.suffix.lower() in IMAGE_SUFFIXES)
+        self.names = sorted(str(n) for n in names if n.suffix.lower() in PICTURE_SUFFIXES and not _hidden(n))
         if not self.names:
-            raise FaceError(f'{self.root}: no images ({", ".join(sorted(IMAGE_SUFFIXES))}) below this folder')
+            raise FaceError(f'{self.root}: no images ({", ".join(sorted(PICTURE_SUFFIXES))}) below this folder')
         folders = [str(PurePosixPath(n).parent) for n in self.names]
         self.classes = sorted(set(folders) - {'.'})
         number = {name: i for i, name in enumerate(self.classes)} | {'.': -1}
@@ -90,6 +88,11 @@ class TreeFaces:
 
     def name(self, index: int) -> str:
         return f'{self.root}/{self.names[index]}'
+
+
+def _hidden(name: PurePosixPath) -> bool:
+    """What systems leave beside a picture, as macOS does in every archive that it packs."""
+    return any(part.startswith('.') or part == '__MACOSX' for part in name.parts)
 
 
 class RecordFaces:

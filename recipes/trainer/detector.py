@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -42,8 +41,6 @@ from zoo.runtime.torch import TorchDetector
 from zoo.weights import load_weights, save_weights
 
 __all__ = ['DetectorTrainer']
-
-_LOG = logging.getLogger(__name__)
 
 
 class SceneDataset(Dataset):
@@ -150,14 +147,14 @@ class DetectorTrainer:
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(config, step / per_epoch)
         self.student.train()
-        x = _normalise(views.to(self.fabric.device), self.raw.preprocess)
+        x = self.raw.preprocess.tensor(views.to(self.fabric.device))
         outputs = self.student(x)
         targets = assign(faces, self.priors).to(self.fabric.device)
         if self.teacher is None:
             losses = multibox_loss(outputs, targets)
         else:
             with torch.inference_mode(), torch.autocast(views.device.type, enabled=False):
-                opinion = self.teacher(_normalise(views.to(self.fabric.device), self.teacher.preprocess))
+                opinion = self.teacher(self.teacher.preprocess.tensor(views.to(self.fabric.device)))
             losses = dense_distillation(outputs, tuple(o.clone() for o in opinion), targets)
         weights = {'score': 1.0, 'box': config.box_weight, 'landmark': config.landmark_weight}
         loss = sum(weights[key] * value for key, value in losses.items())
@@ -209,11 +206,3 @@ def init_weights(model: nn.Module) -> None:
             if heads is model.heads.scores:
                 nn.init.constant_(last.bias[0::2], 2.0)
                 nn.init.constant_(last.bias[1::2], -2.0)
-
-
-def _normalise(views: Tensor, norm) -> Tensor:
-    """uint8 RGB ``(N, H, W, 3)`` on any device to the detector's input, as :class:`plugins.preprocess.PictureNorm`."""
-    x = (views.float() - torch.tensor(norm.mean, device=views.device)) / norm.std
-    if norm.colour == 'BGR':
-        x = x.flip(3)
-    return x.permute(0, 3, 1, 2)

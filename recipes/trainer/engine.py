@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from plugins.data.augment import Augment
+from plugins.data.check import check_counts
 from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
 from plugins.data.degrade import Degrade
-from plugins.data.sources import open_faces
+from plugins.data.sources import FaceSource, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
@@ -60,7 +62,7 @@ class Trainer:
         self.preprocess = preprocess_of(config.network)
         size = self.preprocess.input_size
         source = open_faces(config.rec)
-        _check_data(config, len(source), source.num_classes)
+        _check_data(config, source)
         self.dataset = FaceDataset(source, teacher_size(config, size), Augment(**config.augment),
                                    Degrade(**config.degrade) if config.degrade else None, config.views, config.seed, size)
         self.val_sets = [load_verification_set(_find_val(config, name)) for name in config.val_targets]
@@ -204,14 +206,11 @@ class Trainer:
         self.images, self.best = state['images'], state['best']
 
 
-def _check_data(config: TrainConfig, images: int, classes: int) -> None:
-    if config.margin_weight and classes < 2:
-        raise FaceError(f'{config.rec}: {classes} identities; a margin head needs at least 2')
-    for key, found in (('num_image', images), ('num_classes', classes)):
-        asked = getattr(config, key)
-        if asked is not None and asked != found:
-            raise RecipeError(f'{key}={asked} in the recipe, but {config.rec} holds {found}; '
-                              'correct the recipe (it decides the learning-rate schedule)')
+def _check_data(config: TrainConfig, source: FaceSource) -> None:
+    if config.margin_weight and source.num_classes < 2:
+        raise FaceError(f'{config.rec}: {source.num_classes} identities; a margin head needs at least 2')
+    for finding in check_counts(asdict(config), source):
+        raise RecipeError(finding.text)
 
 
 def _find_val(config: TrainConfig, name: str) -> Path:

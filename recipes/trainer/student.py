@@ -51,13 +51,9 @@ class Student(nn.Module):
         """What is to be measured: the backbone, or with ``quantise`` its 8-bit simulation."""
         return FakeQuantised(backbone, self.ranges) if self.ranges else backbone
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """uint8 RGB ``(N, S, S, 3)`` to the backbone's input."""
-        return images.permute(0, 3, 1, 2).float().sub_(self.preprocess.mean).div_(self.preprocess.std)
-
     def forward(self, images: Tensor, labels: Tensor, teacher: Seen | None) -> dict[str, Tensor]:
         """Losses, each times its weight, of uint8 RGB faces ``(N, S, S, 3)`` and labels ``(N,)``."""
-        seen = see(self._forward, self.prepare(images))
+        seen = see(self._forward, self.preprocess.tensor(images))
         config, losses = self.config, {}
         with torch.autocast(images.device.type, enabled=False):  # losses in float32
             if self.head is not None:

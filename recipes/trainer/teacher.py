@@ -108,7 +108,7 @@ class NetworkTeacher:
         size, training = student.preprocess.input_size, student.backbone.training
         blank = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=next(student.parameters()).device)
         self.network.to(blank.device)
-        mine, theirs = (see(forward_of(net.backbone.eval(), self.maps, False), net.prepare(blank))
+        mine, theirs = (see(forward_of(net.backbone.eval(), self.maps, False), net.preprocess.tensor(blank))
                         for net in (student, self.network))
         student.backbone.train(training)
         for name in set(student.config.distill) & set(DISTILLATIONS):
@@ -120,7 +120,7 @@ class NetworkTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Seen:
         self.network.to(batch.clean.device)
-        seen = see(self._forward, self.network.prepare(batch.clean))
+        seen = see(self._forward, self.network.preprocess.tensor(batch.clean))
         logits = self.network.head.logits(seen.embedding, batch.labels) if self.labels else None
         return seen._replace(logits=logits)
 
@@ -203,8 +203,8 @@ class EmbeddingTeacher:
             for batch in np.array_split(sample, -(-len(sample) // 64)):
                 joined.append(self._embed(read_faces(source, batch, size)))
                 bar.update(len(batch))
-        values, directions = np.linalg.eigh(np.cov(np.concatenate(joined), rowvar=False, bias=True)
-                                            + np.outer(m := np.concatenate(joined).mean(0), m))
+        faces = np.concatenate(joined).astype(np.float64)
+        values, directions = np.linalg.eigh(faces.T @ faces / len(faces))
         kept = values[-num_features:].sum() / values.sum()
         _LOG.info('teachers: %d dimensions projected to %d, %.2f %% of the energy kept', self.length, num_features, 100 * kept)
         return directions[:, ::-1][:, :num_features].astype(np.float32)

@@ -40,9 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as work:
-        candidates = [Candidate(label, path, runtime, batch, threads)
-                      for label, path, runtime in _files(args, Path(work))
-                      for batch, threads in itertools.product(_numbers(args.batch), _numbers(args.threads))]
+        ways = [*itertools.product(_numbers('--batch', args.batch), _numbers('--threads', args.threads))]
+        candidates = [Candidate(*file, *way) for file in _files(args, Path(work)) for way in ways]
         with progress_bar(args.rounds * len(candidates), 'turns', 'bench') as bar:
             results = bench(candidates, args.rounds, args.calls, progress=bar.update)
     facts = {'machine': machine(), 'rounds': args.rounds, 'calls': args.calls, 'results': [r.to_dict() for r in results]}
@@ -89,6 +88,9 @@ def _export(model: str, runtime: str, work: Path) -> str:
         return model
     from zoo.loading import build_any
     net = build_any(model)
+    if not hasattr(net, 'num_features'):
+        raise ValueError(f'{model} is a detector; this times recognisers, `facezoo eval-detector` and `watch` say how long '
+                         'detectors take')
     if runtime == 'onnxruntime':
         from zoo.export.onnx import export_onnx
         target = work / f'{model}.onnx'
@@ -104,6 +106,12 @@ def _export(model: str, runtime: str, work: Path) -> str:
     return str(target)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(',')]
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(',')]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise ValueError(f'{option} {text}: write numbers from 1, with commas between them')
+    return numbers
 

@@ -47,19 +47,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(name: str):
-    """The graph and the preprocessing of a zoo model, a weights file or an ONNX file."""
+    """The graph of a zoo model, a weights file or an ONNX file, and a recogniser's preprocessing."""
     from zoo.export.graph import Graph
     if Path(name).suffix == '.onnx':
         from zoo.runtime.embedder import read_sidecar
         return Graph.load(name), read_sidecar(name)[1]
+    from zoo.export.detector import trace_detector
+    from zoo.export.fold import fold_batchnorm
     from zoo.export.onnx import to_onnx
     from zoo.loading import build_any
     model = build_any(name)
+    if not hasattr(model, 'num_features'):
+        return Graph(trace_detector(fold_batchnorm(model), rows=True)), None
     return Graph(to_onnx(model)), model.preprocess
 
 
 def _ranges(graph, preprocess, faces: str) -> dict[str, float]:
     """Largest absolute value of each tensor on some of the faces."""
     from zoo.export.calibrate import calibration_faces, measure_histograms
+    if preprocess is None:
+        raise ValueError('--calib measures the ranges of recognisers, on aligned faces; leave it out for a detector')
     histograms = measure_histograms(graph, calibration_faces(faces, 64, preprocess.input_size), preprocess)
     return {name: histogram.absmax for name, histogram in histograms.items()}

@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from zoo.evaluate.verification import load_verification_set, verify
     from zoo.runtime import open_embedder
+    if args.plot and not args.lowres:
+        raise ValueError('--plot draws accuracy against degradation: it needs --lowres')
     data = load_verification_set(args.set, args.pairs)
     embedder = open_embedder(args.model, args.threads, args.network)
     if args.lowres:
@@ -64,11 +66,6 @@ def _lowres(args: argparse.Namespace, embedder, data) -> None:
 
 
 def _plot(args: argparse.Namespace, accuracy: dict[int, float]) -> None:
-    from plugins.extras import require
-    require('matplotlib', 'plot').use('Agg')
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
-    axes.plot([f'x{factor}' for factor in accuracy], [100 * value for value in accuracy.values()], marker='o')
-    axes.set(xlabel='degradation', ylabel='accuracy, %', title=f'{args.model} on {Path(args.set).stem}')
-    axes.grid(alpha=0.3)
-    figure.savefig(args.plot, dpi=150)
+    from zoo.plots import sheet
+    with sheet(args.plot, xlabel='degradation', ylabel='accuracy, %', title=f'{args.model} on {Path(args.set).stem}') as axes:
+        axes.plot([f'x{factor}' for factor in accuracy], [100 * value for value in accuracy.values()], marker='o')

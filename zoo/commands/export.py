@@ -84,6 +84,10 @@ def _print(precision: str, report: dict) -> None:
 
 def _run_detector(args: argparse.Namespace, model, to: str, name: str) -> None:
     from zoo.export.detector import export_detector
+    for option in ('gate_set', 'target', 'detector'):
+        if getattr(args, option) is not None:
+            raise ValueError(f'--{option.replace("_", "-")} is for recognisers; a detector is written by --to onnx or '
+                             '--to ncnn, and judged on the sample picture, in 8 bits on the pictures of --calib')
     sidecar = export_detector(model, name, to, args.out, args.precision or 'fp32', args.calib)
     print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
     if 'parity' in sidecar:

@@ -82,8 +82,10 @@ def _print_model(model: LatencyModel) -> None:
 
 
 def _design(args: argparse.Namespace) -> None:
-    model = load_latency(args.device)
-    width, milliseconds, profile = widest(args.name, model, args.budget, **backbone_options(args))
+    model, options = load_latency(args.device), backbone_options(args)
+    if 'width' in options:
+        raise ValueError('--width: design finds it; `facezoo latency predict` takes one')
+    width, milliseconds, profile = widest(args.name, model, args.budget, **options)
     print(f'{args.name} --width {width:.2f}: {milliseconds:.1f} ms of {args.budget:g} ms, '
           f'{profile.params / 1e6:.2f} M parameters, {profile.macs / 1e6:.0f} M MACs')
     _print_model(model)

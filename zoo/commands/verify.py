@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
                             + ''.join(f' ({face.refused})' for face in scene.faces[:1]))
         faces.append(found[0])
     similarity = float(faces[0].embedding @ faces[1].embedding)
-    same = similarity >= threshold
+    same = similarity > threshold
     if args.json:
         print(json.dumps({'same': same, 'similarity': round(similarity, 4), 'threshold': threshold,
                           'faces': [face.to_dict() for face in faces]}))

@@ -21,7 +21,6 @@ from zoo.export.job import Job
 from zoo.export.ncnn import write_ncnn, write_ncnn_int8
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
-from zoo.export.parity import Parity
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
 from zoo.export.target import target
@@ -30,9 +29,9 @@ from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
-__all__ = ['FORMATS', 'Format', 'Gates', 'Parity', 'export', 'export_job', 'sample_faces']
+__all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job', 'sample_faces']
 
-
+SUFFIXES = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}  # of what is written; a folder has none
 PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
 
 
@@ -102,7 +101,10 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
         GateError: a gate failed; nothing was left at ``out``.
         CalibrationError, TargetError: what was asked for needs faces, or another device.
         PackError: InsightFace could not use the model.
+        ValueError: another format or precision, or a name for ``out`` that does not fit.
     """
+    if to == 'pack' and precision not in (None, 'fp32'):
+        raise ValueError(f"--precision {precision}: a pack is written in fp32, which is what InsightFace's users run")
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
     return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision, detector)
@@ -111,8 +113,10 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
 def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, detector: Path | None = None) -> dict:
     """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
-        with _staging(Path(out)) as stage:
+        with _staging(Path(out), to) as stage:
             return _finish(write_bundle(job, precision, stage, detector), stage, [stage])
+    if to not in FORMATS:
+        raise ValueError(f'{to!r}: a recogniser is exported to {", ".join((*SUFFIXES, "pack"))}')
     if detector:
         raise ValueError(f'--detector: {to} holds the recogniser only; export the detector to a file of its own')
     return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0])
@@ -123,7 +127,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str) -> dict:
     if precision not in form.precisions:
         raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
     verdict = job.target.verdict(precision) if job.target else ''
-    with _staging(out) as stage:
+    with _staging(out, to) as stage:
         facts, plan = form.build(job, precision, stage)
         artefact = form.artefact(job.name, stage)
         sidecar = {'format': to, 'precision': precision, 'target': job.target.name if job.target else None, 'verdict': verdict,
@@ -168,13 +172,15 @@ def _check_pack(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _staging(out: Path):
+def _staging(out: Path, to: str):
     """A place beside ``out`` that replaces it only when everything went well."""
+    if SUFFIXES[to] and out.suffix != SUFFIXES[to]:
+        raise ValueError(f'--out {out}: {to} is one file; name it with {SUFFIXES[to]}')
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     stage = work / out.name
     try:
-        if not out.suffix:
+        if not SUFFIXES[to]:
             stage.mkdir()
         yield stage
         if stage.is_dir():

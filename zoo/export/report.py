@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zoo.bench import Candidate, bench, machine
 from zoo.complexity import profile
-from zoo.export.artefact import FORMATS, export_job
+from zoo.export.artefact import FORMATS, SUFFIXES, export_job
 from zoo.export.job import Job
 from zoo.export.parity import GateError
 from zoo.export.target import Target
@@ -112,7 +112,7 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tupl
     rows, paths = [], {}
     for form, precision, device in _wanted(job, targets):
         name = '-'.join(word for word in (job.name, device.name if device else form, precision) if word)
-        out = folder / (name + _SUFFIX[form])
+        out = folder / (name + SUFFIXES[form])
         row = Row(form, precision, device.name if device else '', simulated=device is not None,
                   reason=device.verdict(precision) if device else '')
         job = job.on(device)  # which takes along what the artefacts before it have measured
@@ -125,9 +125,6 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tupl
             row = replace(_with_figures(row, error.report), passed=False, reason=str(error))
         rows.append(row)
     return rows, paths
-
-
-_SUFFIX = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}
 
 
 def _wanted(job: Job, targets: Sequence[Target]) -> list[tuple[str, str, Target | None]]:

@@ -58,7 +58,7 @@ def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.Pat
 
     Args:
         pipeline: its gate decides; :data:`zoo.pipeline.quality.ENROLMENT` is meant for this.
-        threshold: cosine below which a picture is reported as doubtful.
+        threshold: cosine up to which a picture is reported as doubtful.
 
     Raises:
         FaceError: no such folder, no folder of a person in it, or no picture could be enrolled (the gallery is then as before).
@@ -98,4 +98,4 @@ def _doubtful(new: dict[str, np.ndarray], known: dict[str, np.ndarray], threshol
         lowest = (table @ table.sum(0) - 1) / (len(table) - 1)
     if before:
         lowest = np.minimum(lowest, table @ np.mean(before, 0))
-    return [(path, float(similarity)) for path, similarity in zip(new, lowest, strict=True) if similarity < threshold]
+    return [(path, float(similarity)) for path, similarity in zip(new, lowest, strict=True) if similarity <= threshold]

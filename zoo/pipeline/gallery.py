@@ -39,7 +39,7 @@ class Match:
 
     Attributes:
         name: the person; score: cosine similarity.
-        known: the score reaches the threshold. Otherwise the answer is "unknown", and ``name`` only the nearest person.
+        known: the score is above the threshold. Otherwise the answer is "unknown", and ``name`` only the nearest person.
     """
 
     name: str
@@ -162,7 +162,7 @@ class Gallery:
             self._index = sorted(self._faces), index
         names, index = self._index
         scores, found = index.search(embeddings, min(top, len(names)))
-        return [[Match(names[i], float(s), bool(s >= threshold)) for s, i in zip(*row, strict=True)]
+        return [[Match(names[i], float(s), bool(s > threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 
     def save(self, path: str | os.PathLike) -> None:

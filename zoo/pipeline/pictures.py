@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.preprocess import FaceError, decode_image
+from plugins.preprocess import PICTURE_SUFFIXES, FaceError, decode_image
 
 __all__ = ['Found', 'Picture', 'find_pictures', 'read_picture']
 
 Picture = str | os.PathLike | bytes | np.ndarray
-SUFFIXES = frozenset({'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.gif', '.avif', '.jp2'})
 _MOST = 178_956_970  # pixels, where Pillow refuses; decoded, half a gigabyte
 
 
@@ -111,7 +110,7 @@ def find_pictures(paths: Iterable[str | os.PathLike]) -> Found:
             else:
                 pictures[file] = file.relative_to(path)
         if len(pictures) == before:
-            raise FaceError(f'{path}: no pictures ({", ".join(sorted(SUFFIXES))}) below this folder')
+            raise FaceError(f'{path}: no pictures ({", ".join(sorted(PICTURE_SUFFIXES))}) below this folder')
     return Found(pictures, dict(passed))
 
 
@@ -127,7 +126,7 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
     for path in inside:
         if path.is_dir():
             yield from _walk(path, (*above, here))
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in PICTURE_SUFFIXES:
             yield path, 'no pictures of a kind that is read'
         else:
             yield path, None if path.is_file() else 'links to nothing'

@@ -118,7 +118,7 @@ class QdrantGallery:
                  for row in np.atleast_2d(embeddings).astype(np.float32).tolist()]
         with self._answered():
             answers = self._client.query_batch_points(self._collection, asked)
-        return [[Match(point.payload['name'], float(point.score), point.score >= threshold) for point in answer.points]
+        return [[Match(point.payload['name'], float(point.score), point.score > threshold) for point in answer.points]
                 for answer in answers]
 
     def _create(self, contract: Contract) -> None:

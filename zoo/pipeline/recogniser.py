@@ -155,7 +155,8 @@ def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
     """The scene with every embedded face compared with the gallery.
 
     Args:
-        threshold: lowest cosine of a known person; :func:`zoo.pipeline.threshold.threshold_of` has it for a false accept rate.
+        threshold: cosine above which a person is known; :func:`zoo.pipeline.threshold.threshold_of` has it for a false accept
+            rate.
     """
     asked = [face for face in scene.faces if face.embedding is not None]
     if not asked:

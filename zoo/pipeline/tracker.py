@@ -49,7 +49,7 @@ class Track:
 
     def shows(self, embedding: np.ndarray, threshold: float) -> bool:
         """Whether another look is at the same person, by the cosine with the looks so far; the first one always is."""
-        return not self.recent or float(self.embedding @ embedding) >= threshold
+        return not self.recent or float(self.embedding @ embedding) > threshold
 
 
 class Tracker:

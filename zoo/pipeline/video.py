@@ -159,7 +159,7 @@ class VideoRecogniser:
     """Recognises a video source.
 
     Args:
-        gallery, threshold: known persons and the cosine from which a face is one; without a gallery faces are only followed.
+        gallery, threshold: known persons and the cosine above which a face is one; without a gallery faces are only followed.
 
     Attributes:
         rates: of the run at work, or of the last one; stopped: that one was told to stop, and did not come to its end.
