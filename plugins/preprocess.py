@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ['PICTURE_SUFFIXES', 'FaceError', 'PictureNorm', 'Preprocess', 'decode_image', 'encode_image', 'l2_normalise']
 
 # of the files that count as pictures where a folder or an archive is searched for them
-PICTURE_SUFFIXES = frozenset({'.avif', '.bmp', '.gif', '.jp2', '.jpe', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
+PICTURE_SUFFIXES = frozenset(
+    {'.avif', '.bmp', '.gif', '.jp2', '.jpe', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
 
 
 class FaceError(ValueError):
