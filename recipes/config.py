@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class TrainConfig:
         ema: decay of the exponential moving average of the weights that is evaluated and saved; 0: none.
         precision: ``32`` or ``bf16``; channels_last: memory format; compile: ``torch.compile`` the backbone.
         clip: gradient norm limit (arcface_torch: 5).
+        explode: the training stops when its loss is above so many times that of its first steps; 0: never.
         init: weights file to start from.
         quantise: round as 8-bit inference will (quantisation-aware fine-tuning, from ``init``); the verification measures the
             rounded network. ``compile`` is then left out.
@@ -116,6 +118,7 @@ class TrainConfig:
     channels_last: bool = True
     compile: bool = False
     clip: float = 5.0
+    explode: float = 2.0
     init: str | None = None
     quantise: bool = False
     device: str = 'auto'
@@ -133,13 +136,17 @@ class TrainConfig:
             raise RecipeError(f'label_hard={self.label_hard}: must be from 0 to 1')
         for key in ('margin_list', 'margin_end'):
             margins = getattr(self, key)
-            if margins is not None and (len(margins) != 3 or not all(isinstance(m, int | float) for m in margins)):
+            if margins is not None and (len(margins) != 3 or not all(map(_is_number, margins))):
                 raise RecipeError(f'{key}={list(margins)}: must be three numbers (m1, m2, m3)')
+            if margins is not None and not (margins[0] > 0 and 0 <= margins[1] <= math.pi / 2 and margins[2] >= 0):
+                raise RecipeError(f'{key}={list(margins)}: m1 must be above 0, m2 an angle from 0 to pi/2, m3 not negative')
         for name, weight in self.distill.items():
-            if not isinstance(weight, int | float) or weight < 0:
+            if not _is_number(weight) or weight < 0:
                 raise RecipeError(f'distill.{name}={weight!r}: must be a number from 0')
-        if not self.margin_weight and not self.teachers:
-            raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers')
+        if self.batch_size < 2:
+            raise RecipeError(f'batch_size={self.batch_size}: BatchNorm behind the last layer needs two faces or more')
+        if not self.margin_weight and not any(self.distill.values()):
+            raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers, or no weight in distill')
         if bool(self.teachers) != bool(self.distill):
             raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
         if 'label' in self.distill and not self.margin_weight:
@@ -160,14 +167,29 @@ def check_values(config, positive: tuple[str, ...]) -> None:
     for key, allowed in choices.items():
         if hasattr(config, key) and getattr(config, key) not in allowed:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be one of {", ".join(allowed)}')
+    for f in dataclasses.fields(config):
+        if f.type == 'float' and not math.isfinite(getattr(config, f.name)):
+            raise RecipeError(f'{f.name}={getattr(config, f.name)}: must be a number')
     for key in positive:
         if getattr(config, key) <= 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be positive')
-    for key in ('seed', 'num_workers', 'warmup_epoch', 'weight_decay', 'momentum', 'views', 'verbose', 'save_minutes'):
+    for key in ('seed', 'num_workers', 'warmup_epoch', 'weight_decay', 'views', 'verbose', 'save_minutes', 'explode',
+                'margin_weight', 'centre_weight'):
         if getattr(config, key, 0) < 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must not be negative')
-    if config.schedule == 'step' and not config.milestones:
-        raise RecipeError("schedule='step' needs milestones=(epoch, ...)")
+    for key in ('ema', 'momentum'):
+        if not 0 <= getattr(config, key) < 1:
+            raise RecipeError(f'{key}={getattr(config, key)!r}: must be from 0 to below 1')
+    if config.seed >= 2 ** 32:
+        raise RecipeError(f'seed={config.seed}: must be below 2^32')
+    if config.nesterov and not config.momentum:
+        raise RecipeError('nesterov=True needs a momentum above 0')
+    if not all(map(_is_number, config.milestones)) or (config.schedule == 'step' and not config.milestones):
+        raise RecipeError(f"milestones={list(config.milestones)}: schedule='step' needs milestones=(epoch, ...)")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_names(key: str, given: dict, known) -> None:

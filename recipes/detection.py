@@ -28,6 +28,7 @@ class DetectorConfig:
         augment: options of :class:`plugins.data.scenes.SceneAugment`.
         init: weights to start from.
         output: folder of this run; resume: go on with the run in it.
+        explode: as for recognisers.
         frequent: log every so many steps; save_minutes: time between checkpoints.
     """
 
@@ -56,6 +57,7 @@ class DetectorConfig:
     ema: float = 0.0
     precision: str = '32'
     clip: float = 5.0
+    explode: float = 2.0
     init: str | None = None
     device: str = 'auto'
     resume: bool = False
@@ -65,7 +67,7 @@ class DetectorConfig:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        check_values(self, ('num_epoch', 'batch_size', 'lr', 'frequent', 'view_size'))
+        check_values(self, ('num_epoch', 'batch_size', 'lr', 'clip', 'frequent', 'view_size'))
         check_options('augment', self.augment, SceneAugment)
         if not self.labels and not self.teacher:
             raise RecipeError('nothing to learn from: give labels=label.txt or teacher=WEIGHTS')

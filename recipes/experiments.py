@@ -29,6 +29,7 @@ from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from recipes.report import Study, plot_curves, report
+from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
 
 __all__ = ['list_studies', 'load_study', 'run_study']
@@ -62,8 +63,7 @@ def run(args: argparse.Namespace) -> None:
         require('torch', 'train')
     for study in [load_study(name) for name in names]:
         if args.verb == 'run':
-            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides,
-                      dict(item.split('=', 1) for item in args.set))
+            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, _sets(args.set))
         elif args.verb == 'status':
             print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
         else:
@@ -73,6 +73,13 @@ def run(args: argparse.Namespace) -> None:
             print(text)
             if args.plots:
                 plot_curves(study, rows, args.results / f'{study.name}.png')
+
+
+def _sets(words: list[str]) -> dict[str, str]:
+    for word in words:
+        if not all(word.partition('=')):
+            raise ValueError(f'--set {word}: write NAME=SET, as in lfw=lfw.bin')
+    return dict(word.split('=', 1) for word in words)
 
 
 def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
@@ -121,11 +128,18 @@ def load_study(name: str) -> Study:
 
 
 def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
-    """Run all runs of all seeds that have no result yet; every result is written as soon as it is there."""
+    """Run all runs of all seeds that have no result yet; every result is written as soon as it is there.
+
+    Args:
+        work: checkpoints and weights, in a folder for each run, seed and configuration.
+        sets: verification sets by name.
+    """
+    for path in sets.values():
+        load_verification_set(path)  # a wrong one is said before the long work
     for seed in study.seeds:
         for label in study.runs:
             config = _config(study, label, seed, work, overrides)
-            digest = _digest(config)
+            digest = config.output.rpartition('-')[2]
             rows = _read(study, results)
             if any((row['run'], row['seed'], row['config']) == (label, seed, digest) for row in rows):
                 continue
@@ -135,27 +149,25 @@ def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: di
             write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
 
 
-def _digest(config: TrainConfig) -> str:
-    facts = dataclasses.asdict(dataclasses.replace(config, resume=False))
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def _config(study: Study, label: str, seed: int, work: Path, overrides: dict) -> TrainConfig:
-    def folder(run: str) -> Path:
-        return work / study.name / f'{run}-{seed}'
-
-    own = {**study.overrides, **(study.runs[label] or {}), **overrides, 'seed': seed, 'output': str(folder(label))}
+    """What a run trains. Its folder ends with a digest of all values, so that a changed run does not meet its old checkpoint;
+    teachers count by their own digest, not by where they lie."""
+    own = {**study.overrides, **(study.runs[label] or {}), **overrides, 'seed': seed}
     if 'teachers' in own:
-        own['teachers'] = [str(folder(t[1:])) if t.startswith('@') else t for t in own['teachers']]
+        own['teachers'] = [_config(study, t[1:], seed, work, overrides).output if t.startswith('@') else t
+                           for t in own['teachers']]
     config = load_recipe(study.recipe, own)
-    return dataclasses.replace(config, resume=(folder(label) / 'checkpoint.pt').exists())
+    facts = {**dataclasses.asdict(config), 'teachers': [Path(teacher).name for teacher in config.teachers], 'resume': False,
+             'output': None}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    output = work / study.name / f'{label}-{seed}-{digest}'
+    return dataclasses.replace(config, output=str(output), resume=(output / 'checkpoint.pt').exists())
 
 
 def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) -> dict:
     import zoo
     from recipes.trainer.engine import Trainer
     from zoo.evaluate.lowres import verify_lowres
-    from zoo.evaluate.verification import verify
     began = time.monotonic()
     trainer = Trainer(config)
     results = dict(trainer.fit())

@@ -126,7 +126,7 @@ def test_training_learns_and_resumes(labelled, tmp_path):
     def stop_after_two(*args):
         import os
         import signal
-        if args[2] == 2:
+        if args[3] == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return step(*args)
     broken._step = stop_after_two

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,32 +13,39 @@ import torch
 from plugins.files import atomic_path
 from recipes.config import TrainConfig
 
-__all__ = ['CheckpointError', 'load_checkpoint', 'save_checkpoint']
+__all__ = ['CheckpointError', 'load_checkpoint', 'not_finite', 'save_checkpoint']
 
+_LOG = logging.getLogger(__name__)
 # keys that may change between the two halves of a training without changing what is computed
 _FREE = frozenset({'resume', 'output', 'num_workers', 'save_minutes', 'frequent', 'verbose', 'val_targets', 'device', 'compile',
-                   'batch_size'})  # batch_size: with the number of processes, the world batch is compared instead
+                   'explode',
+                   'batch_size',  # with the number of processes, the world batch is compared instead
+                   'rec'})  # what lies there is compared instead
+_LOWER = frozenset({'lr', 'clip'})  # may be lowered: the way on for a training that diverged
 
 
 class CheckpointError(ValueError):
     """A checkpoint is damaged or belongs to another recipe."""
 
 
-def save_checkpoint(path: Path, config: TrainConfig, world_batch: int, **state) -> None:
+def save_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Mapping, **state) -> None:
     """Write ``state`` and the recipe; the previous checkpoint stays until the new one is whole.
 
     Args:
         world_batch: images a step, over all processes.
+        data: what the training learns from, as plain values, see :func:`load_checkpoint`.
     """
     with atomic_path(path) as temporary:
-        torch.save({'config': asdict(config), 'world_batch': world_batch, **state}, temporary)
+        torch.save({'config': asdict(config), 'world_batch': world_batch, 'data': dict(data), **state}, temporary)
 
 
-def load_checkpoint(path: Path, config: TrainConfig, world_batch: int) -> dict:
-    """The saved state of a training with the same recipe and as many images a step, on any number of processes.
+def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Mapping) -> dict:
+    """The saved state of a training with the same recipe, data and images a step, on any number of processes.
+
+    A lower ``lr`` or ``clip`` is accepted, and logged: with the same ones a training that diverged would do so again.
 
     Raises:
-        CheckpointError: none there, damaged, or saved by a different recipe; the message lists the keys that differ.
+        CheckpointError: none there, damaged, or saved by a different recipe or with other data; the message lists what differs.
     """
     if not path.is_file():
         raise CheckpointError(f'{path}: no checkpoint to resume from; start with resume=false')
@@ -43,11 +53,33 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise CheckpointError(f'{path}: cannot be read ({type(error).__name__}: {error})') from None
+    if not isinstance(state, dict) or not {'config', 'world_batch', 'images', 'student'} <= set(state):
+        raise CheckpointError(f'{path}: is no checkpoint of `facezoo train`; to start from weights, name them with init=FILE')
     now, then = asdict(config), state['config']
-    changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now if key not in _FREE and now[key] != then.get(key)]
+    lowered = {key for key in _LOWER & set(now) if now[key] < then[key]}
+    for key in sorted(lowered):
+        _LOG.warning('%s: goes on with %s %g instead of %g', path, key, now[key], then[key])
+    changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now
+               if key not in _FREE | lowered and _plain(now[key]) != _plain(then.get(key))]
+    changed += [f'{key} of the data: {state["data"][key]} -> {value}' for key, value in data.items()
+                if 'data' in state and state['data'][key] != value]
     if state['world_batch'] != world_batch:
         changed.append(f'images a step: {state["world_batch"]} -> {world_batch} (batch_size times the number of processes)')
     if changed:
         raise CheckpointError(f'{path} was saved by a different recipe ({"; ".join(changed)}); '
                               'use the old values, or another output')
     return state
+
+
+def _plain(value: object) -> str:
+    """Equal for a tuple and the list that a command line or a file makes of it."""
+    return json.dumps(value, sort_keys=True)
+
+
+def not_finite(state: Mapping, prefix: str = '') -> Iterator[str]:
+    """Names of the tensors of a nested state that hold something else than numbers."""
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            yield from not_finite(value, f'{prefix}{key}.')
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            yield f'{prefix}{key}'

@@ -19,15 +19,16 @@ from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
-from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recipes.trainer.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
+    LossWatch,
     any_process,
     begin_run,
-    clip_gradients,
+    diverged,
     make_optimizer,
     moving_average,
     save_recipe,
@@ -97,7 +98,9 @@ class DetectorTrainer:
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw, config.ema)
-        self.images = 0
+        self.images, self.saved_step = 0, None
+        self.watch = LossWatch(config.explode)
+        self.data = {'pictures': len(pictures)}
         if config.resume:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
@@ -117,12 +120,13 @@ class DetectorTrainer:
                               self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         save_recipe(self.fabric, config)
-        log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, self.images, self.fabric.is_global_zero)
+        log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, step, self.world_batch,
+                       self.fabric.is_global_zero)
         saved = began = time.monotonic()
         means: dict[str, float] = {}
         with stop_signal() as stop:
-            for views, faces, _ in face_loader(self.dataset, sampler, config.num_workers):
-                losses = self._step(views, faces, step, per_epoch)
+            for views, faces, indices in face_loader(self.dataset, sampler, config.num_workers):
+                losses = self._step(views, faces, indices, step, per_epoch)
                 step += 1
                 self.images = step * self.world_batch
                 log.bar.update(self.world_batch)
@@ -142,7 +146,7 @@ class DetectorTrainer:
         log.close()
         return {'train': means}
 
-    def _step(self, views: Tensor, faces: list[Faces], step: int, per_epoch: int) -> dict[str, float]:
+    def _step(self, views: Tensor, faces: list[Faces], indices: Tensor, step: int, per_epoch: int) -> dict[str, float]:
         config = self.config
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(config, step / per_epoch)
@@ -158,16 +162,21 @@ class DetectorTrainer:
             losses = dense_distillation(outputs, tuple(o.clone() for o in opinion), targets)
         weights = {'score': 1.0, 'box': config.box_weight, 'landmark': config.landmark_weight}
         loss = sum(weights[key] * value for key, value in losses.items())
-        if not torch.isfinite(loss):
-            raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }). The last '
-                           f'checkpoint in {self.output} is good; resume with a lower lr')
+        if wrong := self.watch(loss.item()):
+            raise self._diverged(wrong, step, indices)
         self.fabric.backward(loss)
-        clip_gradients(self.fabric, self.student, self.optimizer, config.clip)
+        norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        if not torch.isfinite(norm):
+            raise self._diverged(f'the norm of the gradient is {norm.item()}', step, indices)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update_parameters(self.raw)
         return {key: value.item() for key, value in losses.items()}
+
+    def _diverged(self, what: str, step: int, indices: Tensor) -> Diverged:
+        names = ', '.join(self.dataset.pictures.names[int(i)] for i in indices[:3])
+        return diverged(self.output, what, step, f'views of {names}, ...', self.saved_step)
 
     @property
     def final(self) -> Detector:
@@ -175,20 +184,26 @@ class DetectorTrainer:
         return self.ema.module if self.ema else self.raw
 
     def _save(self) -> None:
+        step = self.images // self.world_batch
+        state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                 'ema': self.ema.state_dict() if self.ema else None}
+        if broken := next(not_finite(state), None):
+            raise diverged(self.output, f'{broken} is no longer finite', step, 'nothing was saved', self.saved_step)
         if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, images=self.images,
-                            student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
-                            ema=self.ema.state_dict() if self.ema else None)
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
+                            first_loss=self.watch.first, **state)
             save_weights(self.output / 'last.safetensors', self.final, self.config.network, self.config.network_args)
+        self.saved_step = step
         self.fabric.barrier()
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch)
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data)
         self.raw.load_state_dict(state['student'])
         self.optimizer.load_state_dict(state['optimizer'])
         if self.ema:
             self.ema.load_state_dict(state['ema'])
-        self.images = state['images']
+        self.images, self.watch.first = state['images'], state.get('first_loss')
+        self.saved_step = self.images // self.world_batch
 
 
 def init_weights(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plugins.data.augment import Augment
 from plugins.data.check import check_counts
@@ -19,15 +19,16 @@ from plugins.data.sources import FaceSource, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
-from recipes.trainer.checkpoint import load_checkpoint, save_checkpoint
+from recipes.trainer.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
+    LossWatch,
     any_process,
     begin_run,
-    clip_gradients,
+    diverged,
     make_optimizer,
     moving_average,
     save_recipe,
@@ -36,7 +37,7 @@ from recipes.trainer.run import (
 )
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
-from recipes.trainer.teacher import open_teacher, teacher_size
+from recipes.trainer.teacher import fingerprint, open_teacher, teacher_size
 from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.model_card import preprocess_of
@@ -76,7 +77,9 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.images = 0  # seen so far, over all processes
-        self.best = -1.0
+        self.best, self.saved_step = -1.0, None
+        self.watch = LossWatch(config.explode)
+        self.data = {'images': len(source), 'identities': source.num_classes, 'fingerprint': fingerprint(source)}
         if config.resume:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
@@ -90,15 +93,16 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
-            Diverged: NaN; the last checkpoint is good.
+            Diverged: loss, gradient or weights are no longer numbers, or the loss explodes; the message names the batch, and
+                the last checkpoint is good.
         """
         config = self.config
         sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
                               self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
         per_epoch, step = sampler.steps_per_epoch, sampler.start
         save_recipe(self.fabric, config)
-        self.log = TrainLog(self.output, sampler.steps_per_epoch * config.num_epoch * self.world_batch, self.images,
-                            self.fabric.is_global_zero)
+        self.total = per_epoch * config.num_epoch
+        self.log = TrainLog(self.output, self.total * self.world_batch, step, self.world_batch, self.fabric.is_global_zero)
         saved, results, verified = time.monotonic(), {}, -1
         began, began_images = saved, self.images
         with stop_signal() as stop:
@@ -111,7 +115,8 @@ class Trainer:
                     now = time.monotonic()
                     rate = (self.images - began_images) / (now - began)
                     began, began_images = now, self.images
-                    self.log.write(step, epoch=step / per_epoch, **losses, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
+                    self.log.write(step, epoch=step / per_epoch, **self._over_processes(losses),
+                                   lr=self.optimizer.param_groups[0]['lr'], rate=rate)
                 if step % (config.verbose or per_epoch) == 0:
                     results, verified = self._verify(step), step
                     began, began_images = time.monotonic(), self.images
@@ -141,7 +146,7 @@ class Trainer:
         if self.raw.head is not None:
             self.raw.head.margins = margin_at(self.config.margin_list, self.config.margin_end, epoch / self.config.num_epoch)
         self.student.train()
-        due = (step + 1) % self.config.gradient_acc == 0
+        due = (step + 1) % self.config.gradient_acc == 0 or step + 1 == self.total
         with nullcontext() if due else self.fabric.no_backward_sync(self.student):
             try:
                 losses = self.student(batch.images, batch.labels, seen)
@@ -149,18 +154,30 @@ class Trainer:
                 where = self.dataset.source.name(int(batch.indices[0]))
                 raise FaceError(f'{self.config.rec}: {error} (batch of {where})') from None
             loss = sum(losses.values())
-            if not torch.isfinite(loss):
-                names = ', '.join(self.dataset.source.name(int(i)) for i in batch.indices[:3])
-                raise Diverged(f'loss is {loss.item()} at step {step} ({ {k: v.item() for k, v in losses.items()} }; batch of '
-                               f'{names}, ...). The last checkpoint in {self.output} is good; resume with a lower lr')
+            if wrong := self.watch(loss.item()):
+                raise self._diverged(wrong, step, batch, losses)
             self.fabric.backward(loss / self.config.gradient_acc)
         if due:
-            clip_gradients(self.fabric, self.student, self.optimizer, self.config.clip)
+            norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+            if not torch.isfinite(norm):
+                raise self._diverged(f'the norm of the gradient is {norm.item()}', step, batch, losses)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.ema:
                 self.ema.update_parameters(self.raw.backbone)
         return {key: value.item() for key, value in losses.items()}
+
+    def _diverged(self, what: str, step: int, batch: Batch, losses: dict[str, Tensor]) -> Diverged:
+        parts = ', '.join(f'{key} {value.item():.4g}' for key, value in losses.items())
+        names = ', '.join(self.dataset.source.name(int(i)) for i in batch.indices[:3])
+        return diverged(self.output, what, step, f'{parts}; batch of {names}, ...', self.saved_step)
+
+    def _over_processes(self, losses: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, which have equal shares of a step's images."""
+        if self.fabric.world_size == 1:
+            return losses
+        means = self.fabric.all_reduce(torch.tensor([*losses.values()], device=self.fabric.device))
+        return dict(zip(losses, means.tolist(), strict=True))
 
     @property
     def final(self) -> nn.Module:
@@ -191,19 +208,26 @@ class Trainer:
         save_weights(self.output / name, self.final, self.config.network, self.config.network_args)
 
     def _save(self) -> None:
+        """Write checkpoint and weights, unless they are no longer numbers: the last good ones stay."""
+        step = self.images // self.world_batch
+        state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                 'ema': self.ema.state_dict() if self.ema else None}
+        if broken := next(not_finite(state), None):
+            raise diverged(self.output, f'{broken} is no longer finite', step, 'nothing was saved', self.saved_step)
         if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, images=self.images, best=self.best,
-                            student=self.raw.state_dict(), optimizer=self.optimizer.state_dict(),
-                            ema=self.ema.state_dict() if self.ema else None)
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
+                            best=self.best, first_loss=self.watch.first, **state)
             self._save_weights('last.safetensors')
+        self.saved_step = step
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch)
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data)
         self.raw.load_state_dict(state['student'])
         self.optimizer.load_state_dict(state['optimizer'])
         if self.ema:
             self.ema.load_state_dict(state['ema'])
-        self.images, self.best = state['images'], state['best']
+        self.images, self.best, self.watch.first = state['images'], state['best'], state.get('first_loss')
+        self.saved_step = self.images // self.world_batch
 
 
 def _check_data(config: TrainConfig, source: FaceSource) -> None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
+from plugins.files import write_atomic
 from zoo.progress import progress_bar
 
 __all__ = ['TrainLog']
 
 
 class TrainLog:
-    """Scalars of one run, appended to ``log.jsonl`` and, if possible, to ``tensorboard/``."""
+    """Scalars of one run, appended to ``log.jsonl`` and, if possible, to ``tensorboard/``.
 
-    def __init__(self, folder: Path, total: int, done: int, enabled: bool = True) -> None:
+    Args:
+        total: images of the whole training.
+        done: steps before this part of it, of ``batch`` images each; what was written of later ones is forgotten, since they
+            come again.
+    """
+
+    def __init__(self, folder: Path, total: int, done: int, batch: int, enabled: bool = True) -> None:
+        if enabled:
+            _forget_after(folder / 'log.jsonl', done)
         self._file = open(folder / 'log.jsonl', 'a') if enabled else None  # noqa: SIM115 (lives as long as the log)
-        self._writer = _summary_writer(folder / 'tensorboard') if enabled else None
+        self._writer = _summary_writer(folder / 'tensorboard', done + 1) if enabled else None
         self.bar = progress_bar(total, 'images', 'train', enabled)
-        self.bar.update(done)
+        self.bar.update(done * batch)
 
     def write(self, step: int, **scalars: float) -> None:
         """Record scalars of a step."""
@@ -39,9 +49,24 @@ class TrainLog:
                 sink.close()
 
 
-def _summary_writer(folder: Path):
+def _forget_after(path: Path, step: int) -> None:
+    """Leave out lines of later steps, and one that a kill cut short."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith('\n') and _step(line) <= step]
+    if kept != lines:
+        write_atomic(path, ''.join(kept))
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)['step']
+    except ValueError:
+        return math.inf
+
+
+def _summary_writer(folder: Path, begin: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=begin)

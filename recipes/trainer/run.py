@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,14 +22,14 @@ from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.cpu import keep_memory
 
-__all__ = ['Diverged', 'Interrupted', 'any_process', 'begin_run', 'clip_gradients', 'make_optimizer', 'moving_average',
+__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'any_process', 'begin_run', 'diverged', 'make_optimizer', 'moving_average',
            'save_recipe', 'stop_signal', 'world_batch']
 
 Config = TrainConfig | DetectorConfig
 
 
 class Diverged(RuntimeError):
-    """The loss or its gradient is no longer a number."""
+    """The loss, its gradient or a weight is no longer a number, or the loss explodes."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,6 +44,9 @@ def begin_run(config: Config):
         CheckpointError: ``output`` holds another training: a new one must not begin there.
     """
     fabric = _make_fabric(config)
+    if config.resume and fabric.is_global_zero:
+        for part in Path(config.output).glob('.*.part'):  # of a save that was killed
+            part.unlink()
     if not config.resume and (Path(config.output) / 'checkpoint.pt').exists():
         raise CheckpointError(f'{config.output} holds a training; go on with resume=true, or choose another output')
     if fabric.device.type == 'cpu':
@@ -77,11 +82,17 @@ def _make_fabric(config: Config):
         raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
     accelerator = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy='ddp' if processes > 1 else 'auto',
+    strategy = 'auto' if processes == 1 else 'ddp' if _embeds(config) else 'ddp_find_unused_parameters_true'
+    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy=strategy,
                          num_nodes=int(os.environ.get('GROUP_WORLD_SIZE', 1)),
                          precision='bf16-mixed' if config.precision == 'bf16' else '32-true')
     made.launch()
     return made
+
+
+def _embeds(config: Config) -> bool:
+    """Whether a loss reaches the last layers; attention maps alone come from those before."""
+    return config.task == 'detection' or config.margin_weight > 0 or bool({'embedding', 'relation'} & set(config.distill))
 
 
 def make_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
@@ -110,15 +121,47 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
 
 
-def clip_gradients(fabric, module: nn.Module, optimizer: torch.optim.Optimizer, limit: float) -> None:
-    """Scale the gradients down to a norm of ``limit``.
+class LossWatch:
+    """Notices a loss that explodes: its mean over 50 steps is above ``limit`` times that of the first 50.
 
-    Raises:
-        Diverged: one of them is not finite; the weights have not been touched.
+    An untrained network, or the one that a training starts from, is the worst that a sane training sees; a rise from a minimum
+    would be no sign, since a loss near 0 may double by chance.
+
+    Attributes:
+        first: mean over the first steps, once there were so many; to be kept with a checkpoint.
     """
-    norm = fabric.clip_gradients(module, optimizer, max_norm=limit, error_if_nonfinite=False)
-    if not torch.isfinite(norm):
-        raise Diverged('the gradients are no longer numbers; the last checkpoint is good: resume with a lower lr')
+
+    STEPS = 50
+
+    def __init__(self, limit: float, first: float | None = None) -> None:
+        self.limit, self.first = limit, first
+        self._recent: deque[float] = deque(maxlen=self.STEPS)
+
+    def __call__(self, loss: float) -> str | None:
+        """What is wrong after another step, in words, or None."""
+        if not math.isfinite(loss):
+            return f'loss is {loss}'
+        self._recent.append(loss)
+        if len(self._recent) < self.STEPS:
+            return None
+        mean = sum(self._recent) / self.STEPS
+        if self.first is None:
+            self.first = mean
+        if self.limit and mean > self.limit * self.first:
+            return f'loss explodes: {mean:.4g} on average over {self.STEPS} steps, {self.first:.4g} at the beginning'
+        return None
+
+
+def diverged(output: Path, what: str, step: int, batch: str, checkpoint: int | None) -> Diverged:
+    """The error of a training that diverged.
+
+    Args:
+        batch: the images of the step, in words.
+        checkpoint: step of the last one that was saved, which is good; None: there is none.
+    """
+    remedy = ('no checkpoint had been written: begin again with a lower lr' if checkpoint is None else
+              f'the checkpoint of step {checkpoint} in {output} is good: resume=true with a lower lr or clip')
+    return Diverged(f'{what} at step {step} ({batch}); {remedy}')
 
 
 def any_process(fabric, flag: bool) -> bool:

@@ -1,0 +1,153 @@
+"""A training that goes wrong stops with its last good checkpoint whole, and goes on only as what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.engine import Diverged, Interrupted, Trainer
+from recipes.trainer.log import TrainLog
+from recipes.trainer.run import LossWatch
+from tests.conftest import training_log
+
+
+def test_resume_with_another_recipe_is_refused(recipe):
+    Trainer(recipe(num_epoch=1)).fit()
+    with pytest.raises(CheckpointError, match=r'lr: 0\.02 -> 0\.5'):
+        Trainer(recipe(num_epoch=1, resume=True, lr=0.5))
+    with pytest.raises(CheckpointError, match=r'images a step: 12 -> 6 \(batch_size'):
+        Trainer(recipe(num_epoch=1, resume=True, batch_size=6))
+    with pytest.raises(CheckpointError, match='resume=true'):
+        Trainer(recipe(num_epoch=1))
+
+
+def test_resume_from_a_damaged_checkpoint_is_refused(recipe):
+    config = recipe(num_epoch=1)
+    Trainer(config).fit()
+    path = f'{config.output}/checkpoint.pt'
+    with open(path, 'r+b') as file:
+        file.truncate(os.path.getsize(path) // 2)
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        Trainer(recipe(num_epoch=1, resume=True))
+    with pytest.raises(CheckpointError, match='no checkpoint'):
+        Trainer(recipe(num_epoch=1, resume=True, output=config.output + 'x'))
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(recipe):
+    config = recipe(num_epoch=2)
+    trainer = Trainer(config)
+    trainer.raw.head.weight.data.fill_(float('nan'))
+    with pytest.raises(Diverged, match=r'loss is nan at step 0.*person'):
+        trainer.fit()
+    assert not os.path.exists(f'{config.output}/checkpoint.pt')
+
+
+def test_infinite_gradient_leaves_the_weights_alone(recipe):
+    trainer = Trainer(recipe(num_epoch=1))
+    trainer.raw.head.weight.register_hook(lambda gradient: gradient * float('inf'))
+    before = trainer.raw.head.weight.clone()
+    with pytest.raises(Diverged, match=r'the norm of the gradient is (nan|inf) at step 0 \(margin .*person') as raised:
+        trainer.fit()
+    assert 'no checkpoint had been written' in str(raised.value)
+    assert torch.equal(trainer.raw.head.weight, before)
+
+
+def stop_after(trainer: Trainer, steps: int) -> None:
+    """Train so far and be interrupted."""
+    step = trainer._step
+
+    def interrupted(batch, number, per_epoch):
+        if number == steps - 1:
+            os.kill(os.getpid(), 15)
+        return step(batch, number, per_epoch)
+
+    trainer._step = interrupted
+    with pytest.raises(Interrupted):
+        trainer.fit()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(recipe, monkeypatch):
+    """Infinite statistics of BatchNorm show in no loss and in no gradient of a training."""
+    config = recipe(num_epoch=2)
+    trainer, path = Trainer(config), Path(config.output, 'checkpoint.pt')
+    trainer._save()
+    good = path.read_bytes()
+    variance = next(value for name, value in trainer.raw.backbone.named_buffers() if name.endswith('running_var'))
+    monkeypatch.setattr(trainer, '_verify', lambda step: variance.fill_(torch.inf) is None or {})
+    with pytest.raises(Diverged, match=r'student\.backbone\..*running_var is no longer finite .*the checkpoint of step 0 in'):
+        trainer.fit()
+    assert path.read_bytes() == good
+
+
+def test_a_lower_learning_rate_is_the_way_on(recipe, caplog):
+    config = recipe()
+    stop_after(Trainer(config), 3)
+    trainer = Trainer(recipe(resume=True, lr=0.001, clip=1.0))
+    assert 'goes on with lr 0.001 instead of 0.02' in caplog.text and 'clip 1 instead of 5' in caplog.text
+    trainer.fit()
+    assert max(line['lr'] for line in training_log(config) if line.get('step') == 4 and 'lr' in line) <= 0.001
+
+
+def test_other_data_is_noticed_and_another_place_is_not(recipe, face_folder, tmp_path):
+    shutil.copytree(face_folder, tmp_path / 'moved')
+    stop_after(Trainer(recipe()), 3)
+    Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
+    (tmp_path / 'moved' / 'person2' / '3.jpg').unlink()
+    with pytest.raises(CheckpointError, match='images of the data: 48 -> 47'):
+        Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
+
+
+def test_a_file_of_something_else_is_no_checkpoint(recipe):
+    config = recipe()
+    Path(config.output).mkdir()
+    torch.save({'weights': 1}, Path(config.output, 'checkpoint.pt'))
+    with pytest.raises(CheckpointError, match=r'is no checkpoint of `facezoo train`; .* init=FILE'):
+        Trainer(recipe(resume=True))
+
+
+def test_a_loss_that_explodes():
+    watch = LossWatch(2.0)
+    assert [watch(10.0) for _ in range(LossWatch.STEPS)] == [None] * LossWatch.STEPS and watch.first == 10
+    assert [watch(1.0) for _ in range(100)] == [None] * 100
+    rising = [watch(30.0) for _ in range(LossWatch.STEPS)]
+    first = next(number for number, words in enumerate(rising, 1) if words)
+    assert first == 33  # (50 - n) 1 + n 30 > 50 * 20
+    assert rising[first - 1] == 'loss explodes: 20.14 on average over 50 steps, 10 at the beginning'
+    resumed = LossWatch(2.0, first=1.0)
+    assert any(resumed(3.0) for _ in range(LossWatch.STEPS))
+    assert not any(LossWatch(0.0, first=1.0)(3.0) for _ in range(2 * LossWatch.STEPS))
+    assert LossWatch(0.0)(float('nan')) == 'loss is nan'
+
+
+def test_an_exploding_training_stops(recipe, monkeypatch):
+    monkeypatch.setattr(LossWatch, 'STEPS', 4)
+    with pytest.raises(Diverged, match=r'loss explodes: .* \(margin .*, centre .*; batch of .*person'):
+        Trainer(recipe(num_epoch=20, centre_weight=1000.0, lr=0.05, clip=1e9)).fit()
+
+
+@pytest.mark.parametrize(('acc', 'moves'), [(3, 2), (1000, 1)])
+def test_the_last_gradients_count_too(recipe, acc, moves, monkeypatch):
+    """Four steps: three and one, or four of a thousand."""
+    trainer = Trainer(recipe(num_epoch=1, gradient_acc=acc))
+    made, step = [], trainer.optimizer.step
+    monkeypatch.setattr(trainer.optimizer, 'step', lambda *args, **kwargs: made.append(1) or step(*args, **kwargs))
+    trainer.fit()
+    assert len(made) == moves
+
+
+def test_what_comes_again_is_not_logged_twice(tmp_path):
+    path = tmp_path / 'log.jsonl'
+    path.write_text(''.join(json.dumps({'step': step, 'margin': 1.0}) + '\n' for step in range(1, 6)) + '{"step": 6, "marg')
+    log = TrainLog(tmp_path, 100, done=3, batch=10)
+    log.write(4, margin=2.0)
+    log.close()
+    assert [(line['step'], line['margin']) for line in map(json.loads, path.read_text().splitlines())] == [
+        (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    TrainLog(tmp_path, 100, done=0, batch=10).close()
+    assert not path.read_text()
