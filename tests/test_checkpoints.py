@@ -73,7 +73,6 @@ def stop_after(trainer: Trainer, steps: int) -> None:
 
 
 def test_weights_that_are_no_numbers_are_not_saved(recipe, monkeypatch):
-    """Infinite statistics of BatchNorm show in no loss and in no gradient of a training."""
     config = recipe(num_epoch=2)
     trainer, path = Trainer(config), Path(config.output, 'checkpoint.pt')
     trainer._save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +20,22 @@ from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
-from recipes.trainer.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
-    Diverged,
     Interrupted,
-    LossWatch,
+    Run,
     any_process,
-    begin_run,
-    diverged,
     make_optimizer,
     moving_average,
     save_recipe,
     stop_signal,
-    world_batch,
 )
 from recipes.trainer.schedule import learning_rate
 from zoo.export.fold import fold_batchnorm
 from zoo.loading import load_model
 from zoo.runtime.torch import TorchDetector
-from zoo.weights import load_weights, save_weights
+from zoo.weights import load_weights
 
 __all__ = ['DetectorTrainer']
 
@@ -70,7 +66,7 @@ class SceneDataset(Dataset):
         return torch.from_numpy(np.stack(views)), list(faces), torch.tensor([index for _, index in items])
 
 
-class DetectorTrainer:
+class DetectorTrainer(Run):
     """One run of a detector's recipe.
 
     Raises:
@@ -78,9 +74,7 @@ class DetectorTrainer:
     """
 
     def __init__(self, config: DetectorConfig) -> None:
-        self.config, self.output = config, Path(config.output)
-        self.fabric = begin_run(config)
-        self.world_batch = world_batch(self.fabric, config)
+        super().__init__(config)
         self.teacher = self._load_teacher() if config.teacher else None
         if config.labels:
             pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
@@ -98,8 +92,6 @@ class DetectorTrainer:
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw, config.ema)
-        self.images, self.saved_step = 0, None
-        self.watch = LossWatch(config.explode)
         self.data = {'pictures': len(pictures)}
         if config.resume:
             self._restore()
@@ -162,48 +154,14 @@ class DetectorTrainer:
             losses = dense_distillation(outputs, tuple(o.clone() for o in opinion), targets)
         weights = {'score': 1.0, 'box': config.box_weight, 'landmark': config.landmark_weight}
         loss = sum(weights[key] * value for key, value in losses.items())
-        if wrong := self.watch(loss.item()):
-            raise self._diverged(wrong, step, indices)
+        words = partial(self._words, indices)
+        self._check_loss(loss.item(), step, words)
         self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
-        if not torch.isfinite(norm):
-            raise self._diverged(f'the norm of the gradient is {norm.item()}', step, indices)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update_parameters(self.raw)
+        self._update(step, words)
         return {key: value.item() for key, value in losses.items()}
 
-    def _diverged(self, what: str, step: int, indices: Tensor) -> Diverged:
-        names = ', '.join(self.dataset.pictures.names[int(i)] for i in indices[:3])
-        return diverged(self.output, what, step, f'views of {names}, ...', self.saved_step)
-
-    @property
-    def final(self) -> Detector:
-        """The detector whose weights count: the average when there is one."""
-        return self.ema.module if self.ema else self.raw
-
-    def _save(self) -> None:
-        step = self.images // self.world_batch
-        state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
-                 'ema': self.ema.state_dict() if self.ema else None}
-        if broken := next(not_finite(state), None):
-            raise diverged(self.output, f'{broken} is no longer finite', step, 'nothing was saved', self.saved_step)
-        if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
-                            first_loss=self.watch.first, **state)
-            save_weights(self.output / 'last.safetensors', self.final, self.config.network, self.config.network_args)
-        self.saved_step = step
-        self.fabric.barrier()
-
-    def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data)
-        self.raw.load_state_dict(state['student'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        if self.ema:
-            self.ema.load_state_dict(state['ema'])
-        self.images, self.watch.first = state['images'], state.get('first_loss')
-        self.saved_step = self.images // self.world_batch
+    def _words(self, indices: Tensor) -> str:
+        return f'views of {", ".join(self.dataset.pictures.names[int(i)] for i in indices[:3])}, ...'
 
 
 def init_weights(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,21 +20,17 @@ from plugins.data.sources import FaceSource, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
-from recipes.trainer.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import (
     Diverged,
     Interrupted,
-    LossWatch,
+    Run,
     any_process,
-    begin_run,
-    diverged,
     make_optimizer,
     moving_average,
     save_recipe,
     stop_signal,
-    world_batch,
 )
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
@@ -42,14 +39,14 @@ from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.model_card import preprocess_of
 from zoo.runtime.torch import TorchEmbedder
-from zoo.weights import load_weights, save_weights
+from zoo.weights import load_weights
 
 __all__ = ['Diverged', 'Interrupted', 'Trainer']
 
 _LOG = logging.getLogger(__name__)
 
 
-class Trainer:
+class Trainer(Run):
     """One run of a recipe.
 
     Raises:
@@ -57,9 +54,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.output = config, Path(config.output)
-        self.fabric = begin_run(config)
-        self.world_batch = world_batch(self.fabric, config)
+        super().__init__(config)
         self.preprocess = preprocess_of(config.network)
         size = self.preprocess.input_size
         source = open_faces(config.rec)
@@ -76,12 +71,10 @@ class Trainer:
         self.raw.to(self.fabric.device)  # before the optimiser and the average, whose state is where the weights are
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
-        self.images = 0  # seen so far, over all processes
-        self.best, self.saved_step = -1.0, None
-        self.watch = LossWatch(config.explode)
+        self.best = -1.0
         self.data = {'images': len(source), 'identities': source.num_classes, 'fingerprint': fingerprint(source)}
         if config.resume:
-            self._restore()
+            self.best = self._restore()['best']
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
         self.teacher = open_teacher(config, self.raw, self.dataset) if config.teachers else None
 
@@ -124,14 +117,14 @@ class Trainer:
                     continue  # gradients are not saved
                 stopping = any_process(self.fabric, bool(stop))
                 if stopping or time.monotonic() - saved > 60 * config.save_minutes:
-                    self._save()
+                    self._save(best=self.best)
                     saved = time.monotonic()
                 if stopping:
                     self.log.close()
                     raise Interrupted(f'stopped after {self.images} images; go on with resume=true')
         if verified != step:
             results = self._verify(step)
-        self._save()
+        self._save(best=self.best)
         self.log.close()
         return results
 
@@ -153,24 +146,16 @@ class Trainer:
             except ValueError as error:
                 where = self.dataset.source.name(int(batch.indices[0]))
                 raise FaceError(f'{self.config.rec}: {error} (batch of {where})') from None
-            loss = sum(losses.values())
-            if wrong := self.watch(loss.item()):
-                raise self._diverged(wrong, step, batch, losses)
+            loss, words = sum(losses.values()), partial(self._words, batch, losses)
+            self._check_loss(loss.item(), step, words)
             self.fabric.backward(loss / self.config.gradient_acc)
         if due:
-            norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
-            if not torch.isfinite(norm):
-                raise self._diverged(f'the norm of the gradient is {norm.item()}', step, batch, losses)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.ema:
-                self.ema.update_parameters(self.raw.backbone)
+            self._update(step, words)
         return {key: value.item() for key, value in losses.items()}
 
-    def _diverged(self, what: str, step: int, batch: Batch, losses: dict[str, Tensor]) -> Diverged:
+    def _words(self, batch: Batch, losses: dict[str, Tensor]) -> str:
         parts = ', '.join(f'{key} {value.item():.4g}' for key, value in losses.items())
-        names = ', '.join(self.dataset.source.name(int(i)) for i in batch.indices[:3])
-        return diverged(self.output, what, step, f'{parts}; batch of {names}, ...', self.saved_step)
+        return f'{parts}; batch of {", ".join(self.dataset.source.name(int(i)) for i in batch.indices[:3])}, ...'
 
     def _over_processes(self, losses: dict[str, float]) -> dict[str, float]:
         """Means over the processes, which have equal shares of a step's images."""
@@ -180,12 +165,12 @@ class Trainer:
         return dict(zip(losses, means.tolist(), strict=True))
 
     @property
-    def final(self) -> nn.Module:
-        """The backbone whose weights count: the average when there is one."""
-        return self.ema.module if self.ema else self.raw.backbone
+    def trained(self) -> nn.Module:
+        return self.raw.backbone
 
     def _verify(self, step: int) -> dict:
         """Measure on every validation set, keep the weights if they are the best so far."""
+        self._finite_state()
         results = {}
         if self.fabric.is_global_zero:
             embedder = TorchEmbedder(self.raw.as_deployed(self.final), self.preprocess, self.config.network,
@@ -203,31 +188,6 @@ class Trainer:
                 self._save_weights('best.safetensors')
         self.fabric.barrier()
         return results
-
-    def _save_weights(self, name: str) -> None:
-        save_weights(self.output / name, self.final, self.config.network, self.config.network_args)
-
-    def _save(self) -> None:
-        """Write checkpoint and weights, unless they are no longer numbers: the last good ones stay."""
-        step = self.images // self.world_batch
-        state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
-                 'ema': self.ema.state_dict() if self.ema else None}
-        if broken := next(not_finite(state), None):
-            raise diverged(self.output, f'{broken} is no longer finite', step, 'nothing was saved', self.saved_step)
-        if self.fabric.is_global_zero:
-            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
-                            best=self.best, first_loss=self.watch.first, **state)
-            self._save_weights('last.safetensors')
-        self.saved_step = step
-
-    def _restore(self) -> None:
-        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data)
-        self.raw.load_state_dict(state['student'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        if self.ema:
-            self.ema.load_state_dict(state['ema'])
-        self.images, self.best, self.watch.first = state['images'], state['best'], state.get('first_loss')
-        self.saved_step = self.images // self.world_batch
 
 
 def _check_data(config: TrainConfig, source: FaceSource) -> None:

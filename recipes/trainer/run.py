@@ -1,4 +1,4 @@
-"""What the trainings of recognisers and of detectors share: engine, optimiser, how a run begins and how it is stopped."""
+"""What the trainings of recognisers and of detectors share: how a run begins, goes on, is saved, diverges and is stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,12 @@ from plugins.extras import require
 from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
-from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, save_checkpoint
 from recipes.trainer.cpu import keep_memory
+from zoo.weights import save_weights
 
-__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'any_process', 'begin_run', 'diverged', 'make_optimizer', 'moving_average',
-           'save_recipe', 'stop_signal', 'world_batch']
+__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'any_process', 'make_optimizer', 'moving_average', 'save_recipe',
+           'stop_signal']
 
 Config = TrainConfig | DetectorConfig
 
@@ -36,13 +38,130 @@ class Interrupted(KeyboardInterrupt):
     """The training was asked to stop and has saved where it was."""
 
 
-def begin_run(config: Config):
-    """The launched ``lightning_fabric.Fabric`` of a new or resumed training; on a CPU freed memory is kept from here on.
+class LossWatch:
+    """Notices a loss that explodes: its mean over 50 steps is above ``limit`` times that of the first 50.
+
+    An untrained network, or the one that a training starts from, is the worst that a sane training sees; a rise from a minimum
+    would be no sign, since a loss near 0 may double by chance.
+
+    Attributes:
+        first: mean over the first steps, once there were so many; to be kept with a checkpoint.
+    """
+
+    STEPS = 50
+
+    def __init__(self, limit: float, first: float | None = None) -> None:
+        self.limit, self.first = limit, first
+        self._recent: deque[float] = deque(maxlen=self.STEPS)
+
+    def __call__(self, loss: float) -> str | None:
+        """What is wrong after another step, in words, or None."""
+        if not math.isfinite(loss):
+            return f'loss is {loss}'
+        self._recent.append(loss)
+        if len(self._recent) < self.STEPS:
+            return None
+        mean = sum(self._recent) / self.STEPS
+        if self.first is None:
+            self.first = mean
+        if self.limit and mean > self.limit * self.first:
+            return f'loss explodes: {mean:.4g} on average over {self.STEPS} steps, {self.first:.4g} at the beginning'
+        return None
+
+
+class Run:
+    """What the trainings of recognisers and of detectors share: engine, position, update, checkpoints.
+
+    A trainer sets ``raw``, what is optimised; ``student``, the same as the engine wraps it; ``optimizer``; ``ema``, the average
+    of :attr:`trained`, or None; ``data``, what it learns from in plain values.
+
+    Attributes:
+        world_batch: images of a step, over all processes; images: seen so far, over all processes.
+        saved_step: step of the last checkpoint, None without one.
 
     Raises:
         RecipeError: CUDA is asked for where there is none.
         CheckpointError: ``output`` holds another training: a new one must not begin there.
     """
+
+    raw: nn.Module
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: AveragedModel | None
+    data: Mapping
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.output = config, Path(config.output)
+        self.fabric = _begin(config)
+        self.world_batch = config.batch_size * self.fabric.world_size
+        self.images, self.saved_step = 0, None
+        self.watch = LossWatch(config.explode)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network whose weights are wanted."""
+        return self.raw
+
+    @property
+    def final(self) -> nn.Module:
+        """The network whose weights count: the average when there is one."""
+        return self.ema.module if self.ema else self.trained
+
+    def _check_loss(self, loss: float, step: int, batch: Callable[[], str]) -> None:
+        if wrong := self.watch(loss):
+            raise self._diverged(wrong, step, batch())
+
+    def _update(self, step: int, batch: Callable[[], str]) -> None:
+        """A step of the optimiser and the average; ``batch`` says in words what it was."""
+        norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+        if not torch.isfinite(norm):
+            raise self._diverged(f'the norm of the gradient is {norm.item()}', step, batch())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update_parameters(self.trained)
+
+    def _save(self, **more) -> None:
+        """Write checkpoint and weights, unless they are no longer numbers: the last good ones stay."""
+        state = self._finite_state()
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
+                            first_loss=self.watch.first, **state, **more)
+            self._save_weights('last.safetensors')
+        self.saved_step = self.images // self.world_batch
+        self.fabric.barrier()
+
+    def _finite_state(self) -> dict:
+        """What a checkpoint holds of the networks and the optimiser, once it is looked through: infinite statistics of BatchNorm
+        show in no loss of a training."""
+        state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
+                 'ema': self.ema.state_dict() if self.ema else None}
+        if broken := next(not_finite(state), None):
+            raise self._diverged(f'{broken} is no longer finite', self.images // self.world_batch, 'nothing was saved')
+        return state
+
+    def _save_weights(self, name: str) -> None:
+        save_weights(self.output / name, self.final, self.config.network, self.config.network_args)
+
+    def _restore(self) -> dict:
+        """Go on where the checkpoint was written, which is returned."""
+        state = load_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data)
+        self.raw.load_state_dict(state['student'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        if self.ema:
+            self.ema.load_state_dict(state['ema'])
+        self.images, self.watch.first = state['images'], state.get('first_loss')
+        self.saved_step = self.images // self.world_batch
+        return state
+
+    def _diverged(self, what: str, step: int, batch: str) -> Diverged:
+        remedy = ('no checkpoint had been written: begin again with a lower lr' if self.saved_step is None else
+                  f'the checkpoint of step {self.saved_step} in {self.output} is good: resume=true with a lower lr or clip')
+        return Diverged(f'{what} at step {step} ({batch}); {remedy}')
+
+
+def _begin(config: Config):
+    """The launched ``lightning_fabric.Fabric`` of a new or resumed training; on a CPU freed memory is kept from here on."""
     fabric = _make_fabric(config)
     if config.resume and fabric.is_global_zero:
         for part in Path(config.output).glob('.*.part'):  # of a save that was killed
@@ -52,11 +171,6 @@ def begin_run(config: Config):
     if fabric.device.type == 'cpu':
         keep_memory()
     return fabric
-
-
-def world_batch(fabric, config: Config) -> int:
-    """Images of a step, over all processes."""
-    return config.batch_size * fabric.world_size
 
 
 def save_recipe(fabric, config: Config) -> None:
@@ -119,49 +233,6 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
             else:
                 average.copy_(value)
     return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
-
-
-class LossWatch:
-    """Notices a loss that explodes: its mean over 50 steps is above ``limit`` times that of the first 50.
-
-    An untrained network, or the one that a training starts from, is the worst that a sane training sees; a rise from a minimum
-    would be no sign, since a loss near 0 may double by chance.
-
-    Attributes:
-        first: mean over the first steps, once there were so many; to be kept with a checkpoint.
-    """
-
-    STEPS = 50
-
-    def __init__(self, limit: float, first: float | None = None) -> None:
-        self.limit, self.first = limit, first
-        self._recent: deque[float] = deque(maxlen=self.STEPS)
-
-    def __call__(self, loss: float) -> str | None:
-        """What is wrong after another step, in words, or None."""
-        if not math.isfinite(loss):
-            return f'loss is {loss}'
-        self._recent.append(loss)
-        if len(self._recent) < self.STEPS:
-            return None
-        mean = sum(self._recent) / self.STEPS
-        if self.first is None:
-            self.first = mean
-        if self.limit and mean > self.limit * self.first:
-            return f'loss explodes: {mean:.4g} on average over {self.STEPS} steps, {self.first:.4g} at the beginning'
-        return None
-
-
-def diverged(output: Path, what: str, step: int, batch: str, checkpoint: int | None) -> Diverged:
-    """The error of a training that diverged.
-
-    Args:
-        batch: the images of the step, in words.
-        checkpoint: step of the last one that was saved, which is good; None: there is none.
-    """
-    remedy = ('no checkpoint had been written: begin again with a lower lr' if checkpoint is None else
-              f'the checkpoint of step {checkpoint} in {output} is good: resume=true with a lower lr or clip')
-    return Diverged(f'{what} at step {step} ({batch}); {remedy}')
 
 
 def any_process(fabric, flag: bool) -> bool:
