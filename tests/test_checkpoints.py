@@ -127,7 +127,7 @@ def test_a_loss_that_explodes():
 def test_an_exploding_training_stops(recipe, monkeypatch):
     monkeypatch.setattr(LossWatch, 'STEPS', 4)
     with pytest.raises(Diverged, match=r'loss explodes: .* \(margin .*, centre .*; batch of .*person'):
-        Trainer(recipe(num_epoch=20, centre_weight=1000.0, lr=0.05, clip=1e9)).fit()
+        Trainer(recipe(num_epoch=20, centre_weight=1000.0, lr=0.05, clip=1e9, verbose=1000)).fit()
 
 
 @pytest.mark.parametrize(('acc', 'moves'), [(3, 2), (1000, 1)])
