@@ -1,4 +1,4 @@
-"""FDFaceNet distilled from two public recognisers on CelebA crops: the recipe of the bundled ``fdfacenet`` weights."""
+"""FDFaceNet distilled from two public recognisers on CelebA crops; ``fdfacenet_misaligned_faces`` goes on from its weights."""
 
 config = dict(
     network='fdfacenet',

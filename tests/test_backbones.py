@@ -104,9 +104,14 @@ def test_duplicate_name_is_refused():
         register_backbone(fdfacenet)
 
 
-def test_too_small_input_is_refused():
-    with pytest.raises(ValueError, match='too small'):
-        create_backbone('fdfacenet', input_size=0)
+@pytest.mark.parametrize(('name', 'options', 'message'), [
+    ('fdfacenet', {'input_size': 0}, 'input_size=0'), ('vgg16', {'input_size': 16}, 'too small'),
+    ('cnn8_fd_pooling', {'input_size': 16}, 'too small'),
+    ('mobilenet_v1', {'input_size': 0}, 'input_size=0'), ('resnet18', {'input_size': -4}, 'input_size=-4'),
+    ('cnn8_fd_pooling', {'depthwise': True}, 'the paper has no such network')])
+def test_what_cannot_be_built_is_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_backbone(name, **options)
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [

@@ -169,7 +169,7 @@ def bundled_path():
     ('summary: [', 'not YAML'), ('- a', 'must be a mapping'), ('summary: x', 'missing paper, fidelity, params, macs'),
     ('summary: x\npaper: y\nfidelity: exakt\nparams: 1\nmacs: 1', "'exakt' is none of"),
     ('summary: x\npaper: y\nfidelity: near\nparams: 1\nmacs: 1', 'must list them'),
-    ('sumary: x', "unknown field 'sumary', did you mean 'summary'"),
+    ('sumary: x', "unknown field 'sumary'; did you mean 'summary'"),
     ('summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1\nweights: {default: {file: a}}',
      r'weights\.default: missing sha256')])
 def test_malformed_cards(tmp_path, text, message):

@@ -58,12 +58,12 @@ def test_boards_without_int8_units_say_so():
 
 
 def test_unknown_target():
-    with pytest.raises(TargetError, match="unknown target 'jetson-tx'; did you mean jetson-tx2"):
+    with pytest.raises(TargetError, match="unknown target 'jetson-tx'; did you mean 'jetson-tx2'"):
         target('jetson-tx')
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'runtimes': 'ncnn'}, "unknown field 'runtimes', did you mean 'runtime'"),
+    ({'runtimes': 'ncnn'}, "unknown field 'runtimes'; did you mean 'runtime'"),
     ({'runtime': 'tensorrt-7'}, r'runtime: no file tensorrt-7\.yaml'),
     ({'default': 'fp8'}, "default: 'fp8' is neither native"),
     ({'native': ['fp16', 'fp4']}, "has no variant 'fp4'"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from types import MappingProxyType
+
+from plugins.registry import suggest
 
 __all__ = ['build_dataclass', 'read_yaml']
 
@@ -35,8 +36,7 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in data:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            raise error(f'{where}: unknown field {key!r}' + (f', did you mean {close[0]!r}?' if close else ''))
+            raise error(f'{where}: unknown field {key!r}{suggest(str(key), fields)}')
     required = [n for n, f in fields.items()
                 if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data]
     if required:

@@ -77,12 +77,13 @@ def load_config(launch: Launch) -> dict | None:
     """The recipe that ``train_v2.py`` is about to read (the object itself, not a copy); None for other scripts.
 
     Raises:
-        LaunchError: no such recipe; the message suggests close names.
+        LaunchError: no such recipe (the message suggests close names), or one without `config`.
     """
     named = next((word for word in launch.arguments if not word.startswith('-')), None)
     if launch.script != 'train_v2.py' or named is None:
         return None
-    known = {path.stem: path for folder in (launch.checkout / 'configs', *launch.recipes)[::-1] for path in folder.glob('*.py')}
+    known = {path.stem: path for folder in (launch.checkout / 'configs', *launch.recipes)[::-1] for path in folder.glob('*.py')
+             if folder != RECIPES or '_' in path.stem}  # beside our recipes lies what reads them
     name = Path(named).name.partition('.')[0]
     if not named.startswith('configs/') or name not in known:
         where = ', '.join(map(str, launch.recipes))
@@ -91,7 +92,10 @@ def load_config(launch: Launch) -> dict | None:
     hidden = [folder for folder in launch.recipes if (folder / f'{name}.py').is_file() and known[name].parent != folder]
     if hidden:
         raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0] / name}.py: rename yours')
-    return importlib.import_module(f'configs.{name}').config
+    module = importlib.import_module(f'configs.{name}')
+    if not hasattr(module, 'config'):
+        raise LaunchError(f'{known[name]}: defines no `config`')
+    return module.config
 
 
 def _check_names(checkout: Path, script: str, without: Iterable[str]) -> None:

@@ -69,11 +69,11 @@ def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:
     """``112 -> (112, 112)``; a pair is passed through.
 
     Raises:
-        ValueError: neither a whole number nor two of them.
+        ValueError: neither a whole number from 1 nor two of them.
     """
     pair = (size, size) if isinstance(size, int) else size
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, int) for side in pair):
-        raise ValueError(f'input_size={size!r}: must be a whole number of pixels, or (height, width)')
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f'input_size={size!r}: must be a whole number of pixels from 1, or (height, width)')
     return tuple(pair)
 
 

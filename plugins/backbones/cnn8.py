@@ -37,12 +37,13 @@ class CNN8(Backbone):
                  input_size: int | tuple[int, int] = 112, dropout: float = 0.0, fp16: bool = False) -> None:
         super().__init__(num_classes or num_features, input_size, fp16)
         widths = [scale_channels(c, width) for c in channels]
+        if pooled and depthwise:
+            raise ValueError('pooled=True and depthwise=True: the paper has no such network')
         if pooled:
             layers = conv_units(widths, (2,) + (1,) * 7, act='relu')
             for unit in (5, 4, 3, 2):
                 layers.insert(unit, nn.MaxPool2d(2))
-            height, width_ = conv_out(self.input_size, (2,))
-            size = (height // 16, width_ // 16)
+            size = conv_out(conv_out(self.input_size, (2,)), (2,) * 4, kernel=2, padding=0)
         else:
             layers = conv_units(widths, strides, depthwise, act='relu')
             size = conv_out(self.input_size, strides)

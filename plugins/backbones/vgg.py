@@ -7,9 +7,11 @@ fully connected layer gives the embedding and is followed by BatchNorm1d.
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
-from plugins.backbones._base import Backbone, scale_channels
+from plugins.backbones._base import Backbone, conv_out, scale_channels
 from plugins.registry import register_backbone
 
 # output channels of the 3x3 convolutions, stage by stage; a 2x2 max-pooling ends each stage
@@ -37,7 +39,7 @@ class VGG(Backbone):
                 channels = out
             layers.append(nn.MaxPool2d(2))
         hidden = scale_channels(HIDDEN, width)
-        inputs = channels * (self.input_size[0] // 32) * (self.input_size[1] // 32)
+        inputs = channels * math.prod(conv_out(self.input_size, (2,) * len(STAGES), kernel=2, padding=0))
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Flatten(1), nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
                                   nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),

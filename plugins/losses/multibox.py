@@ -35,7 +35,7 @@ class Targets:
         self.face, self.near, self.boxes, self.landmarks = map(torch.stack, zip(*rows, strict=True))
 
     def to(self, device: torch.device) -> Targets:
-        """The same on a device."""
+        """Move all tensors to a device, in place."""
         self.__dict__.update({name: value.to(device) for name, value in vars(self).items()})
         return self
 

@@ -1,7 +1,7 @@
 """Put a trained detector into the zoo: measure it against its teacher, name it by its hash, write the card's entry.
 
   python -m recipes.bundle.detector runs/det --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
-      --raw lfw_raw_fold1.zip --recogniser fdfacenet --licence TEXT --data TEXT --run TEXT
+      --raw lfw_raw_fold1.zip --recogniser fdfacenet --licence TEXT --data TEXT --history TEXT
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _entry(args: argparse.Namespace, facts: dict, metrics: dict) -> dict:
     recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
     steps = [json.loads(line)['step'] for line in (args.run / 'log.jsonl').read_text().splitlines()]
     return {'licence': args.licence, 'data': args.data,
-            'recipe': f'retinaface_mnet025_kd, run {args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}'
+            'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}'
                       f'), batch {recipe["batch_size"]}, views of {recipe["view_size"]} pixels, lr {recipe["lr"]}, seed '
                       f'{recipe["seed"]}, averaged weights. {args.history} Bundled {datetime.date.today()} with Python '
                       f'{platform.python_version()}',

@@ -12,7 +12,7 @@ from plugins.data.pictures import Pictures, read_labels, write_labels
 from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from plugins.files import write_atomic
-from zoo.jetson.decode import fit
+from zoo.jetson.decode import fit, intersection_over_union
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, decode_outputs
 
@@ -58,9 +58,7 @@ def _merge(faces: Faces, overlap: float) -> Faces:
     faces = faces[np.argsort(-faces.scores, kind='stable')]
     merged = []
     while len(faces):
-        low, high = np.maximum(faces.boxes[:, :2], faces.boxes[0, :2]), np.minimum(faces.boxes[:, 2:], faces.boxes[0, 2:])
-        inner, area = (high - low).clip(min=0).prod(1), faces.sides.prod(1)
-        together = inner / (area + area[0] - inner) >= overlap
+        together = intersection_over_union(faces.boxes[:1], faces.boxes)[0] >= overlap
         together[0] = True
         group = faces[together]
         weight = group.scores / group.scores.sum()

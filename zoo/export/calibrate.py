@@ -103,7 +103,7 @@ def _entropy(histogram: Histogram) -> float:
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q) over the bins where both have mass; infinite where q lost all mass of p."""
+    """KL(p || q) over the bins where p has mass; where q lost it, q counts as 1e-12."""
     p, q = p / p.sum(), q / max(q.sum(), 1e-30)
     occupied = p > 0
     q = np.maximum(q[occupied], 1e-12)

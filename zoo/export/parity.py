@@ -32,7 +32,7 @@ class Parity:
 
     Attributes:
         min_cosine: over all faces and batch sizes; max_abs: largest difference of an element.
-        spread: largest cosine between two *different* faces in the reference. A broken net gives all faces one embedding,
+        spread: median cosine between two *different* faces in the reference. A broken net gives all faces one embedding,
             and then every parity figure looks perfect; such a net is refused.
     """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from plugins.registry import suggest
 from zoo.datafile import build_dataclass, read_yaml
 
 __all__ = ['Runtime', 'Target', 'TargetError', 'list_targets', 'target']
@@ -113,9 +113,7 @@ def target(name: str) -> Target:
     """
     path = FOLDER / 'targets' / f'{name}.yaml'
     if not path.is_file():
-        close = difflib.get_close_matches(name, list_targets(), n=2, cutoff=0.4)
-        raise TargetError(f'unknown target {name!r}; ' + (f'did you mean {" or ".join(close)}?' if close else
-                                                          f'known: {", ".join(list_targets())}'))
+        raise TargetError(f'unknown target {name!r}{suggest(name, list_targets())}')
     return read_target(path)
 
 

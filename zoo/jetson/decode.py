@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ['central_face', 'decode', 'fit', 'suppress', 'tenths']
+__all__ = ['central_face', 'decode', 'fit', 'intersection_over_union', 'suppress', 'tenths']
 
 
 def fit(picture: np.ndarray, size: float, multiple: int):
@@ -59,6 +59,14 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float = 0.4) -> np.
     # tuples and plain numbers: OpenCV 4.1 (JetPack 4) takes nothing else
     kept = cv2.dnn.NMSBoxes([tuple(row) for row in corner_size.tolist()], scores.tolist(), 0.0, overlap)
     return np.asarray(kept, np.int64).reshape(-1)
+
+
+def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of every box of ``first (F, 4)`` with every one of ``second (S, 4)``: ``(F, S)``; 0 where both are empty."""
+    low, high = np.maximum(first[:, None, :2], second[None, :, :2]), np.minimum(first[:, None, 2:4], second[None, :, 2:4])
+    shared = np.prod((high - low).clip(0), axis=2)
+    areas = [np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
 def central_face(boxes: np.ndarray, shape) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .decode import decode, fit, suppress
+from .decode import decode, fit, intersection_over_union, suppress
 from .engine import EngineError
 
 __all__ = ['Detector', 'agrees', 'compare']
@@ -48,7 +48,7 @@ def compare(expected, found):
     """
     result = {'faces': len(expected[0]), 'found': len(found[0]), 'min_iou': 0.0, 'landmark_error': float('inf')}
     if len(expected[0]) and len(found[0]):
-        overlaps = _iou(expected[0], found[0])
+        overlaps = intersection_over_union(expected[0], found[0])
         distances = np.linalg.norm(expected[1] - found[1][overlaps.argmax(1)], axis=2).max(1)
         eyes = np.linalg.norm(expected[1][:, 0] - expected[1][:, 1], axis=1)
         result.update(min_iou=float(overlaps.max(1).min()), landmark_error=float((distances / eyes).max()))
@@ -59,11 +59,3 @@ def agrees(result, accept):
     """Whether what :func:`compare` found is good enough: no face more or less, and ``accept``'s overlap and landmark error."""
     return bool(result['faces'] and result['found'] == result['faces'] and result['min_iou'] >= accept['min_iou']
                 and result['landmark_error'] <= accept['landmark_error'])  # written so that NaN is not
-
-
-def _iou(first, second):
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    sides = np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner
-    shared = np.prod(sides.clip(0), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)

@@ -173,17 +173,16 @@ def _number(printed: str) -> tuple[float, float, int]:
 
 
 def _count(row: dict) -> Counted | None:
-    """The network of a row, counted; None for rows that name none, and for detectors that this facezoo does not have."""
+    """The network of a row, counted; None for rows that name none."""
     if 'layer' in row:
         layer = LAYERS[row['layer']]()
         return Counted(layer, profile(layer, 28, channels=128))
     if 'model' in row:
         model = _network(row['model'], tuple(sorted((key, _hashable(value)) for key, value in row['options'].items())))
         return Counted(model, _profile(model))
-    create = getattr(registry, 'create_detector', None)
-    if 'detector' not in row or create is None:
+    if 'detector' not in row:
         return None
-    model = create(row['detector']).eval()
+    model = registry.create_detector(row['detector']).eval()
     return Counted(model, profile(model, tuple(row['input_size'])))
 
 

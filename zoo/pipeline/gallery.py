@@ -21,7 +21,7 @@ import numpy as np
 from plugins.files import atomic_path
 from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
-from zoo.pipeline.contract import Contract, ContractError
+from zoo.pipeline.contract import Contract
 
 __all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'clean_name', 'nobody']
 
@@ -256,5 +256,3 @@ def nobody(name: str, names: Iterable[str]) -> GalleryError:
     names = list(names)
     return GalleryError(f'nobody is enrolled as {name!r}{suggest(name, names, f"; --list shows who is ({len(names)} names)")}')
 
-
-__all__ += ['ContractError']

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from plugins.preprocess import l2_normalise
+from zoo.jetson.decode import intersection_over_union
 from zoo.pipeline.gallery import Match
 from zoo.pipeline.recogniser import Face
 
@@ -104,10 +105,7 @@ class Tracker:
         if not faces or not self.tracks:
             return []
         new, old = np.stack([face.box for face in faces]), np.stack([track.face.box for track in self.tracks])
-        low, high = np.maximum(new[:, None, :2], old[None, :, :2]), np.minimum(new[:, None, 2:], old[None, :, 2:])
-        inner = (high - low).clip(min=0).prod(2)
-        areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (new, old)]
-        overlap = inner / np.maximum(areas[0][:, None] + areas[1][None] - inner, 1e-9)
+        overlap = intersection_over_union(new, old)
         order = np.argsort(-overlap, axis=None, kind='stable')
         pairs = zip(*np.unravel_index(order, overlap.shape), strict=True)
         return [(int(f), self.tracks[t]) for f, t in pairs if overlap[f, t] >= self.overlap]
