@@ -132,8 +132,7 @@ class Run:
         self.fabric.barrier()
 
     def _finite_state(self) -> dict:
-        """What a checkpoint holds of networks and optimiser, once it is looked through: infinite statistics of BatchNorm show in
-        no loss."""
+        """What a checkpoint holds of networks and optimiser, looked through: infinite statistics do not show in a loss."""
         state = {'student': self.raw.state_dict(), 'optimizer': self.optimizer.state_dict(),
                  'ema': self.ema.state_dict() if self.ema else None}
         if broken := next(not_finite(state), None):
