@@ -111,7 +111,9 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
 
     def attend(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+        # not amax: compiled with bf16, its gradient looks for the maximum among values rounded otherwise, and finds none (NaN)
+        most = x.max(1, keepdim=True).values
+        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), most], 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.attend(x)

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import zoo
 from plugins.data.augment import Augment
 from plugins.data.datasets import FaceDataset, FaceSampler
 from plugins.data.sources import open_faces
 from plugins.files import sha256_file
+from plugins.layers import SpatialAttention
 from plugins.overrides import apply_overrides, parse_overrides
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, list_recipes, load_recipe
@@ -85,6 +87,17 @@ def test_unstrided_depthwise_is_the_same_convolution():
     assert len(patched) == 3 and all(m.forward.conv is m for m in patched)
     torch.testing.assert_close(net(x), before, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(copied(x), before, rtol=1e-3, atol=1e-3)
+
+
+def test_attention_has_a_gradient_when_compiled_in_bf16():
+    """That of ``amax`` is NaN: values are computed again, rounded otherwise, and none is the maximum."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), SpatialAttention())
+    net.train().to(memory_format=torch.channels_last)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = torch.compile(net)(torch.randn(8, 3, 16, 16))
+    found.float().square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in net.parameters())
 
 
 def test_bf16_trains(recipe):
