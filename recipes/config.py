@@ -35,7 +35,7 @@ _INSIGHTFACE_ONLY = frozenset({
 })
 
 
-DISTILL = ('embedding', 'relation', 'label', 'attention', 'at')
+DISTILL = ('embedding', 'relation', 'label', 'attention', 'askd', 'at')
 
 
 class RecipeError(ValueError):
@@ -59,7 +59,8 @@ class TrainConfig:
         centre_weight: of the centre loss beside the head.
         teachers: recognisers of any runtime to distil embeddings from, or one folder of a finished training, whose network
             and head then teach labels and attention as well.
-        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``at`` (plugins.losses.distillation).
+        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``askd``, ``at``
+            (plugins.losses.distillation).
         label_temperature, label_hard: T and the weight of the hard term of ``label``. With a margin head on, that hard term is
             the same loss again: set ``label_hard=0`` to count it once.
         degrade: options of :class:`plugins.data.degrade.Degrade` for the student's faces; the teacher sees them clean.

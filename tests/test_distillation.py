@@ -53,6 +53,7 @@ def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
     assert zoo.card('fdfacenet').weights['default'].sha256.startswith(_fingerprint_model('fdfacenet'))
 
 
+TAUGHT = ('label', 'attention', 'askd', 'at', 'embedding')
 CBAM = {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25}}
 
 
@@ -61,18 +62,21 @@ def test_low_quality_distillation(recipe, tmp_path):
     teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
     Trainer(teacher).fit()
     distilled = recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], num_epoch=2, label_hard=0.0,
-                       distill={'label': 1.0, 'attention': 5.0, 'at': 0.1, 'embedding': 1.0}, degrade={'factors': (8,)})
+                       distill={'label': 1.0, 'attention': 5.0, 'askd': 1.0, 'at': 0.1, 'embedding': 1.0},
+                       degrade={'factors': (8,)})
     trainer = Trainer(distilled)
     trainer.fit()
     lines = [line for line in training_log(distilled) if 'margin' in line]
-    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in ('label', 'attention', 'at', 'embedding'))
+    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in TAUGHT)
     # a student that is its teacher, on clean faces in evaluation mode, has nothing to learn
     trainer.raw.load_state_dict(trainer.teacher.network.state_dict())
     trainer.raw.eval()
     batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
     same = trainer.raw(batch.clean, batch.labels, trainer.teacher(batch, 0))
     worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
-    for key in ('label', 'attention', 'at', 'embedding'):
+    scores = trainer.teacher(batch, 0).channel_scores
+    same['askd'] -= sum((each == 0).all(1).float().mean() for each in scores)  # maps of zeros, see askd_loss
+    for key in TAUGHT:
         assert same[key] < 1e-4 < worse[key], key
 
 
@@ -93,6 +97,8 @@ def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
     deeper = {**CBAM, 'network_args': {'units': (1, 2, 1, 1), 'width': 0.25}}
     with pytest.raises(RecipeError, match='the student has 5 blocks, the teacher 4'):
         Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0}))
+    with pytest.raises(RecipeError, match='channel_scores: the student has 5 blocks, the teacher 4'):
+        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'askd': 1.0}))
     with pytest.raises(RecipeError, match='embeddings of 24 and 32'):
         Trainer(recipe(**CBAM, embedding_size=24, output=str(tmp_path / 'a'), teachers=[teacher.output],
                        distill={'embedding': 1.0}))

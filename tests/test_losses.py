@@ -14,6 +14,7 @@ from plugins.data.degrade import Degrade, degrade, misalign
 from plugins.losses.distillation import (
     DISTILLATIONS,
     Seen,
+    askd_loss,
     attention_loss,
     attention_transfer_loss,
     embedding_loss,
@@ -124,10 +125,26 @@ def test_attention_losses_by_hand():
     assert attention_transfer_loss(one, two).item() == pytest.approx(math.sqrt(0.25 + 3 * 0.25), rel=1e-5)
 
 
+def test_askd_by_hand():
+    """Before the sigmoid: opposite channel maps are 2 apart, spatial maps at right angles 1; nothing is halved."""
+    channel, spatial = torch.tensor([1.0, -3.0]).view(1, 2, 1, 1), torch.tensor([[4.0, 0.0]]).view(1, 1, 1, 2)
+    one = Seen(torch.zeros(1, 2), channel_scores=(channel,), spatial_scores=(spatial,))
+    two = Seen(torch.zeros(1, 2), channel_scores=(-channel,), spatial_scores=(spatial.flip(3),))
+    assert askd_loss(one, two).item() == pytest.approx(3.0) and askd_loss(one, one).item() == pytest.approx(0, abs=1e-6)
+    after = [Seen(torch.zeros(1, 2), channel_maps=(torch.sigmoid(seen.channel_scores[0]),),
+                  spatial_maps=(torch.sigmoid(seen.spatial_scores[0]),)) for seen in (one, two)]
+    assert attention_loss(*after).item() < 0.5, 'maps after the sigmoid are all positive, so nearer to one another'
+
+
 def test_unequal_networks_are_refused():
     x = Seen(torch.zeros(1, 4), None, (torch.ones(1, 2, 1, 1),), (torch.ones(1, 1, 2, 2),))
     with pytest.raises(ValueError, match='student has 1 blocks, the teacher 0'):
         attention_loss(x, Seen(torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match='channel_scores: the student has 0 blocks'):
+        DISTILLATIONS['askd'](x, x)
+    before = Seen(torch.zeros(1, 4), channel_scores=x.channel_maps, spatial_scores=x.spatial_maps)
+    with pytest.raises(ValueError, match=r'channel_scores, block 0: student \(1, 2, 1, 1\), teacher \(1, 3, 1, 1\)'):
+        askd_loss(before, before._replace(channel_scores=(torch.ones(1, 3, 1, 1),)))
     with pytest.raises(ValueError, match=r'channel_maps, block 0: student \(1, 2, 1, 1\)'):
         attention_loss(x, Seen(torch.zeros(1, 4), None, (torch.ones(1, 3, 1, 1),), x.spatial_maps))
     with pytest.raises(ValueError, match='embeddings of 4 and 8'):

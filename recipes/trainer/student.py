@@ -16,7 +16,7 @@ from recipes.config import RecipeError, TrainConfig
 
 __all__ = ['Student', 'forward_of', 'see']
 
-_NEED_MAPS = frozenset({'attention', 'at'})
+_NEED_MAPS = frozenset({'attention', 'askd', 'at'})
 
 
 class Student(nn.Module):
@@ -81,8 +81,9 @@ def see(forward: Callable, x: Tensor) -> Seen:
     found = forward(x)
     if isinstance(found, Tensor):
         return Seen(found)
-    embedding, channel, spatial, features = found
-    return Seen(embedding, channel_maps=_float(channel), spatial_maps=_float(spatial), features=_float(features))
+    embedding, maps, features = found
+    channel, spatial, channel_scores, spatial_scores = map(_float, zip(*maps, strict=True))
+    return Seen(embedding, None, channel, spatial, _float(features), channel_scores, spatial_scores)
 
 
 def _float(maps) -> tuple[Tensor, ...]:
