@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 import zoo
 from plugins.data.datasets import FaceSampler, face_loader
-from plugins.data.sources import shrink_crop
+from plugins.data.pack import gather, pack_records
+from plugins.data.sources import TreeFaces, shrink_crop
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError
 from recipes.trainer.engine import Trainer
@@ -105,6 +107,85 @@ def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
     assert not (tmp_path / 'a').exists()
     with pytest.raises(RecipeError, match='fdfacenet exposes no attention maps'):
         Trainer(recipe(output=str(tmp_path / 'b'), teachers=[teacher.output], distill={'attention': 1.0}))
+
+
+def test_a_teacher_sees_faces_of_its_own_size(recipe, tmp_path):
+    """A finished 112-pixel training teaches a 96-pixel student: each gets the crop of its own size."""
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    trainer = Trainer(recipe(network='mobilefacenet96_eca', network_args={}, output=str(tmp_path / 'student'), num_epoch=1,
+                             teachers=[teacher.output], distill={'embedding': 1.0}, val_targets=[]))
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    assert batch.clean.shape[1:3] == (112, 112) and trainer.teacher(batch, 0).embedding.shape == (12, 32)
+    trainer.fit()
+
+
+def test_a_teachers_head_has_the_margins_it_ended_with(recipe, tmp_path):
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1, margin_list=(1.0, 0.5, 0.0), margin_end=(1.0, 0.3, 0.1))
+    Trainer(teacher).fit()
+    student = Trainer(recipe(output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'label': 1.0}))
+    assert student.teacher.network.head.margins == pytest.approx((1.0, 0.3, 0.1))
+
+
+def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
+    """Six other persons are as many, and still others; the same persons elsewhere are the same, by name or by image."""
+    def copy(name: str, person: str) -> str:
+        shutil.copytree(face_folder, tmp_path / name)
+        (tmp_path / name / 'person0').rename(tmp_path / name / person)
+        return str(tmp_path / name)
+
+    def taught_by(**overrides) -> None:
+        output = tempfile.mkdtemp(dir=tmp_path)
+        Trainer(recipe(**overrides, output=output, num_epoch=1)).fit()
+        Trainer(recipe(output=f'{output}-student', teachers=[output], distill={'label': 1.0}))
+
+    same, others = copy('same', 'person0'), copy('others', 'a stranger')
+    taught_by(rec=same)
+    with pytest.raises(RecipeError, match=r'others.*first difference: a stranger and person0.*the same training set'):
+        taught_by(rec=others)
+    pack_records(tmp_path / 'records', gather([TreeFaces(face_folder)]))
+    taught_by(rec=str(tmp_path / 'records'))
+    (tmp_path / 'others' / 'person1' / '0.jpg').unlink()
+    pack_records(tmp_path / 'fewer', gather([TreeFaces(others)]))
+    with pytest.raises(RecipeError, match=r'fewer.*other images'):
+        taught_by(rec=str(tmp_path / 'fewer'))
+    output = recipe(rec=same, output=str(tmp_path / 'gone'), num_epoch=1)
+    Trainer(output).fit()
+    shutil.rmtree(same)
+    assert 'cannot be read' not in caplog.text
+    Trainer(recipe(output=str(tmp_path / 'x'), teachers=[output.output], distill={'label': 1.0}))
+    assert 'its faces cannot be read' in caplog.text and 'if they are others, its labels teach nonsense' in caplog.text
+
+
+def test_damaged_teachers(recipe, tmp_path):
+    """Whatever is wrong with a finished training, the message names the file and what to do."""
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    run = tmp_path / 'teacher'
+    good = {name: (run / name).read_bytes() for name in ('recipe.yaml', 'checkpoint.pt')}
+
+    def refused(message: str, path: str = teacher.output) -> None:
+        with pytest.raises(RecipeError, match=message):
+            Trainer(recipe(output=str(tmp_path / 'student'), teachers=[path], distill={'embedding': 1.0}))
+        for name, data in good.items():
+            (run / name).write_bytes(data)
+
+    refused('nowhere is not there; name a model of the zoo', str(tmp_path / 'nowhere'))
+    (run / 'checkpoint.pt').write_bytes(good['checkpoint.pt'][:1000])
+    refused(r'checkpoint\.pt: cannot be read .*copy it again')
+    torch.save({'state_dict': {}}, run / 'checkpoint.pt')
+    refused(r'checkpoint\.pt: has no ema and no student')
+    (run / 'checkpoint.pt').unlink()
+    refused(r'checkpoint\.pt is missing; copy the whole output folder')
+    (run / 'recipe.yaml').unlink()
+    refused(r'recipe\.yaml is missing')
+    for old, new, message in ((b'momentum:', b'mommentum:', "unknown key 'mommentum'; did you mean 'momentum'"),
+                              (b'momentum: 0.9', b'momentum: -1', 'momentum=-1'), (b'network: fdfacenet\n', b'', 'network'),
+                              (b'width: 0.25', b'width: 0.5', 'does not fit recipe'),
+                              (b'network:', b'[network', 'not YAML')):
+        assert old in good['recipe.yaml'], old
+        (run / 'recipe.yaml').write_bytes(good['recipe.yaml'].replace(old, new))
+        refused(f'(?s){message}')
 
 
 def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):
