@@ -157,6 +157,18 @@ def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
     assert 'its faces cannot be read' in caplog.text and 'if they are others, its labels teach nonsense' in caplog.text
 
 
+def test_a_teacher_computes_in_its_students_precision(recipe, tmp_path):
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    exact, rounded = (Trainer(recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], precision=precision,
+                                     distill={'label': 1.0, 'attention': 1.0})) for precision in ('32', 'bf16'))
+    batch = next(iter(face_loader(exact.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    exact, rounded = (trainer.teacher(batch, 0) for trainer in (exact, rounded))
+    for a, b in ((exact.embedding, rounded.embedding), (exact.logits, rounded.logits),
+                 (exact.spatial_scores[0], rounded.spatial_scores[0])):
+        assert b.dtype == torch.float32 and 0 < (a - b).norm() < 0.05 * a.norm()
+
+
 def test_damaged_teachers(recipe, tmp_path):
     """Whatever is wrong with a finished training, the message names the file and what to do."""
     teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)

@@ -82,6 +82,9 @@ def teacher_size(config: TrainConfig, size: int) -> int:
 class NetworkTeacher:
     """The network and head of a finished training, in evaluation mode, on the clean faces at its own size.
 
+    Its forward pass is in the student's precision: bf16 takes 0.6 to 0.8 of the time of float32 (one core, 128 faces,
+    ``cbam_resnext100`` of units 1, 2, 3, 1 and width 0.25) and changes the losses by 0.2 % at most.
+
     Args:
         source: the student's training faces.
 
@@ -93,7 +96,7 @@ class NetworkTeacher:
     def __init__(self, run: Path, student: Student, source: FaceSource) -> None:
         config = finished_recipe(run)
         self.network, self.maps = _finished_network(run, config), student.maps
-        self.labels = 'label' in student.config.distill
+        self.labels, self.bf16 = 'label' in student.config.distill, student.config.precision == 'bf16'
         if self.labels:
             _compare_heads(run, self.network, student)
             check_identities(run, config, student.config, source)
@@ -119,7 +122,8 @@ class NetworkTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Seen:
         self.network.to(batch.clean.device)
-        seen = see(self._forward, self.network.preprocess.tensor(batch.clean))
+        with torch.autocast(batch.clean.device.type, torch.bfloat16, enabled=self.bf16):
+            seen = see(self._forward, self.network.preprocess.tensor(batch.clean))
         logits = self.network.head.logits(seen.embedding, batch.labels) if self.labels else None
         return seen._replace(logits=logits)
 
