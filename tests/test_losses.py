@@ -39,6 +39,33 @@ def test_margins(margins, expected):
     torch.testing.assert_close(found[[0, 1, 2, 2], [1, 0, 0, 1]], COSINE[[0, 1, 2, 2], [1, 0, 0, 1]])
 
 
+@pytest.mark.parametrize(('margins', 'drop'), [
+    ((1.0, 0.5, 0.0), 0.5 * math.sin(0.5)), ((1.0, 0.3, 0.2), 0.3 * math.sin(0.3) + 0.2),
+    ((1.2, 0.3, 0.1), 1 + math.cos((math.pi - 0.3) / 1.2) + 0.1)])
+def test_the_logit_falls_beyond_pi_as_well(margins, drop):
+    """Closed form on both sides of ``m1 * theta + m2 = pi``; the nearer to the own centre, the higher, everywhere."""
+    m1, m2, m3 = margins
+    theta = torch.linspace(0.01, math.pi - 0.001, 500)
+    cosine = torch.cos(theta)[:, None].requires_grad_()
+    found = add_margin(cosine, torch.zeros(500, dtype=torch.long), margins)[:, 0]
+    beyond = m1 * theta + m2 > math.pi
+    assert 40 < beyond.sum() < 200
+    expected = torch.where(beyond, torch.cos(theta) - drop, torch.cos(m1 * theta + m2) - m3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # arccos is steep at the ends
+    assert (found.diff() < 0).all()
+    found.sum().backward()
+    assert (cosine.grad > -1e-3).all() and (cosine.grad[beyond] == 1).all()
+
+
+def test_logits_are_arcface_torchs_up_to_pi():
+    """``losses.py`` of arcface_torch, written down: ``cos(arccos(x) + m2)`` at the own class, whatever the angle."""
+    cosine, labels = torch.rand(64, 9) * 1.8 - 0.9, torch.randint(9, (64,))
+    theirs = cosine.arccos()
+    theirs[range(64), labels] += 0.5
+    same = theirs[range(64), labels] <= math.pi
+    torch.testing.assert_close(add_margin(cosine, labels, (1.0, 0.5, 0.0))[same], theirs.cos()[same], rtol=0, atol=1e-5)
+
+
 def test_margin_loss_by_hand():
     head = MarginHead(2, 2, (1.0, 0.5, 0.0), scale=4.0)
     head.weight.data = torch.tensor([[3.0, 0.0], [0.0, 0.5]])  # lengths must not matter

@@ -4,11 +4,15 @@ Sources: ArcFace (Deng et al. 2019, eq. 3; LNRN eq. 1; paper 003 eq. 11), CosFac
 combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin_list = (m1, m2, m3)``), AdaFace (Kim et al.
 2022), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
 
-Deviation from ``arcface_torch``: there the margin is added inside ``no_grad``, so its gradient is that of the plain cosine;
-here the derivative of the margin is kept, as in the papers.
+Deviations from ``arcface_torch`` (``losses.py``): there the margin is added inside ``no_grad``, so its gradient is that of the
+plain cosine; here the derivative of the margin is kept, as in the papers. There the logit rises again once the angle and its
+margin are more than pi, that is for the hardest faces, which the loss would push away; here it goes on falling, as in ArcFace's
+first code (:func:`add_margin`). Up to pi the logits are the same.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,11 @@ _EPS = 1e-7  # keeps the derivative of arccos finite at 0 and pi
 def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, float]) -> Tensor:
     """``cos(m1 * theta + m2) - m3`` at each row's own class, the plain cosine elsewhere.
 
+    Where ``m1 * theta + m2 > pi``, ``cos(theta) - drop - m3``: lower than everything before, and falling, with the slope of the
+    plain cosine. ``drop`` is ``m2 * sin(m2)`` for ``m1 = 1``, as in ArcFace's first code (InsightFace, ``easy_margin`` off;
+    from -1 it steps down to ``-cos(m2) - m2 * sin(m2)``, -1.12 for 0.5). Other ``m1`` have no model there: ``drop`` is ours,
+    the one that leaves no step.
+
     Args:
         cosine: float32 ``(N, C)`` in [-1, 1].
         labels: int64 ``(N,)`` in ``[0, C)``; rows labelled -1 stay as they are.
@@ -32,8 +41,9 @@ def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, floa
     if m1 == 1.0 and m2 == 0.0:
         target = own - m3
     else:
-        theta = torch.arccos(own.clamp(-1 + _EPS, 1 - _EPS))
-        target = torch.cos(m1 * theta + m2) - m3
+        angle = m1 * torch.arccos(own.clamp(-1 + _EPS, 1 - _EPS)) + m2
+        drop = m2 * math.sin(m2) if m1 == 1.0 else 1 + math.cos((math.pi - m2) / m1)
+        target = torch.where(angle > math.pi, own - drop, torch.cos(angle)) - m3
     return cosine.index_put((rows, labels[rows]), target)
 
 
