@@ -113,6 +113,12 @@ def test_adaface_by_hand():
     assert head.norm_mean.item() == pytest.approx(0.99 * 10 + 0.01 * 14)
 
 
+@pytest.mark.parametrize('margins', [(1.2, 0.4, 0.0), (1.0, 0.4, 0.1)])
+def test_adaface_has_one_margin(margins):
+    with pytest.raises(ValueError, match=r'AdaFace has one margin m.*write \(1, 0\.4, 0\)'):
+        AdaFaceHead(2, 2, margins)
+
+
 def test_softmax_and_centre():
     head = SoftmaxHead(3, 2)
     embedding, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
@@ -128,6 +134,11 @@ def test_embedding_and_relation():
     assert embedding_loss(a, b).item() == pytest.approx((1 - math.sqrt(0.5)) / 2)
     assert relation_loss(a, b).item() == pytest.approx(0.5)  # cosines 0 and sqrt(1/2)
     assert embedding_loss(a, 5 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_one_face_has_no_relations():
+    with pytest.raises(ValueError, match='a batch of 1 has none; use batch_size=2 or more'):
+        relation_loss(torch.ones(1, 2), torch.ones(1, 2))
 
 
 def test_label_loss_by_hand():
@@ -187,6 +198,12 @@ def test_degrade(crops):
         assert degrade(face, 8, 1.0, variant).shape == face.shape
     with pytest.raises(FaceError, match='cannot be made 8 times smaller'):
         degrade(face[:3, :3], 8, 1.0)
+    with pytest.raises(FaceError, match='a face of 5x5 pixels cannot be made 8 times smaller'):
+        degrade(face[:5, :5], 8, 1.0)
+    for factor, sigma, message in ((0, 1.0, 'factor=0'), (2.5, 1.0, 'factor=2.5'), (math.nan, 1.0, 'factor=nan'),
+                                   (2, 0.0, 'sigma=0.0'), (2, math.nan, 'sigma=nan'), (2, math.inf, 'sigma=inf')):
+        with pytest.raises(ValueError, match=f'{message}: must be'):
+            degrade(face, factor, sigma)
     with pytest.raises(ValueError, match=r'degrade\.variant'):
         Degrade(variant='bilinear')
     with pytest.raises(ValueError, match=r'degrade\.factors'):

@@ -46,10 +46,15 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     What verification compares are similarities, so this asks for exactly what is used (similarity-preserving / relational
     distillation, Park et al. 2019).
+
+    Raises:
+        ValueError: one row: there is no pair to compare.
     """
+    count = len(student)
+    if count < 2:
+        raise ValueError(f'relation compares pairs of faces, a batch of {count} has none; use batch_size=2 or more')
     student, teacher = F.normalize(student), F.normalize(teacher)
     difference = student @ student.T - teacher @ teacher.T
-    count = len(student)
     return difference.square().sum() / (count * (count - 1))
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ['HEADS', 'AdaFaceHead', 'CentreLoss', 'MarginHead', 'SoftmaxHead', 'add_margin', 'margin_at']
+__all__ = ['HEADS', 'AdaFaceHead', 'CentreLoss', 'MarginHead', 'SoftmaxHead', 'adaface_margin', 'add_margin', 'margin_at']
 
 _EPS = 1e-7  # keeps the derivative of arccos finite at 0 and pi
 
@@ -93,17 +93,34 @@ class MarginHead(nn.Module):
         return (loss * known).sum() / known.sum().clamp(min=1), logits
 
 
+def adaface_margin(margins: tuple[float, float, float]) -> float:
+    """AdaFace's one margin ``m`` of ``margins = (1, m, 0)``.
+
+    Raises:
+        ValueError: one of the two that it has no use for is set.
+    """
+    m1, m, m3 = margins
+    if m1 != 1 or m3 != 0:
+        raise ValueError(f'AdaFace has one margin m, the middle one of ({m1:g}, {m:g}, {m3:g}): write (1, {m:g}, 0)')
+    return m
+
+
 class AdaFaceHead(MarginHead):
     """AdaFace: the margin follows the image's quality, estimated by the embedding's norm.
 
     ``k = clip((|z| - mean) / std * h, -1, 1)``, logit of the own class ``cos(theta - m * k) - (m * k + m)`` with running mean
-    and standard deviation of the norm (momentum 0.99, as published), ``h = 0.333``; ``m`` is ``margins[1]`` (0.4 there).
+    and standard deviation of the norm (momentum 0.99, as published), ``h = 0.333``; ``m`` is ``margins[1]``: 0.4 in the paper,
+    while the default of all heads is 0.5, so set ``(1, 0.4, 0)``.
+
+    Raises:
+        ValueError: ``margins[0]`` is not 1 or ``margins[2]`` not 0.
     """
 
     concentration = 0.333
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        adaface_margin(self.margins)
         self.register_buffer('norm_mean', torch.tensor(20.0))
         self.register_buffer('norm_std', torch.tensor(100.0))
 
@@ -113,7 +130,7 @@ class AdaFaceHead(MarginHead):
             self.norm_mean.lerp_(norms.mean(), 0.01)
             self.norm_std.lerp_(norms.std(), 0.01)
         quality = ((norms - self.norm_mean) / (self.norm_std + 1e-3) * self.concentration).clamp(-1, 1)
-        cosine, margin = self.cosine(embeddings), self.margins[1]
+        cosine, margin = self.cosine(embeddings), adaface_margin(self.margins)
         rows = torch.nonzero(labels >= 0).squeeze(1)
         theta = torch.arccos(cosine[rows, labels[rows]].clamp(-1 + 1e-3, 1 - 1e-3))
         target = torch.cos((theta - margin * quality[rows]).clamp(1e-3, torch.pi - 1e-3)) - margin * (quality[rows] + 1)
