@@ -183,6 +183,8 @@ def test_damaged_teachers(recipe, tmp_path):
             (run / name).write_bytes(data)
 
     refused('nowhere is not there; name a model of the zoo', str(tmp_path / 'nowhere'))
+    (tmp_path / 'empty').mkdir()
+    refused('empty holds neither a finished training nor a network', str(tmp_path / 'empty'))
     (run / 'checkpoint.pt').write_bytes(good['checkpoint.pt'][:1000])
     refused(r'checkpoint\.pt: cannot be read .*copy it again')
     torch.save({'state_dict': {}}, run / 'checkpoint.pt')

@@ -63,9 +63,7 @@ def teacher_size(config: TrainConfig, size: int) -> int:
         RecipeError: there is no such teacher.
     """
     for path in config.teachers:
-        if not Path(path).exists() and path.partition('.')[0] not in list_models():
-            raise RecipeError(f'teachers: {path} is not there; name a model of the zoo, the file of a recogniser or the output '
-                              'folder of a finished training')
+        _check_there(path)
     if not config.teachers:
         return size
     first = Path(config.teachers[0])
@@ -77,6 +75,15 @@ def teacher_size(config: TrainConfig, size: int) -> int:
         raise FaceError(f'teacher {first} wants {wanted}-pixel faces, the student {size}; they must see the same crop, and '
                         'crops are only made smaller')
     return wanted
+
+
+def _check_there(path: str) -> None:
+    """Refuse a path at which nothing is, or a folder in which no teacher is."""
+    there = path.partition('.')[0] in list_models() or Path(path).is_file() or is_training(path)
+    if not there and not any(Path(path).glob('*.param')):
+        what = 'holds neither a finished training nor a network' if Path(path).is_dir() else 'is not there'
+        raise RecipeError(f'teachers: {path} {what}; name a model of the zoo, the file of a recogniser or the output folder of '
+                          'a finished training')
 
 
 class NetworkTeacher:
