@@ -2,7 +2,8 @@
 
     python benchmarks/lowres.py --set lfw_112.zip
 
-Writes results/lowres.json; the same as `facezoo eval MODEL --set SET --lowres both --json` for each of the weights.
+Writes results/lowres.json; the same as `facezoo eval MODEL --set SET --lowres both --json` for each of the weights. Their card
+gets accuracy and TAR of it (not when --out names another file).
 
 Needs: lfw_112.zip (LFW, aligned)
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from command_line import command_line
 
 from plugins.files import write_atomic
+from recipes.bundle import edit_entry
 from zoo.evaluate.lowres import verify_lowres
 from zoo.evaluate.verification import load_verification_set
 from zoo.runtime import open_embedder
@@ -37,6 +39,24 @@ def main() -> None:
     facts = {'command': command_line(__doc__), 'date': datetime.date.today().isoformat(),
              'models': models, 'flip': True, 'degraded': 'both', 'sigma': SIGMA, 'set': f'{data.name}, {len(data.same)} pairs'}
     write_atomic(args.out, json.dumps(facts, indent=1) + '\n')
+    if args.out == RESULT:
+        write_cards(facts)
+
+
+def card_metrics(facts: dict, model: str) -> dict:
+    """What the card of a model says of its accuracy at low resolution."""
+    return {**{factor: {key: round(row[key], 5) for key in ('accuracy', 'tar@1e-3')}
+               for factor, row in facts['models'][model].items()},
+            'conditions': f'{facts["set"]}, both images degraded (bicubic, then blur of sigma {facts["sigma"]:g}), flip sum',
+            'command': facts['command']}
+
+
+def write_cards(facts: dict) -> None:
+    """Put the figures into the cards, beside the other measurements of the same weights."""
+    for model in facts['models']:
+        network, _, tag = model.partition('.')
+        measured = {'lowres': card_metrics(facts, model)}
+        edit_entry(network, tag or 'default', lambda entry, new=measured: entry | {'metrics': entry['metrics'] | new})
 
 
 if __name__ == '__main__':

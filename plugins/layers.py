@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ['CBAM', 'ECA', 'GDC', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'InvertedResidual', 'SpatialAttention',
-           'attention', 'channel_shuffle', 'make_act']
+__all__ = ['CBAM', 'ECA', 'GDC', 'AttentionMaps', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'InvertedResidual',
+           'SpatialAttention', 'attention', 'channel_shuffle', 'make_act']
 
 
 def make_act(name: str | None, channels: int) -> nn.Module:
@@ -83,7 +84,7 @@ class GDC(ConvBNAct):
 class ChannelAttention(nn.Module):
     """Channel half of CBAM (CAM): ``sigmoid(MLP(avg) + MLP(max))``, shared MLP ``C -> C/reduction -> C``.
 
-    ``use_max=False`` gives SE. :meth:`attend` returns the map ``(N, C, 1, 1)`` itself.
+    ``use_max=False`` gives SE. :meth:`scores` returns the map ``(N, C, 1, 1)`` before the sigmoid.
     """
 
     def __init__(self, channels: int, reduction: int = 16, use_max: bool = True) -> None:
@@ -93,36 +94,50 @@ class ChannelAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(inplace=True),
                                  nn.Conv2d(hidden, channels, 1, bias=False))
 
-    def attend(self, x: Tensor) -> Tensor:
-        logits = self.mlp(x.mean((2, 3), keepdim=True))
+    def scores(self, x: Tensor) -> Tensor:
+        scores = self.mlp(x.mean((2, 3), keepdim=True))
         if self.use_max:
-            logits = logits + self.mlp(F.adaptive_max_pool2d(x, 1))  # amax over two axes is unknown to pnnx
-        return torch.sigmoid(logits)
+            scores = scores + self.mlp(F.adaptive_max_pool2d(x, 1))  # amax over two axes is unknown to pnnx
+        return scores
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.attend(x)
+        return x * torch.sigmoid(self.scores(x))
 
 
 class SpatialAttention(nn.Module):
-    """Spatial half of CBAM (SAM): ``sigmoid(conv7x7([mean_c; max_c]))``; :meth:`attend` returns ``(N, 1, H, W)``."""
+    """Spatial half of CBAM (SAM): ``sigmoid(conv7x7([mean_c; max_c]))``; :meth:`scores` returns ``(N, 1, H, W)`` before it."""
 
     def __init__(self, kernel: int = 7) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor) -> Tensor:
         # not amax: compiled with bf16, its gradient looks for the maximum among values rounded otherwise, and finds none (NaN)
         most = x.max(1, keepdim=True).values
-        return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), most], 1)))
+        return self.conv(torch.cat([x.mean(1, keepdim=True), most], 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.attend(x)
+        return x * torch.sigmoid(self.scores(x))
+
+
+class AttentionMaps(NamedTuple):
+    """The maps of one CBAM.
+
+    Attributes:
+        channel, spatial: ``(N, C, 1, 1)`` and ``(N, 1, H, W)`` after the sigmoid, in (0, 1).
+        channel_scores, spatial_scores: the same before it.
+    """
+
+    channel: Tensor
+    spatial: Tensor
+    channel_scores: Tensor
+    spatial_scores: Tensor
 
 
 class CBAM(nn.Module):
     """Channel then spatial attention (Woo et al. 2018; eqs. 1-4 of the low-quality distillation paper).
 
-    :meth:`attend` also returns the two maps, ``(N, C, 1, 1)`` and ``(N, 1, H, W)``, after the sigmoid (eqs. 3-4).
+    :meth:`attend` also returns its maps.
     """
 
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
@@ -130,11 +145,13 @@ class CBAM(nn.Module):
         self.channel = ChannelAttention(channels, reduction)
         self.spatial = SpatialAttention(kernel)
 
-    def attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        channel_map = self.channel.attend(x)
-        x = x * channel_map
-        spatial_map = self.spatial.attend(x)
-        return x * spatial_map, channel_map, spatial_map
+    def attend(self, x: Tensor) -> tuple[Tensor, AttentionMaps]:
+        channel_scores = self.channel.scores(x)
+        channel = torch.sigmoid(channel_scores)
+        x = x * channel
+        spatial_scores = self.spatial.scores(x)
+        spatial = torch.sigmoid(spatial_scores)
+        return x * spatial, AttentionMaps(channel, spatial, channel_scores, spatial_scores)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attend(x)[0]

@@ -36,7 +36,7 @@ _INSIGHTFACE_ONLY = frozenset({
 })
 
 
-DISTILL = ('embedding', 'relation', 'label', 'attention', 'at')
+DISTILL = ('embedding', 'relation', 'label', 'attention', 'askd', 'at')
 
 
 class RecipeError(ValueError):
@@ -56,11 +56,13 @@ class TrainConfig:
         optimizer, lr, momentum, weight_decay: ``sgd`` (Nesterov when ``nesterov``) or ``adamw``.
         schedule: ``poly`` (linear to 0, arcface_torch's), ``cosine``, or ``step`` (x ``gamma`` at epochs ``milestones``).
         head: ``margin``, ``adaface`` or ``softmax``; margin_weight 0 leaves it out.
-        margin_list, margin_end, scale: margins ``(m1, m2, m3)``, linear to ``margin_end`` over the training when given.
+        margin_list, margin_end, scale: margins ``(m1, m2, m3)``, linear to ``margin_end`` over the training when given. AdaFace
+            has m2 alone, 0.4 in its paper (``margin_list=(1, 0.4, 0)``; the default is 0.5).
         centre_weight: of the centre loss beside the head.
         teachers: recognisers of any runtime to distil embeddings from, or one folder of a finished training, whose network
             and head then teach labels and attention as well.
-        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``at`` (plugins.losses.distillation).
+        distill: weights by loss: ``embedding``, ``relation``, ``label``, ``attention``, ``askd``, ``at``
+            (plugins.losses.distillation).
         label_temperature, label_hard: T and the weight of the hard term of ``label``. With a margin head on, that hard term is
             the same loss again: set ``label_hard=0`` to count it once.
         degrade: options of :class:`plugins.data.degrade.Degrade` for the student's faces; the teacher sees them clean.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 import zoo
 from plugins.data.datasets import FaceSampler, face_loader
-from plugins.data.sources import shrink_crop
+from plugins.data.pack import gather, pack_records
+from plugins.data.sources import TreeFaces, shrink_crop
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError
 from recipes.trainer.engine import Trainer
@@ -53,6 +55,7 @@ def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
     assert zoo.card('fdfacenet').weights['default'].sha256.startswith(_fingerprint_model('fdfacenet'))
 
 
+TAUGHT = ('label', 'attention', 'askd', 'at', 'embedding')
 CBAM = {'network': 'cbam_resnext100', 'network_args': {'units': (1, 1, 1, 1), 'width': 0.25}}
 
 
@@ -61,18 +64,21 @@ def test_low_quality_distillation(recipe, tmp_path):
     teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
     Trainer(teacher).fit()
     distilled = recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], num_epoch=2, label_hard=0.0,
-                       distill={'label': 1.0, 'attention': 5.0, 'at': 0.1, 'embedding': 1.0}, degrade={'factors': (8,)})
+                       distill={'label': 1.0, 'attention': 5.0, 'askd': 1.0, 'at': 0.1, 'embedding': 1.0},
+                       degrade={'factors': (8,)})
     trainer = Trainer(distilled)
     trainer.fit()
     lines = [line for line in training_log(distilled) if 'margin' in line]
-    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in ('label', 'attention', 'at', 'embedding'))
+    assert len(lines) == 8 and all(line[key] > 0 for line in lines for key in TAUGHT)
     # a student that is its teacher, on clean faces in evaluation mode, has nothing to learn
     trainer.raw.load_state_dict(trainer.teacher.network.state_dict())
     trainer.raw.eval()
     batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
     same = trainer.raw(batch.clean, batch.labels, trainer.teacher(batch, 0))
     worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
-    for key in ('label', 'attention', 'at', 'embedding'):
+    scores = trainer.teacher(batch, 0).channel_scores
+    same['askd'] -= sum((each == 0).all(1).float().mean() for each in scores)  # maps of zeros, see askd_loss
+    for key in TAUGHT:
         assert same[key] < 1e-4 < worse[key], key
 
 
@@ -93,12 +99,107 @@ def test_attention_needs_maps_of_equal_depth(recipe, tmp_path):
     deeper = {**CBAM, 'network_args': {'units': (1, 2, 1, 1), 'width': 0.25}}
     with pytest.raises(RecipeError, match='the student has 5 blocks, the teacher 4'):
         Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'attention': 1.0}))
+    with pytest.raises(RecipeError, match='channel_scores: the student has 5 blocks, the teacher 4'):
+        Trainer(recipe(**deeper, output=str(tmp_path / 'a'), teachers=[teacher.output], distill={'askd': 1.0}))
     with pytest.raises(RecipeError, match='embeddings of 24 and 32'):
         Trainer(recipe(**CBAM, embedding_size=24, output=str(tmp_path / 'a'), teachers=[teacher.output],
                        distill={'embedding': 1.0}))
     assert not (tmp_path / 'a').exists()
     with pytest.raises(RecipeError, match='fdfacenet exposes no attention maps'):
         Trainer(recipe(output=str(tmp_path / 'b'), teachers=[teacher.output], distill={'attention': 1.0}))
+
+
+def test_a_teacher_sees_faces_of_its_own_size(recipe, tmp_path):
+    """A finished 112-pixel training teaches a 96-pixel student: each gets the crop of its own size."""
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    trainer = Trainer(recipe(network='mobilefacenet96_eca', network_args={}, output=str(tmp_path / 'student'), num_epoch=1,
+                             teachers=[teacher.output], distill={'embedding': 1.0}, val_targets=[]))
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    assert batch.clean.shape[1:3] == (112, 112) and trainer.teacher(batch, 0).embedding.shape == (12, 32)
+    trainer.fit()
+
+
+def test_a_teachers_head_has_the_margins_it_ended_with(recipe, tmp_path):
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1, margin_list=(1.0, 0.5, 0.0), margin_end=(1.0, 0.3, 0.1))
+    Trainer(teacher).fit()
+    student = Trainer(recipe(output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'label': 1.0}))
+    assert student.teacher.network.head.margins == pytest.approx((1.0, 0.3, 0.1))
+
+
+def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
+    """Six other persons are as many, and still others; the same persons elsewhere are the same, by name or by image."""
+    def copy(name: str, person: str) -> str:
+        shutil.copytree(face_folder, tmp_path / name)
+        (tmp_path / name / 'person0').rename(tmp_path / name / person)
+        return str(tmp_path / name)
+
+    def taught_by(**overrides) -> None:
+        output = tempfile.mkdtemp(dir=tmp_path)
+        Trainer(recipe(**overrides, output=output, num_epoch=1)).fit()
+        Trainer(recipe(output=f'{output}-student', teachers=[output], distill={'label': 1.0}))
+
+    same, others = copy('same', 'person0'), copy('others', 'a stranger')
+    taught_by(rec=same)
+    with pytest.raises(RecipeError, match=r'others.*first difference: a stranger and person0.*the same training set'):
+        taught_by(rec=others)
+    pack_records(tmp_path / 'records', gather([TreeFaces(face_folder)]))
+    taught_by(rec=str(tmp_path / 'records'))
+    (tmp_path / 'others' / 'person1' / '0.jpg').unlink()
+    pack_records(tmp_path / 'fewer', gather([TreeFaces(others)]))
+    with pytest.raises(RecipeError, match=r'fewer.*other images'):
+        taught_by(rec=str(tmp_path / 'fewer'))
+    output = recipe(rec=same, output=str(tmp_path / 'gone'), num_epoch=1)
+    Trainer(output).fit()
+    shutil.rmtree(same)
+    assert 'cannot be read' not in caplog.text
+    Trainer(recipe(output=str(tmp_path / 'x'), teachers=[output.output], distill={'label': 1.0}))
+    assert 'its faces cannot be read' in caplog.text and 'if they are others, its labels teach nonsense' in caplog.text
+
+
+def test_a_teacher_computes_in_its_students_precision(recipe, tmp_path):
+    teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    exact, rounded = (Trainer(recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], precision=precision,
+                                     distill={'label': 1.0, 'attention': 1.0})) for precision in ('32', 'bf16'))
+    batch = next(iter(face_loader(exact.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    exact, rounded = (trainer.teacher(batch, 0) for trainer in (exact, rounded))
+    for a, b in ((exact.embedding, rounded.embedding), (exact.logits, rounded.logits),
+                 (exact.spatial_scores[0], rounded.spatial_scores[0])):
+        assert b.dtype == torch.float32 and 0 < (a - b).norm() < 0.05 * a.norm()
+
+
+def test_damaged_teachers(recipe, tmp_path):
+    """Whatever is wrong with a finished training, the message names the file and what to do."""
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    run = tmp_path / 'teacher'
+    good = {name: (run / name).read_bytes() for name in ('recipe.yaml', 'checkpoint.pt')}
+
+    def refused(message: str, path: str = teacher.output) -> None:
+        with pytest.raises(RecipeError, match=message):
+            Trainer(recipe(output=str(tmp_path / 'student'), teachers=[path], distill={'embedding': 1.0}))
+        for name, data in good.items():
+            (run / name).write_bytes(data)
+
+    refused('nowhere is not there; name a model of the zoo', str(tmp_path / 'nowhere'))
+    (tmp_path / 'empty').mkdir()
+    refused('empty holds neither a finished training nor a network', str(tmp_path / 'empty'))
+    (run / 'checkpoint.pt').write_bytes(good['checkpoint.pt'][:1000])
+    refused(r'checkpoint\.pt: cannot be read .*copy it again')
+    torch.save({'state_dict': {}}, run / 'checkpoint.pt')
+    refused(r'checkpoint\.pt: has no ema and no student')
+    (run / 'checkpoint.pt').unlink()
+    refused(r'checkpoint\.pt is missing; copy the whole output folder')
+    (run / 'recipe.yaml').unlink()
+    refused(r'recipe\.yaml is missing')
+    for old, new, message in ((b'momentum:', b'mommentum:', "unknown key 'mommentum'; did you mean 'momentum'"),
+                              (b'momentum: 0.9', b'momentum: -1', 'momentum=-1'), (b'network: fdfacenet\n', b'', 'network'),
+                              (b'width: 0.25', b'width: 0.5', 'does not fit recipe'),
+                              (b'network:', b'[network', 'not YAML')):
+        assert old in good['recipe.yaml'], old
+        (run / 'recipe.yaml').write_bytes(good['recipe.yaml'].replace(old, new))
+        refused(f'(?s){message}')
 
 
 def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):

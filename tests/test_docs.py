@@ -1,6 +1,7 @@
 """The documentation: tables are those of the cards, the site builds without a warning."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import benchmark
 from zoo.card_page import model_page
 from zoo.cli import build_parser
 from zoo.model_card import card, list_models
@@ -32,6 +34,17 @@ def test_page_says_what_the_card_says(name):
     assert all(text in page for text in model.deviations)
     assert all(weights.sha256 in page and weights.licence in page for weights in model.weights.values())
     assert ('not measured here' in page) == bool(model.claims)
+
+
+@pytest.mark.parametrize('tag', ['default', 'lowquality'])
+def test_low_resolution_on_the_card_is_that_of_the_results(tag):
+    lowres = benchmark('lowres')
+    name = 'fdfacenet' if tag == 'default' else f'fdfacenet.{tag}'
+    facts = json.loads(lowres.RESULT.read_text())
+    measured, page = card('fdfacenet').weights[tag].metrics, model_page(card('fdfacenet'))
+    assert measured['lowres'] == lowres.card_metrics(facts, name), 'run benchmarks/lowres.py, which writes both'
+    assert measured['lowres']['x1']['accuracy'] == measured['lfw']['accuracy'], 'the figures are those of other weights'
+    assert 'Measured on `lowres`' in page and f'| x8: accuracy | {measured["lowres"]["x8"]["accuracy"]} |' in page
 
 
 LINES = [(page.name, line) for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]

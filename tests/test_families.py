@@ -108,7 +108,8 @@ class TestAttentionMaps:
     def test_maps_of_every_unit(self, images):
         model = build('cbam_resnext100', num_features=32)
         settle(model, images)
-        embedding, channel, spatial, stages = model.forward_maps(images)
+        embedding, maps, stages = model.forward_maps(images)
+        channel, spatial, *scores = zip(*maps, strict=True)
         torch.testing.assert_close(embedding, model(images))
         assert len(channel) == len(spatial) == 5 and [s.shape[2] for s in stages] == [56, 28, 14, 7]
         assert [m.shape[2] for m in spatial] == [56, 28, 28, 14, 7]
@@ -116,13 +117,16 @@ class TestAttentionMaps:
             assert a.shape == (2, unit.body[1][0].out_channels, 1, 1) and b.shape[1] == 1
             assert min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1  # float32 sigmoids saturate
         assert not torch.allclose(channel[-1][0], channel[-1][1])
+        for after, before in zip((channel, spatial), scores, strict=True):
+            torch.testing.assert_close([torch.sigmoid(m) for m in before], list(after))
+            assert min(m.min() for m in before) < 0
         sum(m.sum() for m in channel + spatial).backward()
         assert model.features[1].cbam.channel.mlp[0].weight.grad.abs().sum() > 0
 
     def test_the_paper_has_49_units(self):
         with torch.device('meta'):
-            _, channel, spatial, stages = zoo.create('cbam_resnext100').eval().forward_maps(torch.zeros(1, 3, 112, 112))
-        assert (len(channel), len(spatial), len(stages)) == (49, 49, 4)
+            _, maps, stages = zoo.create('cbam_resnext100').eval().forward_maps(torch.zeros(1, 3, 112, 112))
+        assert (len(maps), len(stages)) == (49, 4)
         assert [s.shape[1] for s in stages] == [64, 128, 256, 512]
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from plugins.data.degrade import degrade
 from plugins.data.sources import TreeFaces
 from plugins.preprocess import FaceError, l2_normalise
 from tests.test_ijb import PatchEmbedder
-from zoo.evaluate.identification import GalleryProtocol, draw_gallery, evaluate_identification, identify
+from zoo.cli import main
+from zoo.evaluate.identification import (
+    GalleryProtocol,
+    draw_gallery,
+    evaluate_identification,
+    identify,
+    identify_lowres,
+)
+from zoo.export.onnx import export_onnx
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -50,6 +61,42 @@ def test_gallery_of_a_folder(face_folder):
     assert (enrolled == again[0]).all() and (searched == again[1]).all()
     result = identify(PatchEmbedder(), source, protocol)
     assert result.rank[1] > 0.5 and result.gallery == 8 and result.unknown == 14
+
+
+def test_low_resolution_degrades_the_probes_alone(face_folder):
+    source, protocol, seen = TreeFaces(face_folder), GalleryProtocol(persons=4, enrol=2, probes=5, unknown=2), []
+
+    class Recorder(PatchEmbedder):
+        def __call__(self, faces):
+            seen.extend(faces)
+            return super().__call__(faces)
+
+    results = identify_lowres(Recorder(), source, protocol, factors=(1, 8), flip=False)
+    assert results[1] == identify(PatchEmbedder(), source, protocol, flip=False)
+    assert results[8].probes == results[1].probes == 20 and results[8] != results[1]
+    sharp, poor = np.split(np.stack(seen), 2)
+    assert (sharp[:8] == poor[:8]).all(), 'enrolled faces must stay as they are'
+    assert np.array_equal(poor[8], degrade(sharp[8], 8, 1.0)) and not (sharp[8:] == poor[8:]).all((1, 2, 3)).any()
+
+
+def test_command(face_folder, small_net, tmp_path, capsys):
+    export_onnx(small_net, tmp_path / 'm.onnx')
+    command = ['identify', str(tmp_path / 'm.onnx'), '--set', str(face_folder)]
+    command += ['--persons', '4', '--probes', '5', '--unknown', '2']
+    assert main([*command, '--json']) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain['flip'] is True and plain['gallery'] == 8
+    assert main([*command, '--lowres', '--json']) == 0
+    degraded = json.loads(capsys.readouterr().out)
+    assert list(degraded['results']) == ['x1', 'x2', 'x4', 'x8']
+    assert (degraded['degraded'], degraded['sigma']) == ('probes', 1.0)
+    assert degraded['results']['x1'].items() <= plain.items()
+    assert main([*command, '--no-flip', '--json']) == 0
+    single = json.loads(capsys.readouterr().out)
+    assert single['flip'] is False and single['threshold@1e-1'] != plain['threshold@1e-1']
+    assert main([*command, '--lowres', '--no-flip']) == 0
+    table = capsys.readouterr().out
+    assert 'flip off; probes degraded' in table and 'rank-1 %' in table and 'dir@1e-1 %' in table and '\nx8 ' in table
 
 
 def test_too_few_persons(face_folder):

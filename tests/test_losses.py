@@ -14,6 +14,7 @@ from plugins.data.degrade import Degrade, degrade, misalign
 from plugins.losses.distillation import (
     DISTILLATIONS,
     Seen,
+    askd_loss,
     attention_loss,
     attention_transfer_loss,
     embedding_loss,
@@ -36,6 +37,33 @@ def test_margins(margins, expected):
     found = add_margin(COSINE, LABELS, margins)
     torch.testing.assert_close(found[[0, 1], [0, 1]], torch.tensor(expected))
     torch.testing.assert_close(found[[0, 1, 2, 2], [1, 0, 0, 1]], COSINE[[0, 1, 2, 2], [1, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(('margins', 'drop'), [
+    ((1.0, 0.5, 0.0), 0.5 * math.sin(0.5)), ((1.0, 0.3, 0.2), 0.3 * math.sin(0.3) + 0.2),
+    ((1.2, 0.3, 0.1), 1 + math.cos((math.pi - 0.3) / 1.2) + 0.1)])
+def test_the_logit_falls_beyond_pi_as_well(margins, drop):
+    """Closed form on both sides of ``m1 * theta + m2 = pi``; the nearer to the own centre, the higher, everywhere."""
+    m1, m2, m3 = margins
+    theta = torch.linspace(0.01, math.pi - 0.001, 500)
+    cosine = torch.cos(theta)[:, None].requires_grad_()
+    found = add_margin(cosine, torch.zeros(500, dtype=torch.long), margins)[:, 0]
+    beyond = m1 * theta + m2 > math.pi
+    assert 40 < beyond.sum() < 200
+    expected = torch.where(beyond, torch.cos(theta) - drop, torch.cos(m1 * theta + m2) - m3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # arccos is steep at the ends
+    assert (found.diff() < 0).all()
+    found.sum().backward()
+    assert (cosine.grad > -1e-3).all() and (cosine.grad[beyond] == 1).all()
+
+
+def test_logits_are_arcface_torchs_up_to_pi():
+    """``losses.py`` of arcface_torch, written down: ``cos(arccos(x) + m2)`` at the own class, whatever the angle."""
+    cosine, labels = torch.rand(64, 9) * 1.8 - 0.9, torch.randint(9, (64,))
+    theirs = cosine.arccos()
+    theirs[range(64), labels] += 0.5
+    same = theirs[range(64), labels] <= math.pi
+    torch.testing.assert_close(add_margin(cosine, labels, (1.0, 0.5, 0.0))[same], theirs.cos()[same], rtol=0, atol=1e-5)
 
 
 def test_margin_loss_by_hand():
@@ -85,6 +113,12 @@ def test_adaface_by_hand():
     assert head.norm_mean.item() == pytest.approx(0.99 * 10 + 0.01 * 14)
 
 
+@pytest.mark.parametrize('margins', [(1.2, 0.4, 0.0), (1.0, 0.4, 0.1)])
+def test_adaface_has_one_margin(margins):
+    with pytest.raises(ValueError, match=r'AdaFace has one margin m.*write \(1, 0\.4, 0\)'):
+        AdaFaceHead(2, 2, margins)
+
+
 def test_softmax_and_centre():
     head = SoftmaxHead(3, 2)
     embedding, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
@@ -100,6 +134,11 @@ def test_embedding_and_relation():
     assert embedding_loss(a, b).item() == pytest.approx((1 - math.sqrt(0.5)) / 2)
     assert relation_loss(a, b).item() == pytest.approx(0.5)  # cosines 0 and sqrt(1/2)
     assert embedding_loss(a, 5 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_one_face_has_no_relations():
+    with pytest.raises(ValueError, match='a batch of 1 has none; use batch_size=2 or more'):
+        relation_loss(torch.ones(1, 2), torch.ones(1, 2))
 
 
 def test_label_loss_by_hand():
@@ -124,10 +163,26 @@ def test_attention_losses_by_hand():
     assert attention_transfer_loss(one, two).item() == pytest.approx(math.sqrt(0.25 + 3 * 0.25), rel=1e-5)
 
 
+def test_askd_by_hand():
+    """Before the sigmoid: opposite channel maps are 2 apart, spatial maps at right angles 1; nothing is halved."""
+    channel, spatial = torch.tensor([1.0, -3.0]).view(1, 2, 1, 1), torch.tensor([[4.0, 0.0]]).view(1, 1, 1, 2)
+    one = Seen(torch.zeros(1, 2), channel_scores=(channel,), spatial_scores=(spatial,))
+    two = Seen(torch.zeros(1, 2), channel_scores=(-channel,), spatial_scores=(spatial.flip(3),))
+    assert askd_loss(one, two).item() == pytest.approx(3.0) and askd_loss(one, one).item() == pytest.approx(0, abs=1e-6)
+    after = [Seen(torch.zeros(1, 2), channel_maps=(torch.sigmoid(seen.channel_scores[0]),),
+                  spatial_maps=(torch.sigmoid(seen.spatial_scores[0]),)) for seen in (one, two)]
+    assert attention_loss(*after).item() < 0.5, 'maps after the sigmoid are all positive, so nearer to one another'
+
+
 def test_unequal_networks_are_refused():
     x = Seen(torch.zeros(1, 4), None, (torch.ones(1, 2, 1, 1),), (torch.ones(1, 1, 2, 2),))
     with pytest.raises(ValueError, match='student has 1 blocks, the teacher 0'):
         attention_loss(x, Seen(torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match='channel_scores: the student has 0 blocks'):
+        DISTILLATIONS['askd'](x, x)
+    before = Seen(torch.zeros(1, 4), channel_scores=x.channel_maps, spatial_scores=x.spatial_maps)
+    with pytest.raises(ValueError, match=r'channel_scores, block 0: student \(1, 2, 1, 1\), teacher \(1, 3, 1, 1\)'):
+        askd_loss(before, before._replace(channel_scores=(torch.ones(1, 3, 1, 1),)))
     with pytest.raises(ValueError, match=r'channel_maps, block 0: student \(1, 2, 1, 1\)'):
         attention_loss(x, Seen(torch.zeros(1, 4), None, (torch.ones(1, 3, 1, 1),), x.spatial_maps))
     with pytest.raises(ValueError, match='embeddings of 4 and 8'):
@@ -143,6 +198,12 @@ def test_degrade(crops):
         assert degrade(face, 8, 1.0, variant).shape == face.shape
     with pytest.raises(FaceError, match='cannot be made 8 times smaller'):
         degrade(face[:3, :3], 8, 1.0)
+    with pytest.raises(FaceError, match='a face of 5x5 pixels cannot be made 8 times smaller'):
+        degrade(face[:5, :5], 8, 1.0)
+    for factor, sigma, message in ((0, 1.0, 'factor=0'), (2.5, 1.0, 'factor=2.5'), (math.nan, 1.0, 'factor=nan'),
+                                   (2, 0.0, 'sigma=0.0'), (2, math.nan, 'sigma=nan'), (2, math.inf, 'sigma=inf')):
+        with pytest.raises(ValueError, match=f'{message}: must be'):
+            degrade(face, factor, sigma)
     with pytest.raises(ValueError, match=r'degrade\.variant'):
         Degrade(variant='bilinear')
     with pytest.raises(ValueError, match=r'degrade\.factors'):

@@ -148,6 +148,13 @@ def test_wrong_data_is_refused(recipe, tmp_path, face_folder):
         Trainer(recipe(rec=str(tmp_path / 'empty')))
 
 
+@pytest.mark.parametrize('key', ['margin_list', 'margin_end'])
+def test_margins_that_adaface_has_no_use_for_are_refused(recipe, key):
+    Trainer(recipe(head='adaface', margin_end=(1.0, 0.3, 0.0)))
+    with pytest.raises(RecipeError, match=rf'{key}: AdaFace has one margin m'):
+        Trainer(recipe(**{'head': 'adaface', key: (1.0, 0.4, 0.1)}))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_cuda_where_there_is_none(recipe):
     with pytest.raises(RecipeError, match="use device='cpu'"):

@@ -14,6 +14,7 @@ from itertools import accumulate
 from torch import Tensor
 
 from plugins.backbones.iresnet import IResNet, IRUnit
+from plugins.layers import AttentionMaps
 from plugins.registry import register_backbone
 
 
@@ -24,27 +25,26 @@ class CBAMResNeXt(IResNet):
         super().__init__(units, cbam=True, dropout=dropout, **kwargs)
         self._stage_ends = frozenset(accumulate(units))
 
-    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, list[AttentionMaps], list[Tensor]]:
         """What attention distillation compares, with gradients.
 
         No hooks: ``forward`` and its export know nothing of this.
 
         Returns:
-            The embedding; of every unit in order the channel map ``(N, C, 1, 1)`` and the spatial map ``(N, 1, H, W)``, after
-            the sigmoid (eqs. 3-4); and the outputs ``(N, C, H, W)`` of the four stages.
+            The embedding; the attention maps of every unit in order, after the sigmoid (eqs. 3-4) and before it; and the
+            outputs ``(N, C, H, W)`` of the four stages.
         """
-        channel_maps, spatial_maps, stages = [], [], []
+        maps, stages = [], []
         with self._precision(x):
             for number, layer in enumerate(self.features):
                 if isinstance(layer, IRUnit):
-                    x, channel_map, spatial_map = layer.attend(x)
-                    channel_maps.append(channel_map)
-                    spatial_maps.append(spatial_map)
+                    x, found = layer.attend(x)
+                    maps.append(found)
                 else:
                     x = layer(x)
                 if number in self._stage_ends:
                     stages.append(x)
-        return self._embed(x), channel_maps, spatial_maps, stages
+        return self._embed(x), maps, stages
 
 
 @register_backbone

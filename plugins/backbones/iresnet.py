@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_channels
-from plugins.layers import CBAM, ConvBNAct
+from plugins.layers import CBAM, AttentionMaps, ConvBNAct
 from plugins.registry import register_backbone
 
 CHANNELS = (64, 128, 256, 512)
@@ -37,10 +37,10 @@ class IRUnit(nn.Module):
         y = self.body(x)
         return (y if self.cbam is None else self.cbam(y)) + self.shortcut(x)
 
-    def attend(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, the channel map and the spatial map of CBAM."""
-        y, channel_map, spatial_map = self.cbam.attend(self.body(x))
-        return y + self.shortcut(x), channel_map, spatial_map
+    def attend(self, x: Tensor) -> tuple[Tensor, AttentionMaps]:
+        """The output, and the maps of CBAM."""
+        y, maps = self.cbam.attend(self.body(x))
+        return y + self.shortcut(x), maps
 
 
 class IResNet(Backbone):

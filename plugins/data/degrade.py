@@ -9,6 +9,7 @@ utility/noise.py): nearest down, nearest up, and one fixed 5x5 Gaussian with sig
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -32,13 +33,18 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
         sigma: of the Gaussian blur in pixels of the original size; ``askd`` has its own.
 
     Raises:
-        FaceError: nothing would be left of the image.
+        FaceError: not even 2x2 pixels would be left of the image.
+        ValueError: ``factor`` is no whole number from 1, or ``sigma`` no positive one.
     """
+    if not 1 <= factor < math.inf or int(factor) != factor:  # nor is NaN
+        raise ValueError(f'factor={factor}: must be a whole number from 1')
+    if variant != 'askd' and not 0 < sigma < math.inf:
+        raise ValueError(f'sigma={sigma}: must be a positive number of pixels')
     if factor == 1:
         return image
     height, width = image.shape[:2]
     small = round(width / factor), round(height / factor)
-    if min(small) < 1:
+    if min(small) < 2:
         raise FaceError(f'a face of {width}x{height} pixels cannot be made {factor} times smaller')
     kernel = _KERNELS[variant]
     image = cv2.resize(cv2.resize(image, small, interpolation=kernel), (width, height), interpolation=kernel)

@@ -6,6 +6,7 @@ unknown, as for images that lie directly in the root.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -20,8 +21,8 @@ from plugins.data.recordio import RecordError, RecordHeader, RecordReader, unpac
 from plugins.data.verification import read_bin
 from plugins.preprocess import PICTURE_SUFFIXES, FaceError, decode_image
 
-__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'open_faces', 'read_faces',
-           'shrink_crop']
+__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'fingerprint', 'open_faces',
+           'read_faces', 'shrink_crop']
 
 
 class FaceSource(Protocol):
@@ -257,6 +258,14 @@ def shrink_crop(image: np.ndarray, size: int, name: str = 'face') -> np.ndarray:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     raise FaceError(f'{name}: {width}x{height} pixels, the model wants aligned {size}x{size} crops; align the faces first '
                     '(`facezoo data align`)')
+
+
+def fingerprint(source: FaceSource) -> str:
+    """Digest of a data set: its length and 64 of its images, evenly spread."""
+    digest = hashlib.sha256(str(len(source)).encode())
+    for index in np.linspace(0, len(source) - 1, 64).astype(int):
+        digest.update(source.read(int(index))[0])
+    return digest.hexdigest()
 
 
 def _split_archive(path: Path) -> tuple[Path | None, PurePosixPath]:

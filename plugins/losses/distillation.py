@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ['DISTILLATIONS', 'Seen', 'attention_loss', 'attention_transfer_loss', 'embedding_loss', 'label_loss',
+__all__ = ['DISTILLATIONS', 'Seen', 'askd_loss', 'attention_loss', 'attention_transfer_loss', 'embedding_loss', 'label_loss',
            'relation_loss']
 
 
@@ -24,6 +24,7 @@ class Seen(NamedTuple):
         logits: ``(N, C)`` of its classification head, None when it has none.
         channel_maps, spatial_maps: CBAM's attention after the sigmoid, block by block: ``(N, C, 1, 1)`` and ``(N, 1, H, W)``.
         features: the blocks' outputs ``(N, C, H, W)``.
+        channel_scores, spatial_scores: the attention before the sigmoid, shapes as after it.
     """
 
     embedding: Tensor
@@ -31,6 +32,8 @@ class Seen(NamedTuple):
     channel_maps: tuple[Tensor, ...] = ()
     spatial_maps: tuple[Tensor, ...] = ()
     features: tuple[Tensor, ...] = ()
+    channel_scores: tuple[Tensor, ...] = ()
+    spatial_scores: tuple[Tensor, ...] = ()
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,10 +46,15 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     What verification compares are similarities, so this asks for exactly what is used (similarity-preserving / relational
     distillation, Park et al. 2019).
+
+    Raises:
+        ValueError: one row: there is no pair to compare.
     """
+    count = len(student)
+    if count < 2:
+        raise ValueError(f'relation compares pairs of faces, a batch of {count} has none; use batch_size=2 or more')
     student, teacher = F.normalize(student), F.normalize(teacher)
     difference = student @ student.T - teacher @ teacher.T
-    count = len(student)
     return difference.square().sum() / (count * (count - 1))
 
 
@@ -66,10 +74,23 @@ def label_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: fl
 def attention_loss(student: Seen, teacher: Seen) -> Tensor:
     """Paper 003 eqs. 7-8: ``sum_i (rho_s + rho_c) / 2`` over all blocks, ``rho = 1 - cos`` of the flattened maps.
 
-    A-SKD (Shin et al. 2022) is the same sum with a weight of 5 a term, that is 10 on this loss as written here.
+    The maps are those after the sigmoid (eqs. 3-4): positive numbers, so that no two are far apart. A-SKD, from which the
+    paper has the idea, compares them before it: :func:`askd_loss`.
     """
-    return sum((_map_distance(a, b) for a, b in _pairs(student, teacher, 'channel_maps', 'spatial_maps')),
-               student.embedding.new_zeros(())) / 2
+    return _map_distances(student, teacher, 'channel_maps', 'spatial_maps') / 2
+
+
+def askd_loss(student: Seen, teacher: Seen) -> Tensor:
+    """A-SKD (Shin et al., "Teaching Where to Look", ECCV 2022): ``sum_i (rho_s + rho_c)`` over all blocks, ``rho`` as in
+    :func:`attention_loss`.
+
+    As in its public code (gist-ailab/teaching-where-to-look) the maps are those before the sigmoid, of either sign, so that
+    they lie much farther apart than after it. The code's weight is 5 a term: ``distill={'askd': 5.0}``. A channel map of
+    zeros (no hidden unit of a narrow network's MLP is on) has no direction: its ``rho`` is 1 and teaches nothing.
+
+    Deviation: its spatial attention has 3x3 kernels; the maps here are those of the network at hand (``cbam_resnext100``: 7x7).
+    """
+    return _map_distances(student, teacher, 'channel_scores', 'spatial_scores')
 
 
 def attention_transfer_loss(student: Seen, teacher: Seen) -> Tensor:
@@ -82,8 +103,10 @@ def _activation(features: Tensor) -> Tensor:
     return F.normalize(features.square().mean(1).flatten(1))
 
 
-def _map_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    return (1 - F.cosine_similarity(student.flatten(1), teacher.flatten(1))).mean()
+def _map_distances(student: Seen, teacher: Seen, *kinds: str) -> Tensor:
+    """``1 - cos`` of the flattened maps, mean over the batch and summed over blocks and kinds."""
+    return sum(((1 - F.cosine_similarity(a.flatten(1), b.flatten(1))).mean() for a, b in _pairs(student, teacher, *kinds)),
+               student.embedding.new_zeros(()))
 
 
 def _pairs(student: Seen, teacher: Seen, *kinds: str) -> list[tuple[Tensor, Tensor]]:
@@ -99,7 +122,7 @@ def _pairs(student: Seen, teacher: Seen, *kinds: str) -> list[tuple[Tensor, Tens
             raise ValueError(f'{kind}: the student has {len(mine)} blocks, the teacher {len(theirs)}; attention distillation '
                              'needs networks of equal depth that expose their attention (cbam_resnext100)')
         for block, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-            if a.shape[2:] != b.shape[2:] or (kind == 'channel_maps' and a.shape != b.shape):
+            if a.shape[2:] != b.shape[2:] or (kind.startswith('channel') and a.shape != b.shape):
                 raise ValueError(f'{kind}, block {block}: student {tuple(a.shape)}, teacher {tuple(b.shape)}')
         pairs += zip(mine, theirs, strict=True)
     return pairs
@@ -118,5 +141,6 @@ DISTILLATIONS: dict[str, Callable[[Seen, Seen], Tensor]] = {
     'embedding': _of_embeddings(embedding_loss),
     'relation': _of_embeddings(relation_loss),
     'attention': attention_loss,
+    'askd': askd_loss,
     'at': attention_transfer_loss,
 }

@@ -4,23 +4,32 @@ Sources: ArcFace (Deng et al. 2019, eq. 3; LNRN eq. 1; paper 003 eq. 11), CosFac
 combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin_list = (m1, m2, m3)``), AdaFace (Kim et al.
 2022), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
 
-Deviation from ``arcface_torch``: there the margin is added inside ``no_grad``, so its gradient is that of the plain cosine;
-here the derivative of the margin is kept, as in the papers.
+Deviations from ``arcface_torch`` (``losses.py``): there the margin is added inside ``no_grad``, so its gradient is that of the
+plain cosine; here the derivative of the margin is kept, as in the papers. There the logit rises again once the angle and its
+margin are more than pi, that is for the hardest faces, which the loss would push away; here it goes on falling, as in ArcFace's
+first code (:func:`add_margin`). Up to pi the logits are the same.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ['HEADS', 'AdaFaceHead', 'CentreLoss', 'MarginHead', 'SoftmaxHead', 'add_margin', 'margin_at']
+__all__ = ['HEADS', 'AdaFaceHead', 'CentreLoss', 'MarginHead', 'SoftmaxHead', 'adaface_margin', 'add_margin', 'margin_at']
 
 _EPS = 1e-7  # keeps the derivative of arccos finite at 0 and pi
 
 
 def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, float]) -> Tensor:
     """``cos(m1 * theta + m2) - m3`` at each row's own class, the plain cosine elsewhere.
+
+    Where ``m1 * theta + m2 > pi``, ``cos(theta) - drop - m3``: lower than everything before, and falling, with the slope of the
+    plain cosine. ``drop`` is ``m2 * sin(m2)`` for ``m1 = 1``, as in ArcFace's first code (InsightFace, ``easy_margin`` off;
+    from -1 it steps down to ``-cos(m2) - m2 * sin(m2)``, -1.12 for 0.5). Other ``m1`` have no model there: ``drop`` is ours,
+    the one that leaves no step.
 
     Args:
         cosine: float32 ``(N, C)`` in [-1, 1].
@@ -32,8 +41,9 @@ def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, floa
     if m1 == 1.0 and m2 == 0.0:
         target = own - m3
     else:
-        theta = torch.arccos(own.clamp(-1 + _EPS, 1 - _EPS))
-        target = torch.cos(m1 * theta + m2) - m3
+        angle = m1 * torch.arccos(own.clamp(-1 + _EPS, 1 - _EPS)) + m2
+        drop = m2 * math.sin(m2) if m1 == 1.0 else 1 + math.cos((math.pi - m2) / m1)
+        target = torch.where(angle > math.pi, own - drop, torch.cos(angle)) - m3
     return cosine.index_put((rows, labels[rows]), target)
 
 
@@ -83,17 +93,34 @@ class MarginHead(nn.Module):
         return (loss * known).sum() / known.sum().clamp(min=1), logits
 
 
+def adaface_margin(margins: tuple[float, float, float]) -> float:
+    """AdaFace's one margin ``m`` of ``margins = (1, m, 0)``.
+
+    Raises:
+        ValueError: one of the two that it has no use for is set.
+    """
+    m1, m, m3 = margins
+    if m1 != 1 or m3 != 0:
+        raise ValueError(f'AdaFace has one margin m, the middle one of ({m1:g}, {m:g}, {m3:g}): write (1, {m:g}, 0)')
+    return m
+
+
 class AdaFaceHead(MarginHead):
     """AdaFace: the margin follows the image's quality, estimated by the embedding's norm.
 
     ``k = clip((|z| - mean) / std * h, -1, 1)``, logit of the own class ``cos(theta - m * k) - (m * k + m)`` with running mean
-    and standard deviation of the norm (momentum 0.99, as published), ``h = 0.333``; ``m`` is ``margins[1]`` (0.4 there).
+    and standard deviation of the norm (momentum 0.99, as published), ``h = 0.333``; ``m`` is ``margins[1]``: 0.4 in the paper,
+    while the default of all heads is 0.5, so set ``(1, 0.4, 0)``.
+
+    Raises:
+        ValueError: ``margins[0]`` is not 1 or ``margins[2]`` not 0.
     """
 
     concentration = 0.333
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        adaface_margin(self.margins)
         self.register_buffer('norm_mean', torch.tensor(20.0))
         self.register_buffer('norm_std', torch.tensor(100.0))
 
@@ -103,7 +130,7 @@ class AdaFaceHead(MarginHead):
             self.norm_mean.lerp_(norms.mean(), 0.01)
             self.norm_std.lerp_(norms.std(), 0.01)
         quality = ((norms - self.norm_mean) / (self.norm_std + 1e-3) * self.concentration).clamp(-1, 1)
-        cosine, margin = self.cosine(embeddings), self.margins[1]
+        cosine, margin = self.cosine(embeddings), adaface_margin(self.margins)
         rows = torch.nonzero(labels >= 0).squeeze(1)
         theta = torch.arccos(cosine[rows, labels[rows]].clamp(-1 + 1e-3, 1 - 1e-3))
         target = torch.cos((theta - margin * quality[rows]).clamp(1e-3, torch.pi - 1e-3)) - margin * (quality[rows] + 1)

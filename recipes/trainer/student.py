@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plugins.losses.distillation import DISTILLATIONS, Seen, label_loss
-from plugins.losses.margin import HEADS, CentreLoss
+from plugins.losses.margin import HEADS, CentreLoss, adaface_margin
 from plugins.preprocess import Preprocess
 from plugins.quantization import FakeQuantised, Ranges
 from plugins.registry import create_backbone
@@ -16,14 +16,14 @@ from recipes.config import RecipeError, TrainConfig
 
 __all__ = ['Student', 'forward_of', 'see']
 
-_NEED_MAPS = frozenset({'attention', 'at'})
+_NEED_MAPS = frozenset({'attention', 'askd', 'at'})
 
 
 class Student(nn.Module):
     """Losses of a batch under a recipe.
 
     Raises:
-        RecipeError: the recipe asks for attention maps that the backbone does not have.
+        RecipeError: the recipe asks for attention maps that the backbone does not have, or for margins that its head has not.
     """
 
     def __init__(self, config: TrainConfig, preprocess: Preprocess, num_classes: int) -> None:
@@ -32,6 +32,7 @@ class Student(nn.Module):
         self.backbone = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
         self.head = self.centres = None
         if config.margin_weight:
+            _check_adaface(config)
             self.head = HEADS[config.head](num_classes, config.embedding_size, config.margin_list, config.scale)
         if config.centre_weight:
             self.centres = CentreLoss(num_classes, config.embedding_size)
@@ -70,6 +71,16 @@ class Student(nn.Module):
         return losses
 
 
+def _check_adaface(config: TrainConfig) -> None:
+    for key in ('margin_list', 'margin_end'):
+        margins = getattr(config, key)
+        if config.head == 'adaface' and margins is not None:
+            try:
+                adaface_margin(margins)
+            except ValueError as error:
+                raise RecipeError(f'{key}: {error}') from None
+
+
 def forward_of(backbone: nn.Module, maps: bool, compiled: bool) -> Callable:
     """What :func:`see` runs: the backbone, or with ``maps`` its ``forward_maps``."""
     forward = backbone.forward_maps if maps else backbone
@@ -81,8 +92,9 @@ def see(forward: Callable, x: Tensor) -> Seen:
     found = forward(x)
     if isinstance(found, Tensor):
         return Seen(found)
-    embedding, channel, spatial, features = found
-    return Seen(embedding, channel_maps=_float(channel), spatial_maps=_float(spatial), features=_float(features))
+    embedding, maps, features = found
+    channel, spatial, channel_scores, spatial_scores = map(_float, zip(*maps, strict=True))
+    return Seen(embedding, None, channel, spatial, _float(features), channel_scores, spatial_scores)
 
 
 def _float(maps) -> tuple[Tensor, ...]:

@@ -2,6 +2,9 @@
 
   facezoo identify fdfacenet --set people/                            paper 004: 30 persons, 2 enrolled, 10 probes each
   facezoo identify fdfacenet --set people/ --persons 100 --unknown 50 --seed 1
+  facezoo identify fdfacenet.lowquality --set people/ --lowres        probes at x1, x2, x4, x8; the gallery stays sharp
+
+--lowres is the degradation of `facezoo eval --lowres`: bicubic and Gaussian blur, sigma 1.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--probes', type=int, default=10, metavar='N', help='other images of each that are searched')
     parser.add_argument('--unknown', type=int, default=0, metavar='N', help='other persons, who must not be found')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the draw of persons and images')
+    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
+    parser.add_argument('--lowres', action='store_true', help='also with degraded probes, at x2, x4 and x8')
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -27,14 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from plugins.data.sources import TreeFaces
-    from zoo.evaluate.identification import GalleryProtocol, identify
+    from zoo.evaluate.identification import GalleryProtocol, identify, identify_lowres
     from zoo.runtime import open_embedder
     protocol = GalleryProtocol(args.persons, args.enrol, args.probes, args.unknown, args.seed)
     embedder = open_embedder(args.model, args.threads, args.network)
-    result = identify(embedder, TreeFaces(args.set), protocol, progress=True).to_dict()
-    if args.json:
-        print(json.dumps({'model': str(args.model), 'set': str(args.set), 'seed': args.seed, **result}, indent=2))
+    facts = {'model': str(args.model), 'set': str(args.set), 'seed': args.seed, 'flip': not args.no_flip}
+    title = f'{args.model} on {args.set}, seed {args.seed}, flip {"off" if args.no_flip else "on"}'
+    if args.lowres:
+        results = identify_lowres(embedder, TreeFaces(args.set), protocol, flip=not args.no_flip, progress=True)
+        _show_lowres(args, facts, title, {f'x{factor}': result.to_dict() for factor, result in results.items()})
         return
-    print(f'{args.model} on {args.set}, seed {args.seed}\n')
+    result = identify(embedder, TreeFaces(args.set), protocol, not args.no_flip, progress=True).to_dict()
+    if args.json:
+        print(json.dumps({**facts, **result}, indent=2))
+        return
+    print(f'{title}\n')
     print(format_table(['metric', 'value'], [[key, f'{value:.4f}' if isinstance(value, float) else value]
                                              for key, value in result.items()]))
+
+
+def _show_lowres(args: argparse.Namespace, facts: dict, title: str, results: dict[str, dict]) -> None:
+    """Results by degradation: as JSON, or a row each with its ranks and DIRs in percent."""
+    if args.json:
+        print(json.dumps({**facts, 'degraded': 'probes', 'sigma': 1.0, 'results': results}, indent=2))
+        return
+    shown = [key for key in results['x1'] if key.startswith(('rank-', 'dir@'))]
+    print(f'{title}; probes degraded, gallery as it is\n')
+    print(format_table(['degradation', *(f'{key} %' for key in shown)],
+                       [[factor, *(f'{100 * result[key]:.2f}' for key in shown)] for factor, result in results.items()]))

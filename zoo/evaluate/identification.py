@@ -14,10 +14,12 @@ import numpy as np
 from plugins.data.sources import SubsetFaces, TreeFaces
 from plugins.preprocess import FaceError
 from zoo.evaluate.embed import embed_faces
+from zoo.evaluate.lowres import FACTORS, DegradedFaces
 from zoo.evaluate.verification import threshold_at
 from zoo.runtime.embedder import Embedder
 
-__all__ = ['FARS', 'RANKS', 'GalleryProtocol', 'IdentificationResult', 'draw_gallery', 'evaluate_identification', 'identify']
+__all__ = ['FARS', 'RANKS', 'GalleryProtocol', 'IdentificationResult', 'draw_gallery', 'evaluate_identification', 'identify',
+           'identify_lowres']
 
 RANKS = (1, 5, 10)
 FARS = ('1e-2', '1e-1')
@@ -97,17 +99,30 @@ def draw_gallery(source: TreeFaces, protocol: GalleryProtocol) -> tuple[np.ndarr
 
 
 def identify(embedder: Embedder, source: TreeFaces, protocol: GalleryProtocol | None = None, flip: bool = True,
-             batch_size: int = 64, progress: bool = False) -> IdentificationResult:
+             batch_size: int = 64, progress: bool = False, factor: int = 1, sigma: float = 1.0) -> IdentificationResult:
     """Measure an embedder on a folder or zip of persons.
+
+    Args:
+        factor, sigma: of the degradation of the searched images (:func:`plugins.data.degrade.degrade`); 1 leaves them as they
+            are. The enrolled ones are never degraded.
 
     Raises:
         FaceError: too few persons or images, or a damaged image.
     """
     enrolled, searched = draw_gallery(source, protocol or GalleryProtocol())
-    faces = SubsetFaces(source, np.concatenate([enrolled, searched]))
-    embeddings, _ = embed_faces(embedder, faces, flip, batch_size, 'identify', progress)
+    rows = np.concatenate([enrolled, searched + (len(source) if factor > 1 else 0)])
+    faces = SubsetFaces(DegradedFaces(source, factor, sigma), rows)
+    embeddings, _ = embed_faces(embedder, faces, flip, batch_size, f'identify x{factor}', progress)
     gallery, probes = embeddings[:len(enrolled)], embeddings[len(enrolled):]
     return evaluate_identification(probes, source.labels[searched], gallery, source.labels[enrolled])
+
+
+def identify_lowres(embedder: Embedder, source: TreeFaces, protocol: GalleryProtocol | None = None,
+                    factors: tuple[int, ...] = FACTORS, sigma: float = 1.0, flip: bool = True, progress: bool = False
+                    ) -> dict[int, IdentificationResult]:
+    """Results by degradation factor, of the same gallery and probes; thresholds are those of the unknown at that factor."""
+    return {factor: identify(embedder, source, protocol, flip, progress=progress, factor=factor, sigma=sigma)
+            for factor in factors}
 
 
 def evaluate_identification(probes: np.ndarray, probe_ids: np.ndarray, gallery: np.ndarray, gallery_ids: np.ndarray,

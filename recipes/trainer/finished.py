@@ -1,0 +1,97 @@
+"""A finished training as a teacher finds it: its output folder with ``recipe.yaml`` and ``checkpoint.pt``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+
+from plugins.data.sources import FaceSource, fingerprint, open_faces
+from plugins.registry import suggest
+from recipes.config import RecipeError, TrainConfig
+from zoo.datafile import read_yaml
+
+__all__ = ['check_identities', 'finished_recipe', 'finished_state', 'is_training']
+
+_LOG = logging.getLogger(__name__)
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether this is an output folder of the trainer, whole or not."""
+    return any((Path(path) / name).is_file() for name in ('checkpoint.pt', 'recipe.yaml'))
+
+
+def finished_recipe(run: Path) -> TrainConfig:
+    """The recipe of a training.
+
+    Raises:
+        RecipeError: ``recipe.yaml`` is missing, or is none of a recogniser's training; the message names it.
+    """
+    path = run / 'recipe.yaml'
+    if not path.is_file():
+        raise RecipeError(f'teacher {run}: {path.name} is missing, which says what network this is; copy the whole output '
+                          'folder of the training')
+    data, known = read_yaml(path, RecipeError), {f.name for f in dataclasses.fields(TrainConfig)}
+    for key in data:
+        if key not in known:
+            raise RecipeError(f'{path}: unknown key {key!r}{suggest(str(key), known)}; only trainings of recognisers teach, '
+                              'with the recipe as this version of facezoo writes it')
+    try:
+        return TrainConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    except (RecipeError, TypeError) as error:  # TypeError: a key is missing, or a value of another kind
+        raise RecipeError(f'{path}: {error}; restore it as the training wrote it') from None
+
+
+def finished_state(run: Path) -> dict:
+    """What a training saved last: ``student`` and ``ema``, on the CPU.
+
+    Raises:
+        RecipeError: ``checkpoint.pt`` is missing, damaged or of another program; the message names it.
+    """
+    path = run / 'checkpoint.pt'
+    if not path.is_file():
+        raise RecipeError(f'teacher {run}: {path.name} is missing; copy the whole output folder, or finish the training first')
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise RecipeError(f'{path}: cannot be read ({type(error).__name__}: {_first_line(error)}); copy it again, or train the '
+                          'teacher again') from None
+    missing = {'student', 'ema'} - set(state if isinstance(state, dict) else ())
+    if missing:
+        raise RecipeError(f'{path}: has no {" and no ".join(sorted(missing))}, so it is no checkpoint of a recogniser\'s '
+                          'training; to teach with weights alone, name the weights file itself')
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [''])[0]
+
+
+def check_identities(run: Path, teacher: TrainConfig, student: TrainConfig, source: FaceSource) -> None:
+    """Refuse a teacher whose classes are other persons than those of the student's faces ``source``.
+
+    A folder names its identities; records only number them, so there the images themselves are compared. A teacher whose
+    faces are gone cannot be compared, which is logged.
+
+    Raises:
+        RecipeError: names or images differ.
+    """
+    if Path(teacher.rec).resolve() == Path(student.rec).resolve():
+        return
+    try:
+        others = open_faces(teacher.rec)
+    except (OSError, ValueError) as error:
+        _LOG.warning('teacher %s: its faces cannot be read (%s), so nobody can tell whether its identities are those of %s; if '
+                     'they are others, its labels teach nonsense', run, error, student.rec)
+        return
+    theirs, mine = (getattr(each, 'classes', None) for each in (others, source))
+    if theirs and mine:
+        first = next((pair for pair in zip(theirs, mine, strict=False) if pair[0] != pair[1]), None)
+        same, difference = theirs == mine, f'first difference: {first[0]} and {first[1]}' if first else 'another number of them'
+    else:
+        same, difference = fingerprint(others) == fingerprint(source), 'other images'
+    if not same:
+        raise RecipeError(f'teacher {run} learned the identities of {teacher.rec}, the student those of {student.rec} '
+                          f'({difference}): label distillation needs the same training set for both')
