@@ -16,7 +16,7 @@ from plugins.data.augment import Augment
 from plugins.data.check import check_counts
 from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
 from plugins.data.degrade import Degrade
-from plugins.data.sources import FaceSource, open_faces
+from plugins.data.sources import FaceSource, fingerprint, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
@@ -34,7 +34,7 @@ from recipes.trainer.run import (
 )
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
-from recipes.trainer.teacher import fingerprint, open_teacher, teacher_size
+from recipes.trainer.teacher import open_teacher, teacher_size
 from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.model_card import preprocess_of
