@@ -188,3 +188,39 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
 def test_what_would_not_be_heeded_is_refused(name, arguments, message, tmp_path, capsys):
     assert main(['export', name, *arguments, '--out', str(tmp_path / 'made')]) == 1
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('to', 'suffix'), [('onnx', '.onnx'), ('ncnn', '.param'), ('ncnn', '.bin')])
+@pytest.mark.parametrize('name', ['fdfacenet', 'retinaface_mnet025'])
+def test_files_that_are_not_those_of_the_sidecar_are_refused(name, to, suffix, small_net, tmp_path):
+    """Changed by one bit, they would run, and recognise a little less well."""
+    from zoo.export.detector import export_detector
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    folder, renamed = tmp_path / 'made', tmp_path / 'renamed'
+    out = folder / 'net.onnx' if to == 'onnx' else folder
+    if name == 'fdfacenet':
+        export(small_net, 'net', to, out)
+        opened = open_embedder
+    else:
+        export_detector(zoo.load(name), 'net', to, out)
+        opened = open_detector
+    renamed.mkdir()
+    for file in folder.iterdir():
+        (renamed / f'other{file.suffix}').write_bytes(file.read_bytes())
+    for path in (folder / 'net', renamed / 'other'):
+        artefact = path.with_suffix('.onnx' if to == 'onnx' else '.param')
+        opened(artefact, threads=1)
+        file = path.with_suffix(suffix)
+        data = file.read_bytes()
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        with pytest.raises(ValueError, match=rf'{file.name}: not the file that {path.name}\.json .* export again'):
+            opened(artefact, threads=1)
+
+
+@pytest.mark.parametrize('text', ['[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{'])
+def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
+    (tmp_path / 'm.onnx').write_bytes(onnx_file.read_bytes())
+    (tmp_path / 'm.json').write_text(text)
+    with pytest.raises(ValueError, match=r'm\.json: not a facezoo sidecar .*export the model again'):
+        zoo.open(tmp_path / 'm.onnx')

@@ -24,8 +24,8 @@ class OnnxEmbedder:
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
                  ) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)
+        self.session = onnx_session(path, threads, providers, exact)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
             raise ValueError(f'{path}: {len(inputs)} inputs and {len(outputs)} outputs; a recogniser has one of each')
@@ -54,8 +54,8 @@ class OnnxDetector:
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
                  ) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)[0], PictureNorm()
+        self.session = onnx_session(path, threads, providers, exact)
         self.score = score_of(self.sidecar)
         taken = self.session.get_inputs()[0]
         self._input, self.side = taken.name, _fixed_side(path, taken.shape[2:])
