@@ -5,7 +5,7 @@
   facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
-Ctrl-C stops cleanly. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started the
+Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started the
 watch can start it again. --out goes on with the file that is there, its frames numbered anew; no video is overwritten.
 
 At the end the time of each stage is reported, and two rates: the sequential one is one frame after the other, the pipelined one
@@ -100,18 +100,23 @@ def _show(rates) -> None:
 
 @contextmanager
 def _stop_on_signal(recogniser):
-    """The first Ctrl-C ends after the frame in work, a second one at once."""
-    previous = signal.getsignal(signal.SIGINT)
+    """The first Ctrl-C or SIGTERM ends after the frame in work, a second one at once."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def handle(number, frame) -> None:
         recogniser.stop()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, handle)
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 @contextmanager
