@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import encode
+from zoo.pipeline import lettering
 from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
-from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.gallery import Gallery, Match
 from zoo.pipeline.quality import Quality, QualityGate
-from zoo.pipeline.recogniser import Pipeline, recognise
+from zoo.pipeline.recogniser import Face, Pipeline, Scene, recognise
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime import open_embedder
 
@@ -122,3 +123,37 @@ def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):
         assert np.abs(drawn[y, x - 2:x + 3].astype(int) - KNOWN).sum(1).min() < 40
     sheet = contact_sheet([scene, scene, scene])
     assert sheet.shape[1] == 640 and sheet.std() > 20
+
+
+def green(picture: np.ndarray) -> int:
+    """Pixels in the colour of known faces' boxes and plates."""
+    return int((np.abs(picture.astype(int) - KNOWN).sum(2) < 10).sum())
+
+
+def test_on_a_contact_sheet_names_cover_no_faces(picture):
+    """Boxes stay; names that are much wider than the face, or would lie over others, do not."""
+    def row(name: str, step: int) -> Scene:
+        return Scene('', np.zeros_like(picture), tuple(
+            Face(np.float32([x, 60, x + 100, 160]), np.zeros((5, 2)), Quality(0.9, 100, 0.0, 9.0), match=Match(name, 0.7, True))
+            for x in (20, 20 + step, 20 + 2 * step)))
+    apart, close, long = row('Ann Smith', 400), row('Ann Smith', 120), row('Somebody whose name is very long', 400)
+    assert green(draw_scene(apart, crowded=True)) == green(draw_scene(apart))
+    boxes = green(draw_scene(long, crowded=True))
+    assert 0 < boxes < green(draw_scene(close, crowded=True)) < green(draw_scene(close)) and boxes < green(draw_scene(long))
+
+
+def test_names_in_any_script_can_be_read(monkeypatch):
+    """Never as boxes: by a font of the system, or with what the font at hand has."""
+    if any(lettering._opened(name, 17) for name in lettering.FONTS[:2]):
+        assert not np.array_equal(lettering.letter('Zoë', 17, KNOWN), lettering.letter('Zoe', 17, KNOWN))
+    monkeypatch.setattr(lettering, 'FONTS', ())
+    lettering._font.cache_clear()
+    try:
+        assert lettering.readable('José Łuk 中村.jpg') == 'Jose ?uk ??.jpg'
+        same = [lettering.letter(text, 17, KNOWN) for text in ('José', 'Jose', '中村', '??')]
+        assert np.array_equal(*same[:2]) and np.array_equal(*same[2:])
+        wide = lettering.letter('a very long name of a file.jpg', 17, KNOWN, width=120)
+        assert 100 < wide.shape[1] <= 120
+        assert lettering.letter('bad\udcff\n', 17, KNOWN).shape == lettering.letter('bad??', 17, KNOWN).shape
+    finally:
+        lettering._font.cache_clear()

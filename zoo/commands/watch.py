@@ -5,8 +5,9 @@
   facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
-Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started the
-watch can start it again. --out goes on with the file that is there, its frames numbered anew; no video is overwritten.
+Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1,
+so that whatever started the watch can start it again. --out goes on with the file that is there, its frames numbered anew; no
+video is overwritten.
 
 At the end the time of each stage is reported, and two rates: the sequential one is one frame after the other, the pipelined one
 with reading, detection and recognition in threads.
