@@ -47,13 +47,14 @@ class Preprocess:
         """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, 3, S, S)``.
 
         Raises:
-            FaceError: wrong dtype or size.
+            FaceError: no array, or of wrong dtype or size.
         """
         import numpy as np
         size = self.input_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {images.dtype} {images.shape}; '
-                            'align the faces first')
+        array = isinstance(images, np.ndarray)
+        if not array or images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            given = f'{images.dtype} {images.shape}' if array else type(images).__name__
+            raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {given}; align the faces first')
         if self.colour == 'BGR':
             images = images[..., ::-1]
         scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order='C')

@@ -224,3 +224,17 @@ def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
     (tmp_path / 'm.json').write_text(text)
     with pytest.raises(ValueError, match=r'm\.json: not a facezoo sidecar .*export the model again'):
         zoo.open(tmp_path / 'm.onnx')
+
+
+@pytest.mark.parametrize('to', ['onnx', 'ncnn'])
+def test_no_faces_and_what_is_none(to, small_net, tmp_path):
+    """No faces give no embeddings, as in PyTorch; what is no array is named."""
+    from plugins.preprocess import FaceError
+    out = tmp_path / 'net.onnx' if to == 'onnx' else tmp_path
+    export(small_net, 'net', to, out)
+    embedder = zoo.open(out)
+    found, same = (each(np.empty((0, 112, 112, 3), np.uint8)) for each in (embedder, TorchEmbedder(small_net)))
+    assert found.shape == same.shape == (0, 64) and found.dtype == same.dtype
+    for wrong in (None, [np.zeros((112, 112, 3), np.uint8)]):
+        with pytest.raises(FaceError, match=rf'shape \(N, 112, 112, 3\), got {type(wrong).__name__}'):
+            embedder(wrong)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from plugins.preprocess import FaceError
 from tests.conftest import encode
 from zoo.pipeline import lettering
 from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
@@ -123,6 +126,21 @@ def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):
         assert np.abs(drawn[y, x - 2:x + 3].astype(int) - KNOWN).sum(1).min() < 40
     sheet = contact_sheet([scene, scene, scene])
     assert sheet.shape[1] == 640 and sheet.std() > 20
+
+
+@pytest.mark.parametrize('one', ['a.jpg', Path('a.jpg'), b'abc', np.zeros((9, 9, 3), np.uint8)])
+def test_a_single_picture_is_no_stream(pipeline, one):
+    with pytest.raises(FaceError, match='put the one into a list'):
+        pipeline.stream(one)
+
+
+def test_detectors_take_pictures_only(pipeline, picture):
+    """Of numbers between 0 and 1, or with an alpha channel, they found no faces, and said nothing."""
+    rgba = np.dstack([picture, picture[..., :1]])
+    for wrong, words in ((picture / np.float32(255), 'float32'), (rgba, ', 4'), (picture[..., 0], r'\(886, 1280\)'),
+                         ('a.jpg', 'str'), (None, 'NoneType'), (picture[:0], r'\(0, 1280, 3\)')):
+        with pytest.raises(FaceError, match=rf'uint8 RGB \(H, W, 3\), got .*{words}'):
+            pipeline.detector(wrong)
 
 
 def green(picture: np.ndarray) -> int:

@@ -40,6 +40,8 @@ class OnnxEmbedder:
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         x = self.preprocess(faces)
+        if not len(x):
+            return np.empty((0, self.num_features), np.float32)
         batches = x[:, None] if self._fixed_batch else [x]
         return np.concatenate([self.session.run([self._output], {self._input: b})[0].reshape(len(b), -1) for b in batches])
 
