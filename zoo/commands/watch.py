@@ -1,7 +1,9 @@
 """Recognise the faces of a camera, stream or video.
 
   facezoo watch 0 --gallery gallery.npz                              camera 0; one JSON line a frame with faces
+  facezoo watch /dev/video2 --gallery gallery.npz
   facezoo watch rtsp://door/stream --gallery gallery.npz --out door.jsonl
+  facezoo watch "libcamerasrc ! videoconvert ! video/x-raw,format=BGR ! appsink"     GStreamer, where OpenCV has it
   facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
@@ -33,7 +35,8 @@ from zoo.commands.recognition import (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', metavar='SOURCE', help='number of a camera, URL of a stream, or a video file')
+    parser.add_argument('source', metavar='SOURCE', help='number or device file of a camera, URL of a stream, GStreamer '
+                                                           'pipeline, or a video file')
     parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines, appended; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
