@@ -238,3 +238,13 @@ def test_no_faces_and_what_is_none(to, small_net, tmp_path):
     for wrong in (None, [np.zeros((112, 112, 3), np.uint8)]):
         with pytest.raises(FaceError, match=rf'shape \(N, 112, 112, 3\), got {type(wrong).__name__}'):
             embedder(wrong)
+
+
+def test_the_command_prints_the_accuracy_that_it_judged_by(capsys):
+    """At thresholds of its own an artefact may look better than at those of PyTorch, which count."""
+    from zoo.commands.export import _print
+    own = {'accuracy': 0.99, 'tar@1e-3': 0.9}
+    _print('fp16', {'parity': {'min_cosine': 1.0, 'max_abs': 0.0, 'faces': 64, 'batches': (1,)},
+                    'verification': {'set': 'own.bin', 'torch': own, 'artefact': {**own, 'accuracy@reference': 0.9812}}})
+    assert 'own.bin accuracy 98.12 % at the thresholds of PyTorch, by which it was judged (PyTorch 99.00 %)' in \
+        capsys.readouterr().out
