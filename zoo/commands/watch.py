@@ -25,6 +25,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.commands.recognition import (
     add_gallery_option,
     add_pipeline_options,
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
-    parser.add_argument('--seconds', type=float, metavar='S', help='stop after so many seconds')
+    parser.add_argument('--seconds', type=number(float, 0, above=True), metavar='S', help='stop after so many seconds')
     add_gallery_option(parser)
     add_pipeline_options(parser)
     add_threshold_options(parser)
@@ -105,18 +106,18 @@ def _show(rates) -> None:
 @contextmanager
 def _stop_on_signal(recogniser):
     """The first Ctrl-C or SIGTERM ends after the frame in work, a second one at once."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for which, handler in previous.items():
+            signal.signal(which, handler)
 
-    def handle(number, frame) -> None:
+    def handle(which, frame) -> None:
         recogniser.stop()
         restore()
 
-    for number in previous:
-        signal.signal(number, handle)
+    for which in previous:
+        signal.signal(which, handle)
     try:
         yield
     finally:
