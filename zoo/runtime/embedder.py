@@ -108,7 +108,7 @@ def sidecar_path(path: str | os.PathLike) -> Path:
 
 
 def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
-    """The sidecar of an artefact and its preprocessing; InsightFace's convention when there is none.
+    """The sidecar of an artefact and the preprocessing of a recogniser; InsightFace's convention when there is none.
 
     Raises:
         ValueError: it is no sidecar, or was not written with this artefact.
@@ -121,7 +121,7 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
         for part, name in ((data, 'the file'), (data.get('sha256', {}) if isinstance(data, dict) else {}, 'sha256')):
             if not isinstance(part, dict):
                 raise TypeError(f'{name} is not a JSON object')
-        preprocess = Preprocess(**data.get('preprocess', {}))
+        preprocess = Preprocess(**data.get('preprocess', {}) if data.get('task') != 'detection' else {})
     except (ValueError, TypeError) as error:
         raise ValueError(f'{sidecar}: not a facezoo sidecar ({error}); export the model again') from None
     _check_hashes(Path(path), data.get('sha256', {}))
