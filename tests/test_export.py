@@ -248,3 +248,9 @@ def test_the_command_prints_the_accuracy_that_it_judged_by(capsys):
                     'verification': {'set': 'own.bin', 'torch': own, 'artefact': {**own, 'accuracy@reference': 0.9812}}})
     assert 'own.bin accuracy 98.12 % at the thresholds of PyTorch, by which it was judged (PyTorch 99.00 %)' in \
         capsys.readouterr().out
+
+
+def test_a_gate_set_is_not_calibrated_on(face_bin, tmp_path, capsys):
+    command = ['export', 'fdfacenet', '--to', 'onnx', '--precision', 'int8', '--out', str(tmp_path / 'm.onnx')]
+    assert main([*command, '--calib', str(face_bin), '--gate-set', str(face_bin)]) == 1
+    assert 'is the --gate-set, too' in capsys.readouterr().err and not list(tmp_path.iterdir())

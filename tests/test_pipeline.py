@@ -175,3 +175,13 @@ def test_names_in_any_script_can_be_read(monkeypatch):
         assert lettering.letter('bad\udcff\n', 17, KNOWN).shape == lettering.letter('bad??', 17, KNOWN).shape
     finally:
         lettering._font.cache_clear()
+
+
+def test_a_threshold_is_said_to_be_of_the_model_not_of_its_folder():
+    from argparse import Namespace
+
+    from zoo.commands.recognition import stated_threshold
+    thresholds = {'1e-3': 0.25}
+    embedder = Namespace(name='build/ncnn', sidecar={'model': 'fdfacenet', 'thresholds': thresholds})
+    assert stated_threshold(Namespace(threshold=None, far='1e-3'), embedder) == (
+        0.25, 'similarity 0.2500, FAR 1e-3 of the card of fdfacenet')

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     from zoo.export.target import target
-    from zoo.loading import WEIGHTS_SUFFIXES
+    from zoo.model_card import WEIGHTS_SUFFIXES
     if not (args.to or args.target):
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
