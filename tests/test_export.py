@@ -183,6 +183,7 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
     ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
     ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
+    ('retinaface_mnet025', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
     ('retinaface_mnet025', ['--to', 'onnx', '--gate-set', 'lfw.bin'], '--gate-set is for recognisers'),
     ('retinaface_mnet025', ['--target', 'raspberrypi-4'], '--target is for recognisers')])
 def test_what_would_not_be_heeded_is_refused(name, arguments, message, tmp_path, capsys):
