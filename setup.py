@@ -11,7 +11,8 @@ VERSION = next(line.split("'")[1] for line in Path(__file__).with_name('zoo').jo
 EXTRAS = {
     'torch': ['torch>=2.6', 'safetensors>=0.4.3'],
     'train': ['torch>=2.6', 'safetensors>=0.4.3', 'lightning-fabric>=2.4', 'tensorboard', 'setuptools'],
-    'runtime': ['onnxruntime>=1.18', 'ncnn>=1.0.20240820'],  # runs exported files; on a board this is all, and no PyTorch
+    # runs exported files; on a board this is all, and no PyTorch (onnx: without it PReLU is slow in onnxruntime)
+    'runtime': ['onnxruntime>=1.18', 'onnx>=1.16', 'ncnn>=1.0.20240820'],
     'onnx': ['onnx>=1.16', 'onnxsim>=0.4.36', 'onnxruntime>=1.18'],
     'ncnn': ['ncnn>=1.0.20240820', 'pnnx>=20240819'],
     'insightface': ['insightface>=0.7.3', 'onnxruntime>=1.18'],

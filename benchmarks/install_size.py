@@ -29,7 +29,8 @@ from zoo.tables import format_table
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / 'results' / 'install_size.json'
 TARGET_MB = 150  # for an installation without PyTorch
-VARIANTS = {'base': [], 'base + ncnn': ['ncnn'], 'base + onnxruntime': ['onnxruntime'], 'runtime': ['ncnn', 'onnxruntime']}
+VARIANTS = {'base': [], 'base + ncnn': ['ncnn'], 'base + onnxruntime': ['onnxruntime'],
+            'runtime': ['ncnn', 'onnxruntime', 'onnx']}
 GLIBC = ('2_28', '2_27', '2_26', '2_24', '2_17')  # what Raspberry Pi OS, JetPack 6 and current desktops can run
 MACHINES = ('x86_64', 'aarch64')
 

@@ -47,13 +47,14 @@ class Preprocess:
         """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, 3, S, S)``.
 
         Raises:
-            FaceError: wrong dtype or size.
+            FaceError: no array, or of wrong dtype or size.
         """
         import numpy as np
         size = self.input_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {images.dtype} {images.shape}; '
-                            'align the faces first')
+        array = isinstance(images, np.ndarray)
+        if not array or images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            given = f'{images.dtype} {images.shape}' if array else type(images).__name__
+            raise FaceError(f'expected uint8 RGB faces of shape (N, {size}, {size}, 3), got {given}; align the faces first')
         if self.colour == 'BGR':
             images = images[..., ::-1]
         scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order='C')
@@ -126,19 +127,26 @@ def decode_image(data: bytes, name: str = 'image', upright: bool = False) -> np.
         raise FaceError(f'{name}: empty file')
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
+    jpeg_without_end = data[:2] == b'\xff\xd8' and b'\xff\xd9' not in bytes(data[-64:])
+    # OpenCV before 5 fills the missing part of a cut JPEG with grey and says nothing; 5 does not say why it gives none
+    fault = _fault(data) if image is None or jpeg_without_end else ''
+    if 'truncated' in fault.lower():
+        raise FaceError(f'{name}: cut short after {len(data)} bytes ({fault}); copy it again')
     if image is None:
         raise FaceError(f'{name}: not an image that OpenCV can decode ({len(data)} bytes, begins {bytes(data[:8])!r})')
-    if data[:2] == b'\xff\xd8' and b'\xff\xd9' not in bytes(data[-64:]):
-        _check_whole(data, name)  # OpenCV fills the missing part of a cut JPEG with grey and says nothing
+    if fault:
+        raise FaceError(f'{name}: {fault}')
     return image
 
 
-def _check_whole(data: bytes, name: str) -> None:
+def _fault(data: bytes) -> str:
+    """What Pillow finds wrong with a picture; empty when nothing is."""
     from PIL import Image
     try:
         Image.open(io.BytesIO(data)).load()
-    except OSError as error:
-        raise FaceError(f'{name}: {error}') from None
+    except Exception as error:  # of any kind, with damaged bytes
+        return str(error)
+    return ''
 
 
 def encode_image(image: np.ndarray, suffix: str = '.jpg', quality: int = 95) -> bytes:

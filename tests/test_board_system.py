@@ -20,6 +20,7 @@ from zoo.export.artefact import export
 from zoo.export.graph import Graph, GraphError
 from zoo.export.lint import LintError
 from zoo.export.parity import GateError
+from zoo.jetson import recognise
 from zoo.jetson.align import align
 from zoo.jetson.detector import agrees, compare
 from zoo.jetson.recogniser import Recogniser
@@ -234,3 +235,44 @@ def test_typed_half_for_strong_typing(detector_file):
     kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith(('weight', 'bias'))}
     assert kinds <= {onnx.TensorProto.FLOAT16} and part.facts['flags'] == []
     assert [output.name for output in model.graph.output] == part.facts['outputs'] and part.report['min_iou'] > 0.98
+
+
+@pytest.mark.parametrize(('frames', 'status'), [(0, 1), (3, 0)])
+def test_a_camera_that_is_lost_is_an_error(frames, status, monkeypatch, capsys):
+    """As `facezoo watch` has it; a video in the network that has an end is none."""
+    class Camera:
+        def __init__(self, source: str) -> None:
+            self.left = 3
+
+        def isOpened(self) -> bool:
+            return True
+
+        def get(self, which: int) -> float:
+            return frames if which == cv2.CAP_PROP_FRAME_COUNT else 0.0
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((40, 60, 3), np.uint8)
+
+        def release(self) -> None:
+            pass
+
+    class System:
+        seconds = {'detect': 0.0, 'recognise': 0.0}
+
+        def __call__(self, picture: np.ndarray) -> list:
+            return []
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    assert recognise._watch(System(), 'rtsp://door', None) == status
+    said = capsys.readouterr()
+    assert said.out.count('\n') == 3 and ('rtsp://door ended after 3 frames' in said.err) == (status == 1)
+
+
+@pytest.mark.parametrize('top', [-8, 2, 60])
+def test_a_label_stays_in_the_picture(top):
+    face = {'box': [-5.0, float(top), 90.0, top + 90.0], 'name': 'Ada', 'similarity': 0.7}
+    boxed = cv2.rectangle(np.zeros((200, 200, 3), np.uint8), (-5, top), (90, top + 90), recognise.GREEN, 2)
+    drawn = recognise._draw(np.zeros((200, 200, 3), np.uint8), [face])
+    rows, columns = np.nonzero((drawn != boxed).any(2))
+    assert len(rows) > 300 and rows.min() > 0 and np.ptp(rows) >= 12 and columns.max() > 60

@@ -103,3 +103,42 @@ def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_
     from zoo.pipeline.threshold import threshold_of
     with pytest.raises(ValueError, match=r'fdfacenet\.json is not beside it'):
         threshold_of(open_embedder(recogniser_file))
+
+
+@pytest.mark.parametrize(('line', 'words'), [
+    ('recognise a.jpg --score nan', '--score: nan: must be a number, 0 to 1'),
+    ('recognise a.jpg --score 1.1', '--score: 1.1: must be a number, 0 to 1'),
+    ('data align a --out b --score -1', '--score: -1'),
+    ('eval-detector retinaface_mnet025 --truth a --score 75', '--score: 75'),
+    ('verify a.jpg b.jpg --threshold nan', '--threshold: nan: must be a number, -1 to 1'),
+    ('watch 0 --threshold 43', '--threshold: 43'),
+    ('watch 0 --threads -1', '--threads: -1: must be a whole number, at least 0'),
+    ('eval fdfacenet --set a --threads two', '--threads: two: must be a whole number'),
+    ('watch 0 --seconds 0', '--seconds: 0: must be a number, above 0'),
+    ('watch 0 --seconds -5', '--seconds: -5'),
+    ('bench fdfacenet --rounds 0', '--rounds: 0: must be a whole number, at least 1'),
+    ('bench fdfacenet --calls -1', '--calls: -1'),
+])
+def test_numbers_out_of_range_are_wrong_usage(line, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(line.split())
+    assert exit_.value.code == 2 and f'error: argument {words}' in capsys.readouterr().err
+
+
+def test_files_that_are_no_models_are_named_in_full(tmp_path, capsys, monkeypatch):
+    """With what is taken instead; a name with a dot in it is not cut off there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'net.tflite').write_bytes(b'x')
+    (tmp_path / 'fdfacenet.onnx').write_bytes(b'x')
+    (tmp_path / 'empty').mkdir()
+    for line, words in (('info net.tflite', 'net.tflite: not a kind of file that is taken here'),
+                        ('export fdfacenet.onnx --to ncnn --out n', 'fdfacenet.onnx: not a kind of file'),
+                        ('check net.tflite --target jetson-tx2', 'net.tflite: not a kind of file'),
+                        ('verify a.jpg b.jpg --model build/fdfacenet.param2', 'build/fdfacenet.param2: no such file'),
+                        ('bench build/fdfacenet', 'build/fdfacenet: no such file'),
+                        ('verify a.jpg b.jpg --model empty', 'empty: a folder without a .param file')):
+        assert main(line.split()) == 1
+        said = capsys.readouterr().err
+        assert words in said and '.safetensors' in said and '.param' in said, said
+    (tmp_path / 'fdfacenet').mkdir()  # what is made for a model may have its name
+    assert main(['info', 'fdfacenet']) == 0 and zoo.card('fdfacenet.lowquality').name == 'fdfacenet'

@@ -71,6 +71,21 @@ def test_holdout_shares_no_identity(face_folder, tmp_path):
     assert same.sum() == 20 and len(same) == 40
 
 
+def test_a_small_holdout_says_how_many_pairs_it_can_give(face_folder, tmp_path, capsys):
+    """Two persons of eight pictures give 56 pairs of one person, and nobody has to ask for 6000."""
+    command = ['data', 'pack', str(face_folder), '--out', str(tmp_path), '--holdout', '2']
+    assert main(command) == 1
+    assert '2 identities give 56 pairs of one person, and 6000 pairs need 3000: take --pairs 100 or fewer' in \
+        capsys.readouterr().err
+    assert main([*command, '--pairs', '19']) == 1 and 'not below 20' in capsys.readouterr().err
+    assert main([*command[:-1], '1']) == 1 and '--holdout' in capsys.readouterr().err
+    assert not (tmp_path / 'val.bin').exists()
+    for asked, written in ((100, 100), (57, 40)):
+        assert main([*command, '--pairs', str(asked)]) == 0
+        assert f'val.bin: {written} pairs of 2 other' in capsys.readouterr().out
+        assert len(read_bin(tmp_path / 'val.bin')[1]) == written
+
+
 def test_only_the_identities_with_most_images(face_folder, tmp_path, capsys):
     out = tmp_path / 'small'
     for name in ('person1', 'person4'):
@@ -94,7 +109,7 @@ def test_impossible_requests_say_why(face_folder, tmp_path):
     faces = pack.gather([TreeFaces(face_folder)])
     with pytest.raises(FaceError, match='cannot hold out 6 of 6'):
         pack.split_identities(faces, 6)
-    with pytest.raises(FaceError, match='genuine pairs'):
+    with pytest.raises(FaceError, match=r'pairs of one person.*--pairs'):
         pack.draw_pairs(faces, 6000)
     with pytest.raises(FaceError, match='no images'):
         open_faces(tmp_path)

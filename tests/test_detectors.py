@@ -236,7 +236,9 @@ def test_exported_detector_agrees_at_every_size(name, to, tmp_path, picture):
     pytest.importorskip(to)
     model = randomise(create_detector(name))
     sidecar = export_detector(model, name, to, tmp_path / ('net.onnx' if to == 'onnx' else 'net'))
-    assert sidecar['parity']['max_abs'] < 1e-3
+    assert sidecar['parity']['max_abs'] < 1e-3 and sidecar['versions']['numpy'] == np.__version__ and sidecar['created']
+    assert sidecar['preprocess'] == {'mean': (127.5, 127.5, 127.5), 'std': 128.0, 'colour': 'RGB'}
+    assert sidecar['outputs'] == [f'{kind}_{stride}' for kind in ('score', 'bbox', 'kps') for stride in sidecar['strides']]
     net = open_detector(tmp_path / ('net.onnx' if to == 'onnx' else 'net'), threads=1, size=256).net
     assert net.strides == model.anchors.strides
     view = fit(picture[200:600, 100:400], 192, net.strides[-1])[0][None]

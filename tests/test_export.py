@@ -183,8 +183,75 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
     ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
     ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
+    ('retinaface_mnet025', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
     ('retinaface_mnet025', ['--to', 'onnx', '--gate-set', 'lfw.bin'], '--gate-set is for recognisers'),
     ('retinaface_mnet025', ['--target', 'raspberrypi-4'], '--target is for recognisers')])
 def test_what_would_not_be_heeded_is_refused(name, arguments, message, tmp_path, capsys):
     assert main(['export', name, *arguments, '--out', str(tmp_path / 'made')]) == 1
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('to', 'suffix'), [('onnx', '.onnx'), ('ncnn', '.param'), ('ncnn', '.bin')])
+@pytest.mark.parametrize('name', ['fdfacenet', 'retinaface_mnet025'])
+def test_files_that_are_not_those_of_the_sidecar_are_refused(name, to, suffix, small_net, tmp_path):
+    """Changed by one bit, they would run, and recognise a little less well."""
+    from zoo.export.detector import export_detector
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    folder, renamed = tmp_path / 'made', tmp_path / 'renamed'
+    out = folder / 'net.onnx' if to == 'onnx' else folder
+    if name == 'fdfacenet':
+        export(small_net, 'net', to, out)
+        opened = open_embedder
+    else:
+        export_detector(zoo.load(name), 'net', to, out)
+        opened = open_detector
+    renamed.mkdir()
+    for file in folder.iterdir():
+        (renamed / f'other{file.suffix}').write_bytes(file.read_bytes())
+    for path in (folder / 'net', renamed / 'other'):
+        artefact = path.with_suffix('.onnx' if to == 'onnx' else '.param')
+        opened(artefact, threads=1)
+        file = path.with_suffix(suffix)
+        data = file.read_bytes()
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        with pytest.raises(ValueError, match=rf'{file.name}: not the file that {path.name}\.json .* export again'):
+            opened(artefact, threads=1)
+
+
+@pytest.mark.parametrize('text', ['[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{'])
+def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
+    (tmp_path / 'm.onnx').write_bytes(onnx_file.read_bytes())
+    (tmp_path / 'm.json').write_text(text)
+    with pytest.raises(ValueError, match=r'm\.json: not a facezoo sidecar .*export the model again'):
+        zoo.open(tmp_path / 'm.onnx')
+
+
+@pytest.mark.parametrize('to', ['onnx', 'ncnn'])
+def test_no_faces_and_what_is_none(to, small_net, tmp_path):
+    """No faces give no embeddings, as in PyTorch; what is no array is named."""
+    from plugins.preprocess import FaceError
+    out = tmp_path / 'net.onnx' if to == 'onnx' else tmp_path
+    export(small_net, 'net', to, out)
+    embedder = zoo.open(out)
+    found, same = (each(np.empty((0, 112, 112, 3), np.uint8)) for each in (embedder, TorchEmbedder(small_net)))
+    assert found.shape == same.shape == (0, 64) and found.dtype == same.dtype
+    for wrong in (None, [np.zeros((112, 112, 3), np.uint8)]):
+        with pytest.raises(FaceError, match=rf'shape \(N, 112, 112, 3\), got {type(wrong).__name__}'):
+            embedder(wrong)
+
+
+def test_the_command_prints_the_accuracy_that_it_judged_by(capsys):
+    """At thresholds of its own an artefact may look better than at those of PyTorch, which count."""
+    from zoo.commands.export import _print
+    own = {'accuracy': 0.99, 'tar@1e-3': 0.9}
+    _print('fp16', {'parity': {'min_cosine': 1.0, 'max_abs': 0.0, 'faces': 64, 'batches': (1,)},
+                    'verification': {'set': 'own.bin', 'torch': own, 'artefact': {**own, 'accuracy@reference': 0.9812}}})
+    assert 'own.bin accuracy 98.12 % at the thresholds of PyTorch, by which it was judged (PyTorch 99.00 %)' in \
+        capsys.readouterr().out
+
+
+def test_a_gate_set_is_not_calibrated_on(face_bin, tmp_path, capsys):
+    command = ['export', 'fdfacenet', '--to', 'onnx', '--precision', 'int8', '--out', str(tmp_path / 'm.onnx')]
+    assert main([*command, '--calib', str(face_bin), '--gate-set', str(face_bin)]) == 1
+    assert 'is the --gate-set, too' in capsys.readouterr().err and not list(tmp_path.iterdir())

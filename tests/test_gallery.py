@@ -212,3 +212,16 @@ def test_a_score_at_the_threshold_is_unknown():
     made.add('one', np.eye(1, 4, dtype=np.float32), ['one.jpg'])
     found = [made.search(np.eye(1, 4, dtype=np.float32), threshold)[0][0] for threshold in (1.0, 0.9999)]
     assert [(match.score, match.known) for match in found] == [(1.0, False), (1.0, True)]
+
+
+def test_embeddings_of_any_length_are_searched_as_cosines():
+    """A network's own embeddings are not of unit length, and a stranger's must not score 5."""
+    made = Gallery(contract())
+    made.add('one', np.eye(1, 4), ['one.jpg'])
+    (match,), = made.search(np.float32([3, 4, 0, 0]), 0.7)
+    assert match.score == pytest.approx(0.6) and not match.known
+    assert made.search(np.zeros((1, 4)), 0.1)[0][0].score == 0 and made.search([], 0.1) == []
+    for wrong, words in ((np.full((1, 4), np.nan), 'not finite'), (np.float32([[np.inf, 0, 0, 0]]), 'not finite'),
+                         (np.ones((2, 5)), r'\(2, 5\).*4 numbers a face'), (np.ones((1, 1, 4)), '4 numbers a face')):
+        with pytest.raises(GalleryError, match=words):
+            made.search(wrong, 0.5)

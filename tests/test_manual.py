@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_every_argument_is_explained(line):
 def test_examples_parse(line):
     """Up to the words that explain them, which stand behind three spaces."""
     for example in re.findall(rf'^  facezoo ({line}\b.*)$', PAGES[line].epilog, re.MULTILINE):
-        words = re.split(r'\s{3,}|\s+[#>]', example)[0].replace("'", '').replace(' ...', '').split()
+        words = shlex.split(re.split(r'\s{3,}|\s+[#>]', example)[0].replace(' ...', ''))
         build_parser(words[0]).parse_args(words)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from plugins.preprocess import FaceError
 from tests.conftest import encode
+from zoo.pipeline import lettering
 from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
-from zoo.pipeline.gallery import Gallery
+from zoo.pipeline.gallery import Gallery, Match
 from zoo.pipeline.quality import Quality, QualityGate
-from zoo.pipeline.recogniser import Pipeline, recognise
+from zoo.pipeline.recogniser import Face, Pipeline, Scene, recognise
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime import open_embedder
 
@@ -122,3 +126,62 @@ def test_drawing_marks_faces_and_leaves_the_picture(pipeline, gallery, picture):
         assert np.abs(drawn[y, x - 2:x + 3].astype(int) - KNOWN).sum(1).min() < 40
     sheet = contact_sheet([scene, scene, scene])
     assert sheet.shape[1] == 640 and sheet.std() > 20
+
+
+@pytest.mark.parametrize('one', ['a.jpg', Path('a.jpg'), b'abc', np.zeros((9, 9, 3), np.uint8)])
+def test_a_single_picture_is_no_stream(pipeline, one):
+    with pytest.raises(FaceError, match='put the one into a list'):
+        pipeline.stream(one)
+
+
+def test_detectors_take_pictures_only(pipeline, picture):
+    """Of numbers between 0 and 1, or with an alpha channel, they found no faces, and said nothing."""
+    rgba = np.dstack([picture, picture[..., :1]])
+    for wrong, words in ((picture / np.float32(255), 'float32'), (rgba, ', 4'), (picture[..., 0], r'\(886, 1280\)'),
+                         ('a.jpg', 'str'), (None, 'NoneType'), (picture[:0], r'\(0, 1280, 3\)')):
+        with pytest.raises(FaceError, match=rf'uint8 RGB \(H, W, 3\), got .*{words}'):
+            pipeline.detector(wrong)
+
+
+def green(picture: np.ndarray) -> int:
+    """Pixels in the colour of known faces' boxes and plates."""
+    return int((np.abs(picture.astype(int) - KNOWN).sum(2) < 10).sum())
+
+
+def test_on_a_contact_sheet_names_cover_no_faces(picture):
+    """Boxes stay; names that are much wider than the face, or would lie over others, do not."""
+    def row(name: str, step: int) -> Scene:
+        return Scene('', np.zeros_like(picture), tuple(
+            Face(np.float32([x, 60, x + 100, 160]), np.zeros((5, 2)), Quality(0.9, 100, 0.0, 9.0), match=Match(name, 0.7, True))
+            for x in (20, 20 + step, 20 + 2 * step)))
+    apart, close, long = row('Ann Smith', 400), row('Ann Smith', 120), row('Somebody whose name is very long', 400)
+    assert green(draw_scene(apart, crowded=True)) == green(draw_scene(apart))
+    boxes = green(draw_scene(long, crowded=True))
+    assert 0 < boxes < green(draw_scene(close, crowded=True)) < green(draw_scene(close)) and boxes < green(draw_scene(long))
+
+
+def test_names_in_any_script_can_be_read(monkeypatch):
+    """Never as boxes: by a font of the system, or with what the font at hand has."""
+    if any(lettering._opened(name, 17) for name in lettering.FONTS[:2]):
+        assert not np.array_equal(lettering.letter('Zoë', 17, KNOWN), lettering.letter('Zoe', 17, KNOWN))
+    monkeypatch.setattr(lettering, 'FONTS', ())
+    lettering._font.cache_clear()
+    try:
+        assert lettering.readable('José Łuk 中村.jpg') == 'Jose ?uk ??.jpg'
+        same = [lettering.letter(text, 17, KNOWN) for text in ('José', 'Jose', '中村', '??')]
+        assert np.array_equal(*same[:2]) and np.array_equal(*same[2:])
+        wide = lettering.letter('a very long name of a file.jpg', 17, KNOWN, width=120)
+        assert 100 < wide.shape[1] <= 120
+        assert lettering.letter('bad\udcff\n', 17, KNOWN).shape == lettering.letter('bad??', 17, KNOWN).shape
+    finally:
+        lettering._font.cache_clear()
+
+
+def test_a_threshold_is_said_to_be_of_the_model_not_of_its_folder():
+    from argparse import Namespace
+
+    from zoo.commands.recognition import stated_threshold
+    thresholds = {'1e-3': 0.25}
+    embedder = Namespace(name='build/ncnn', sidecar={'model': 'fdfacenet', 'thresholds': thresholds})
+    assert stated_threshold(Namespace(threshold=None, far='1e-3'), embedder) == (
+        0.25, 'similarity 0.2500, FAR 1e-3 of the card of fdfacenet')

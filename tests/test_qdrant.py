@@ -42,8 +42,9 @@ def test_answers_are_those_of_a_file(address):
     with open_gallery(address, contract(), change=True) as base:
         enrol(base)
     probes = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
-    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     with open_gallery(address, contract()) as base:  # opened again: it was kept
+        with pytest.raises(GalleryError, match='not finite'):
+            base.search(np.full((1, 16), np.nan), 0.3)
         assert len(base) == len(file) == 10 and base.persons == file.persons
         for name in ('Person 5', 'Nobody'):
             one, other = file.faces(name), base.faces(name)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import encode
+from tests.conftest import ROOT, encode
 from zoo.cli import main
 
 
@@ -199,6 +203,21 @@ def test_a_camera_that_is_lost_is_an_error_and_the_log_goes_on(server, models, c
 def test_a_video_that_was_stopped_is_not_called_damaged(video, models, capsys, option):
     assert main(['watch', str(video), '--seconds', '0.001', option, *models]) == 0
     assert 'damaged' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_watch_that_is_told_to_end_keeps_its_video(number, video, models, tmp_path):
+    """Ctrl-C, and what `systemctl stop` sends."""
+    path = tmp_path / 'seen.mp4'
+    command = [sys.executable, '-m', 'zoo.cli', 'watch', str(video), '--live', '--video', str(path), *models]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not [*tmp_path.glob('.seen*.mp4')] and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == 0 and 0 < json.loads(said.splitlines()[-1])['frames'] < 40, said
+    assert 0 < cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) < 40 and [*tmp_path.iterdir()] == [path]
 
 
 def test_a_video_that_was_cut_is_called_damaged(video, models, capsys, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -245,5 +248,49 @@ def test_sources_that_are_none(tmp_path):
     (tmp_path / 'text.mp4').write_text('no video')
     with pytest.raises(FaceError, match='OpenCV can read'):
         VideoSource(tmp_path / 'text.mp4')
-    with pytest.raises(FaceError, match='camera'):
-        VideoSource(99)
+    for camera in (99, '/dev/null'):
+        with pytest.raises(FaceError, match=f'{camera}: no camera'):
+            VideoSource(camera)
+
+
+def test_device_files_and_pipelines(monkeypatch):
+    """Opened as cameras, which have no end; a pipeline is refused where OpenCV would say nothing but that it failed."""
+    opened = []
+
+    class Capture:
+        def __init__(self, *options) -> None:
+            opened.append(options)
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((4, 6, 3), np.uint8)
+
+        def get(self, _) -> float:
+            return 0.0
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Capture)
+    camera = VideoSource('/dev/zero')
+    assert opened == [('/dev/zero', cv2.CAP_ANY)] and camera.live and camera.endless and camera.size == (6, 4)
+    text = 'libcamerasrc ! videoconvert ! appsink'
+    monkeypatch.setattr(cv2.videoio_registry, 'hasBackend', lambda backend: False)
+    with pytest.raises(FaceError, match='built without GStreamer'):
+        VideoSource(text)
+    monkeypatch.setattr(cv2.videoio_registry, 'hasBackend', lambda backend: True)
+    source = VideoSource(text)
+    assert opened[1:] == [(text, cv2.CAP_GSTREAMER)] and source.live and source.endless
+
+
+def test_pictures_sent_to_a_port():
+    """As `rpicam-vid --codec mjpeg --listen` sends them: JPEGs one after the other, without a header."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        def send() -> None:
+            connection, _ = server.accept()
+            with connection:
+                for level in range(20):
+                    connection.sendall(encode(np.full((120, 160, 3), 5 * level, np.uint8)))
+        threading.Thread(target=send, daemon=True).start()
+        source = VideoSource(f'tcp://127.0.0.1:{server.getsockname()[1]}')
+        assert source.live and source.endless and source.size == (160, 120)
+        assert [round(float(frame.picture.mean()) / 5) for frame in source] == list(range(20))

@@ -156,12 +156,31 @@ def test_exported_files_need_no_torch(places):
     assert len(json.loads(recognised)['faces']) == 6
 
 
+def extras_of_setup() -> dict[str, list[str]]:
+    tree = ast.parse((ROOT / 'setup.py').read_text())
+    return next(ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and node.targets[0].id == 'EXTRAS')
+
+
 def test_extras_that_are_named_exist():
     """In `require` and in what the rooms say to install."""
-    tree = ast.parse((ROOT / 'setup.py').read_text())
-    extras = set(next(ast.literal_eval(node.value) for node in tree.body
-                      if isinstance(node, ast.Assign) and node.targets[0].id == 'EXTRAS')) | {'all', 'dev'}
+    extras = {*extras_of_setup(), 'all', 'dev'}
     text = '\n'.join(path.read_text() for room in ('plugins', 'zoo', 'recipes') for path in (ROOT / room).rglob('*.py'))
     required = re.findall(r"require\('[\w.]+', '([\w-]+)'\)", text)
     named = {*required, *re.findall(r"pip install 'facezoo\[([\w-]+)\]", text), *_EXTRA_OF.values()} - {'extra'}  # docstring
     assert {'runtime', 'torch', 'onnx', 'completion'} <= named <= extras
+
+
+def test_a_slow_network_is_said_once(places):
+    """Without the package onnx, PReLU stays as it is in the file: said for the first such network only."""
+    lines = ['verify {photo} {photo} --threshold 0.5 --model {onnx} --detector {detector}', 'eval {onnx} --set {bin} --json']
+    code = ("import json, sys; sys.modules['onnx'] = None\nfrom zoo.cli import main\n"
+            'for line in json.loads(sys.argv[1]): assert main(line) == 0')
+    request = json.dumps([line.format(**places).split() for line in lines])
+    done = subprocess.run([sys.executable, '-c', code, request], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count('facezoo[runtime]') == 1, done.stderr
+
+
+def test_the_runtimes_bring_what_makes_them_fast():
+    packages = extras_of_setup()['runtime']
+    assert {'onnx>=1.16', 'onnxruntime>=1.18'} <= {*packages} and not any('torch' in name for name in packages)

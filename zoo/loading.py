@@ -12,14 +12,13 @@ from plugins.backbones._base import Backbone
 from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import create_backbone, create_detector
 from zoo.hub import resolve
-from zoo.model_card import CARDS, card, weights_of
+from zoo.model_card import CARDS, WEIGHTS_SUFFIXES, card, refuse_file, weights_of
 from zoo.weights import WeightsError, describe, load_weights, read_state
 
-__all__ = ['WEIGHTS_SUFFIXES', 'build_any', 'load_model']
+__all__ = ['build_any', 'load_model']
 
 # task: what builds its networks
 _CREATE = {'recognition': create_backbone, 'detection': create_detector}
-WEIGHTS_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 
 
 def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, network: str | None, kwargs: dict) -> Backbone:
@@ -36,6 +35,7 @@ def build_any(name: str) -> Backbone:
     """A model by name or file, trained if there are weights, else untrained: for timing, where weights do not matter."""
     if Path(name).suffix in WEIGHTS_SUFFIXES or weights_of(name):
         return load_model(name, None, None, {})
+    refuse_file(name)
     create, preprocess = _builder(name)
     model = create(name).eval()
     model.preprocess = preprocess

@@ -16,8 +16,10 @@ from pathlib import Path
 from plugins.preprocess import PictureNorm, Preprocess
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'weights_of']
+__all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'refuse_file',
+           'weights_of']
 
+WEIGHTS_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 CARDS = Path(__file__).parent / 'cards'
 
 
@@ -94,13 +96,35 @@ def card(name: str) -> ModelCard:
     Raises:
         CardError: unknown name (close ones are suggested), or a malformed card.
     """
-    name = name.partition('.')[0]
+    given, name = name, name.partition('.')[0]
     path = CARDS / f'{name}.yaml'
+    refuse_file(given)
     if not path.is_file():
+        if Path(given).exists():
+            raise _no_model(Path(given))
         close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
         hint = f'; did you mean {" or ".join(close)}?' if close else '; `facezoo list` shows all'
         raise CardError(f'unknown model {name!r}{hint}')
     return read_card(path)
+
+
+def refuse_file(name: str) -> None:
+    """Say which files are models, for a name that is a file or looks like one, and that nothing has opened as a model.
+
+    Raises:
+        CardError: it has a folder in front, or a suffix that is no tag of a model's weights.
+    """
+    path = Path(name)
+    known = (CARDS / f'{name.partition(".")[0]}.yaml').is_file()
+    if path.name != name or (path.suffix and (path.is_file() or not known)):
+        raise _no_model(path)
+
+
+def _no_model(path: Path) -> CardError:
+    what = ('no such file, and no model of the zoo' if not path.exists() else
+            'a folder without a .param file' if path.is_dir() else 'not a kind of file that is taken here')
+    return CardError(f'{path}: {what}; a model is a name of the zoo (`facezoo list`), trained weights '
+                     f'({", ".join(WEIGHTS_SUFFIXES)}) or, where it is only run, an .onnx file, a .param file or its folder')
 
 
 def list_models(weights: bool = False, task: str | None = None) -> list[str]:

@@ -111,18 +111,25 @@ def _folder(face: Face) -> str | None:
 def draw_pairs(faces: list[Face], pairs: int, folds: int = 10, seed: int = 0) -> list[tuple[Face, Face, bool]]:
     """Random genuine and impostor pairs, half each, alternating by fold as LFW's official list does.
 
+    Args:
+        pairs: how many; as many as make folds of one size are drawn.
+
     Raises:
-        FaceError: fewer distinct genuine pairs than asked for.
+        FaceError: fewer distinct genuine pairs than asked for; the message says how many there may be.
     """
     rng = np.random.default_rng(seed)
     persons: dict[str, list[Face]] = {}
     for face in faces:
         persons.setdefault(face.person, []).append(face)
     genuine = [(a, b) for group in persons.values() for i, a in enumerate(group) for b in group[i + 1:]]
-    per_fold = pairs // (2 * folds)
-    if per_fold * folds > len(genuine) or len(persons) < 2 or not per_fold:
-        raise FaceError(f'{len(persons)} identities give {len(genuine)} genuine pairs; {pairs // 2} were asked for '
-                        f'(and at least {2 * folds} pairs are needed)')
+    per_fold, most = pairs // (2 * folds), len(genuine) // folds
+    if per_fold > most or len(persons) < 2 or not per_fold:
+        known = f'{len(persons)} identities give {len(genuine)} pairs of one person'
+        if len(persons) < 2 or not most:
+            raise FaceError(f'{known}; two identities and {folds} such pairs at least are needed: hold out more identities '
+                            '(--holdout), or give more pictures of each')
+        raise FaceError(f'{known}, and {pairs} pairs need {pairs // 2}: take --pairs {2 * folds * most} or fewer, not below '
+                        f'{2 * folds}, or hold out more identities (--holdout)')
     chosen = rng.permutation(len(genuine))[:per_fold * folds]
     names = sorted(persons)
     drawn = []

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from plugins.files import write_atomic
 from zoo.bench import Candidate, bench, machine
+from zoo.commands.options import number
 from zoo.progress import progress_bar
 from zoo.tables import format_table
 
@@ -31,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help=f'what zoo names run in, of {", ".join(RUNTIMES)}')
     parser.add_argument('--threads', default='1', metavar='N,...', help='threads of the runtime; every number is timed')
     parser.add_argument('--batch', default='1', metavar='N,...', help='faces a call; every number is timed')
-    parser.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each candidate')
-    parser.add_argument('--calls', type=int, default=10, metavar='N', help='inferences a turn')
+    parser.add_argument('--rounds', type=number(int, 1), default=10, metavar='N', help='turns of each candidate')
+    parser.add_argument('--calls', type=number(int, 1), default=10, metavar='N', help='inferences a turn')
     parser.add_argument('--json', metavar='FILE', help='write the results, in milliseconds, and the machine here')
     parser.add_argument('--plots', type=Path, metavar='DIR', help='draw times, and times against MACs, feature-map output and '
                                                                   'LFW accuracy, into DIR')

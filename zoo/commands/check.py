@@ -51,7 +51,8 @@ def _open(name: str):
     from zoo.export.graph import Graph
     if Path(name).suffix == '.onnx':
         from zoo.runtime.embedder import read_sidecar
-        return Graph.load(name), read_sidecar(name)[1]
+        sidecar, preprocess = read_sidecar(name)
+        return Graph.load(name), None if sidecar.get('task') == 'detection' else preprocess
     from zoo.export.detector import trace_detector
     from zoo.export.fold import fold_batchnorm
     from zoo.export.onnx import to_onnx

@@ -3,6 +3,7 @@
   facezoo data align pictures/ --out faces/              the central face of each picture, aligned
   facezoo data pack faces.zip more/ --out DIR            DIR/train.rec, train.idx, property, in InsightFace's layout
   facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin, DIR/holdout of 500 identities kept out
+  facezoo data pack faces/ --out DIR --holdout 40 --pairs 400       from a small set
   facezoo data pairs lfw/ --out lfw.bin                  a verification .bin from a folder with pairs.txt
   facezoo data unpack DIR --out FOLDER                   back to images, a folder an identity
   facezoo data index train.rec                           rebuild train.idx
@@ -80,16 +81,17 @@ def _pack(args: argparse.Namespace) -> None:
     from plugins.data import pack
     from plugins.data.sources import TreeFaces
     faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
-    held = []
+    held = pairs = []
     if args.holdout:
         faces, held = pack.split_identities(faces, args.holdout, args.seed)
-        pack.pack_verification(args.out / 'val.bin', pack.draw_pairs(held, args.pairs, seed=args.seed))
+        pairs = pack.draw_pairs(held, args.pairs, seed=args.seed)
+        pack.pack_verification(args.out / 'val.bin', pairs)
         pack.pack_records(args.out / 'holdout', held)
     if args.identities:
         faces = pack.keep_identities(faces, args.identities)
     with progress_bar(len(faces), 'images', 'pack') as bar:
         images, identities = pack.pack_records(args.out, faces, bar.update)
-    print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {args.pairs} pairs of {args.holdout} other '
+    print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {len(pairs)} pairs of {args.holdout} other '
                                                                      f'identities ({len(held)} images)' if held else ''))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plugins.extras import require
 from plugins.files import write_atomic
+from zoo.commands.options import number
 
 TARGETS = 'jetson-tx2,jetson-orin,raspberrypi-4'
 
@@ -29,7 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the report and the artefacts')
     parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--rounds', type=int, default=10, metavar='N', help='turns of each artefact when it is timed')
+    parser.add_argument('--rounds', type=number(int, 1), default=10, metavar='N',
+                        help='turns of each artefact when it is timed')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.tables import format_table
 
 
@@ -25,7 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--lowres', choices=('both', 'one'), nargs='?', const='both',
                         help='degrade both images of each pair, or one (the second)')
     parser.add_argument('--plot', metavar='FILE', help='draw accuracy against degradation, as PNG (with --lowres)')
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
+                        help='threads of the runtime; 0: its own choice')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

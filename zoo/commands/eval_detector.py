@@ -15,6 +15,7 @@ import json
 import math
 import time
 
+from zoo.commands.options import number
 from zoo.tables import format_table
 
 
@@ -24,9 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--truth', required=True, metavar='PATH', help='annotations: a file, or the folder with them')
     parser.add_argument('--pictures', required=True, metavar='FOLDER', help='folder or zip of the pictures')
     parser.add_argument('--size', type=int, metavar='PIXELS', help='scale larger pictures down to this side')
-    parser.add_argument('--score', type=float, metavar='SCORE', help='where recall, precision and false alarms are given, 0 to '
-                                                                     "1; by default that of the card, or InsightFace's 0.5")
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--score', type=number(float, 0, 1), metavar='SCORE',
+                        help='where recall, precision and false alarms are given, 0 to 1; by default that of the card, '
+                             "or InsightFace's 0.5")
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
+                        help='threads of the runtime; 0: its own choice')
     parser.add_argument('--json', action='store_true', help='print the figures as JSON')
 
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     from zoo.export.target import target
-    from zoo.loading import WEIGHTS_SUFFIXES
+    from zoo.model_card import WEIGHTS_SUFFIXES
     if not (args.to or args.target):
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
@@ -72,8 +72,9 @@ def _print(precision: str, report: dict) -> None:
           f'over {parity["faces"]} faces at batch {list(parity["batches"])}')
     if both:
         found, torch = both['artefact'], both['torch']
-        print(f'{precision}: {both["set"]} accuracy {100 * found["accuracy"]:.2f} % (PyTorch {100 * torch["accuracy"]:.2f} %), '
-              f'TAR@FAR1e-3 {100 * found["tar@1e-3"]:.2f} % ({100 * torch["tar@1e-3"]:.2f} %)')
+        print(f'{precision}: {both["set"]} accuracy {100 * found["accuracy@reference"]:.2f} % at the thresholds of PyTorch, by '
+              f'which it was judged (PyTorch {100 * torch["accuracy"]:.2f} %), TAR@FAR1e-3 {100 * found["tar@1e-3"]:.2f} % '
+              f'({100 * torch["tar@1e-3"]:.2f} %)')
     else:
         print('no --gate-set: accuracy was not measured')
     if 'quantisation' in report:

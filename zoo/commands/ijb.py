@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.tables import format_table
 
 
@@ -23,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--batch', type=int, default=64, metavar='N', help='faces that are embedded at once')
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
+                        help='threads of the runtime; 0: its own choice')
     parser.add_argument('--scores', type=Path, metavar='FILE', help='save the scores of all pairs (.npy)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 
 from plugins.overrides import parse_overrides
 
-__all__ = ['add_backbone_options', 'backbone_options', 'image_size']
+__all__ = ['add_backbone_options', 'backbone_options', 'image_size', 'number']
+
+
+def number(kind: type, least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """The argparse type of a number of ``least`` to ``most``; anything else, NaN too, is wrong usage.
+
+    Args:
+        kind: ``int`` or ``float``.
+        above: ``least`` itself is refused.
+    """
+    room = (f'above {least}' if above else f'at least {least}') if most == math.inf else f'{least} to {most}'
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or (above and value == least):
+            raise argparse.ArgumentTypeError(f'{text}: must be a{" whole" * (kind is int)} number, {room}')
+        return value
+    return parse
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.pipeline.galleries import ADDRESSES, open_gallery
 from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.threshold import FARS
@@ -21,9 +22,9 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """The detector, its lowest score, and threads."""
     parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
                         help="a model of the zoo, .onnx (InsightFace's too), .param or its folder")
-    parser.add_argument('--score', type=float, metavar='SCORE', help='lowest score of a face, 0 to 1; by default that of the '
-                                                                      "card, or InsightFace's 0.5")
-    parser.add_argument('--threads', type=int, default=0, metavar='N', help='cores to use; 0: all')
+    parser.add_argument('--score', type=number(float, 0, 1), metavar='SCORE',
+                        help="lowest score of a face, 0 to 1; by default that of the card, or InsightFace's 0.5")
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N', help='cores to use; 0: all')
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,8 @@ def add_gallery_option(parser: argparse.ArgumentParser) -> None:
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     """How similar is similar enough."""
     parser.add_argument('--far', choices=FARS, default='1e-3', help='false accept rate whose threshold is taken from the card')
-    parser.add_argument('--threshold', type=float, metavar='COSINE', help='similarity instead, -1 to 1; for nets without card')
+    parser.add_argument('--threshold', type=number(float, -1, 1), metavar='COSINE',
+                        help='similarity instead, -1 to 1; for nets without card')
 
 
 def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):
@@ -68,7 +70,8 @@ def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
     if args.threshold is not None:
         return args.threshold, f'similarity {args.threshold:g}, as given'
     threshold = threshold_of(embedder, args.far)
-    return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {Path(embedder.name).stem}'
+    name = getattr(embedder, 'sidecar', {}).get('model') or embedder.name  # of a file, whatever its folder is called
+    return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {name}'
 
 
 def report_passed(passed: Mapping[str, Sequence[Path]]) -> None:

@@ -1,12 +1,15 @@
 """Recognise the faces of a camera, stream or video.
 
   facezoo watch 0 --gallery gallery.npz                              camera 0; one JSON line a frame with faces
+  facezoo watch /dev/video2 --gallery gallery.npz
   facezoo watch rtsp://door/stream --gallery gallery.npz --out door.jsonl
+  facezoo watch "libcamerasrc ! videoconvert ! video/x-raw,format=BGR ! appsink"     GStreamer, where OpenCV has it
   facezoo watch party.mp4 --gallery gallery.npz --video named.mp4    every frame; with --live it plays in real time
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
-Ctrl-C stops cleanly. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started the
-watch can start it again. --out goes on with the file that is there, its frames numbered anew; no video is overwritten.
+Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1,
+so that whatever started the watch can start it again. --out goes on with the file that is there, its frames numbered anew; no
+video is overwritten.
 
 At the end the time of each stage is reported, and two rates: the sequential one is one frame after the other, the pipelined one
 with reading, detection and recognition in threads.
@@ -22,6 +25,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.commands.recognition import (
     add_gallery_option,
     add_pipeline_options,
@@ -32,12 +36,13 @@ from zoo.commands.recognition import (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', metavar='SOURCE', help='number of a camera, URL of a stream, or a video file')
+    parser.add_argument('source', metavar='SOURCE', help='number or device file of a camera, URL of a stream, GStreamer '
+                                                           'pipeline, or a video file')
     parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines, appended; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
-    parser.add_argument('--seconds', type=float, metavar='S', help='stop after so many seconds')
+    parser.add_argument('--seconds', type=number(float, 0, above=True), metavar='S', help='stop after so many seconds')
     add_gallery_option(parser)
     add_pipeline_options(parser)
     add_threshold_options(parser)
@@ -100,18 +105,23 @@ def _show(rates) -> None:
 
 @contextmanager
 def _stop_on_signal(recogniser):
-    """The first Ctrl-C ends after the frame in work, a second one at once."""
-    previous = signal.getsignal(signal.SIGINT)
+    """The first Ctrl-C or SIGTERM ends after the frame in work, a second one at once."""
+    previous = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
 
-    def handle(number, frame) -> None:
+    def restore() -> None:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+
+    def handle(which, frame) -> None:
         recogniser.stop()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, handle)
+    for which in previous:
+        signal.signal(which, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import shutil
@@ -14,8 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from plugins.extras import installed_versions
-from plugins.files import sha256_file, write_atomic
+from plugins.files import write_atomic
 from zoo.export.gates import Gates, Judge, sample_faces
 from zoo.export.job import Job
 from zoo.export.ncnn import write_ncnn, write_ncnn_int8
@@ -23,6 +21,7 @@ from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
+from zoo.export.sidecar import finish_sidecar
 from zoo.export.target import target
 from zoo.export.tensorrt import write_bundle
 from zoo.runtime import open_embedder
@@ -32,7 +31,6 @@ from zoo.runtime.torch import TorchEmbedder
 __all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job', 'sample_faces']
 
 SUFFIXES = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}  # of what is written; a folder has none
-PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None 
     """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
         with _staging(Path(out), to) as stage:
-            return _finish(write_bundle(job, precision, stage, detector), stage, [stage])
+            return finish_sidecar(write_bundle(job, precision, stage, detector), stage, [stage])
     if to not in FORMATS:
         raise ValueError(f'{to!r}: a recogniser is exported to {", ".join((*SUFFIXES, "pack"))}')
     if detector:
@@ -135,16 +133,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str) -> dict:
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads its preprocessing from here
         sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
         files = {artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())
-        return _finish(sidecar, artefact, sorted(files))
-
-
-def _finish(sidecar: dict, artefact: Path, files: list[Path]) -> dict:
-    """Complete the sidecar with hashes, sizes and versions, and write it beside the artefact."""
-    sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
-                'versions': installed_versions(PACKAGES),
-                'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
-    write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
-    return sidecar
+        return finish_sidecar(sidecar, artefact, sorted(files))
 
 
 def _export_pack(job: Job, root: Path, detector: Path | None) -> dict:

@@ -19,7 +19,8 @@ import torch
 from plugins.detectors._base import Detector
 from plugins.detectors._deploy import DeployedDetector
 from plugins.extras import require
-from plugins.files import sha256_file, write_atomic
+from plugins.files import write_atomic
+from plugins.preprocess import PictureNorm
 from zoo.export.calibrate import Calibration, CalibrationError
 from zoo.export.detector_int8 import MIN_PICTURES, DetectorQuantiser
 from zoo.export.fold import fold_batchnorm
@@ -30,6 +31,7 @@ from zoo.export.ncnn_int8 import make_table, quantise_ncnn
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
 from zoo.export.quantize import onnxruntime_int8_graph
+from zoo.export.sidecar import finish_sidecar
 from zoo.jetson.decode import fit
 from zoo.runtime.detector import DetectorNet, FaceDetector, open_detector
 from zoo.runtime.embedder import score_of, sidecar_path
@@ -58,7 +60,7 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     Raises:
         GateError: an output differs by more than 1e-3, or 8 bits find other faces; nothing was left at ``out``.
         CalibrationError: 8 bits without pictures, with too few, or without faces in them.
-        ValueError: another format or precision.
+        ValueError: another format or precision, or a name for ``out`` that does not fit.
     """
     if to not in FORMATS:
         raise ValueError(f'a detector is exported to {" or ".join(FORMATS)}, not to {to}; the ONNX file goes into a TensorRT '
@@ -68,12 +70,16 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     if precision == 'int8' and not calib:
         raise CalibrationError(f'8 bits need pictures to calibrate on: --calib PICTURES (a folder or zip of at least '
                                f'{MIN_PICTURES} ordinary pictures of people; not aligned faces)')
-    form, folded, out = FORMATS[to], fold_batchnorm(model), Path(out)
+    form, out = FORMATS[to], Path(out)
+    if to == 'onnx' and out.suffix != form.suffix:
+        raise ValueError(f'--out {out}: onnx is one file; name it with {form.suffix}')
+    folded = fold_batchnorm(model)
     shape = (3, *traced_size(model))
     with tempfile.TemporaryDirectory() as work:
         artefact = Path(work) / f'{name}{form.suffix}'
         sidecar = {'model': name, 'task': 'detection', 'format': to, 'precision': precision,
-                   'strides': list(model.anchors.strides), **origin_facts(model)}
+                   'preprocess': PictureNorm().to_dict(), 'strides': list(model.anchors.strides),
+                   'outputs': output_names(model.anchors.strides), **origin_facts(model)}
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads strides and score from here
         graph, reference = Graph(trace_detector(folded, form.rows)), TorchDetector(folded, score=score_of(sidecar))
         if precision == 'int8':
@@ -88,14 +94,11 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         files = [file for file in (artefact, artefact.with_suffix('.bin')) if file.exists()]
         for file in files:
             write_atomic(target.with_suffix(file.suffix), file.read_bytes())
-        sidecar |= {'sha256': {target.with_suffix(file.suffix).name: sha256_file(file) for file in files},
-                    'bytes': sum(file.stat().st_size for file in files)}
-        write_atomic(sidecar_path(target), json.dumps(sidecar, indent=2) + '\n')
-    return sidecar
+    return finish_sidecar(sidecar, target, [target.with_suffix(file.suffix) for file in files])
 
 
 def output_names(strides: tuple[int, ...]) -> list[str]:
-    """``score_8``, ..., ``bbox_8``, ..., ``kps_8``, ...: the order is the contract, the names are for people."""
+    """``score_8``, ..., ``bbox_8``, ..., ``kps_8``, ...: the order is the contract, of NCNN too, the names are for people."""
     return [f'{kind}_{stride}' for kind in KINDS for stride in strides]
 
 

@@ -53,7 +53,7 @@ class Judge:
     """
 
     def __init__(self, reference: Embedder, gate_set: str | os.PathLike | None) -> None:
-        self.reference = reference
+        self.reference, self.gate_set = reference, gate_set
         self.data = load_verification_set(gate_set) if gate_set else None
 
     @cached_property

@@ -59,7 +59,7 @@ class Job:
         """Calibrated on ``calib``.
 
         Raises:
-            CalibrationError: no faces were named, or accuracy could not be gated.
+            CalibrationError: no faces were named, or accuracy could not be gated on others.
         """
         if not self.calib:
             raise CalibrationError('8 bits need faces to calibrate on: --calib FACES (a folder, zip, .rec or .bin of aligned '
@@ -67,6 +67,9 @@ class Job:
         if self.judge.data is None:
             raise CalibrationError('8 bits cost some models their accuracy: name a verification set with --gate-set SET to '
                                    'measure it on')
+        if os.path.realpath(self.calib) == os.path.realpath(self.judge.gate_set):
+            raise CalibrationError(f'--calib {self.calib} is the --gate-set, too: accuracy on the faces that ranges were '
+                                   'measured on says nothing of others; name other faces to calibrate on')
         faces = calibration_faces(self.calib, CALIBRATION_FACES, self.model.preprocess.input_size)
         return Quantiser(self.graph, faces, self.model.preprocess)
 

@@ -5,6 +5,9 @@
   python3 recognise.py people --camera 0 --out seen.avi     boxes and names drawn
 
 `people` holds a folder a person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
+
+Ctrl-C ends it. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started this can
+start it again.
 """
 
 import json
@@ -114,21 +117,24 @@ def _run(arguments):
             status = 1
             _say({'picture': path, 'error': str(error)})
     if arguments.camera is not None:
-        _watch(system, arguments.camera, arguments.out)
+        status = _watch(system, arguments.camera, arguments.out)
     return status
 
 
 def _watch(system, source, out):
+    """Name the faces of a source until it ends; the exit status, 1 when it is one that has no end."""
     cv2 = require_opencv()
     camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not camera.isOpened():
         raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % source)
     system.seconds = dict.fromkeys(system.seconds, 0.0)
-    count, began, writer = 0, time.time(), None
+    endless = not os.path.isfile(source) and not camera.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # which may be NaN
+    count, began, writer, lost = 0, time.time(), None, False
     try:
         while True:
             ready, frame = camera.read()
             if not ready:
+                lost = endless
                 break
             faces = system(np.ascontiguousarray(frame[..., ::-1]))
             _say({'frame': count, 'seconds': round(time.time() - began, 3), 'faces': faces})
@@ -146,6 +152,9 @@ def _watch(system, source, out):
         raise BundleError('%s: gave no frame' % source)
     milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
     sys.stderr.write('%d frames, %.1f a second; %s\n' % (count, count / max(1e-9, time.time() - began), milliseconds))
+    if lost:
+        sys.stderr.write('%s ended after %d frames: the camera or the connection is lost\n' % (source, count))
+    return int(lost)
 
 
 def _open_video(path, rate, size):
@@ -163,7 +172,8 @@ def _draw(frame, faces):
         left, top, right, bottom = (round(side) for side in face['box'])
         colour = GREEN if face['name'] else RED
         cv2.rectangle(frame, (left, top), (right, bottom), colour, 2)
-        cv2.putText(frame, '%s %.2f' % (face['name'] or 'unknown', face['similarity']), (left, top - 6),
+        base = top - 6 if top > 24 else max(top, 0) + 20  # at the upper edge there is room inside the box only
+        cv2.putText(frame, '%s %.2f' % (face['name'] or 'unknown', face['similarity']), (max(left, 0), base),
                     cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 2)
     return frame
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from zoo.pipeline.lettering import letter
 from zoo.pipeline.recogniser import Face, Scene
 
 __all__ = ['contact_sheet', 'draw_scene', 'shrink']
@@ -15,21 +16,44 @@ __all__ = ['contact_sheet', 'draw_scene', 'shrink']
 KNOWN, UNKNOWN, REFUSED = (46, 160, 67), (215, 120, 0), (128, 128, 128)  # RGB; readable on light and dark, red-green blind too
 _BACKGROUND, _INK = (250, 250, 250), (40, 40, 40)
 _ROOM = 40  # pixels; in narrower boxes landmarks would hide the face
+_WIDEST = 3  # times the width of its face, on a crowded picture
 _REFERENCE = 900  # longest side at which lines are two pixels wide
 
 
-def draw_scene(scene: Scene) -> np.ndarray:
-    """A copy of the picture, uint8 RGB, with its faces: green and a name, orange when unknown, grey when not compared."""
+def draw_scene(scene: Scene, crowded: bool = False) -> np.ndarray:
+    """A copy of the picture, uint8 RGB, with its faces: green and a name, orange when unknown, grey when not compared.
+
+    Args:
+        crowded: leave out what is written at a face where it would be much wider than the face, or lie over another face or
+            what is written there; its box stays.
+    """
     picture = scene.picture.copy()
     scale = max(picture.shape[:2]) / _REFERENCE
     for face in scene.faces:
         _draw_face(picture, face, scale)
+    taken: list[np.ndarray] = []
+    for face in scene.faces:
+        if not (text := _label(face)):
+            continue
+        plate = letter(text, max(12, round(17 * scale)), _colour(face))
+        place = _place(plate, face, picture)
+        if crowded:
+            others = [*taken, *(other.box for other in scene.faces if other is not face)]
+            if plate.shape[1] > _WIDEST * (face.box[2] - face.box[0]) or any(_overlap(place, other) for other in others):
+                continue
+            taken.append(place)
+        left, top, right, bottom = place
+        picture[top:bottom, left:right] = plate[:bottom - top, :right - left]
     return picture
+
+
+def _colour(face: Face) -> tuple[int, int, int]:
+    return REFUSED if face.refused else KNOWN if face.name else UNKNOWN
 
 
 def _draw_face(picture: np.ndarray, face: Face, scale: float) -> None:
     import cv2
-    colour = REFUSED if face.refused else KNOWN if face.name else UNKNOWN
+    colour = _colour(face)
     width = max(1, round(2 * scale))
     left, top, right, bottom = (round(float(v)) for v in face.box)
     cv2.rectangle(picture, (left, top), (right, bottom), colour, width, cv2.LINE_AA)
@@ -37,9 +61,6 @@ def _draw_face(picture: np.ndarray, face: Face, scale: float) -> None:
     for x, y in face.landmarks if right - left > _ROOM else ():
         cv2.circle(picture, (round(float(x)), round(float(y))), radius, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(picture, (round(float(x)), round(float(y))), radius, colour, 1, cv2.LINE_AA)
-    text = _label(face)
-    if text:
-        _write(picture, text, (left, top), bottom, colour, scale)
 
 
 def _label(face: Face) -> str:
@@ -50,26 +71,18 @@ def _label(face: Face) -> str:
     return f'unknown {face.match.score:.2f}' if face.match else f'{face.quality.score:.2f}'
 
 
-def _write(picture: np.ndarray, text: str, corner: tuple[int, int], bottom: int, colour: tuple, scale: float) -> None:
-    """White on a plate of the colour, above the box or, where there is no room, below it; kept inside the picture."""
-    plate = _plate(text, max(12, round(17 * scale)), colour)
+def _place(plate: np.ndarray, face: Face, picture: np.ndarray) -> np.ndarray:
+    """Where a plate goes, ``(4,)`` x1, y1, x2, y2: above the box or, where there is no room, below it; inside the picture."""
     height, width = (min(a, b) for a, b in zip(plate.shape[:2], picture.shape[:2], strict=True))
-    left = min(max(corner[0], 0), picture.shape[1] - width)
-    top = corner[1] - height if corner[1] >= height else bottom
-    top = min(max(top, 0), picture.shape[0] - height)
-    picture[top:top + height, left:left + width] = plate[:height, :width]
+    left, top, _, bottom = (round(float(v)) for v in face.box)
+    left = min(max(left, 0), picture.shape[1] - width)
+    top = min(max(top - height if top >= height else bottom, 0), picture.shape[0] - height)
+    return np.array([left, top, left + width, top + height])
 
 
-def _plate(text: str, size: int, colour: tuple) -> np.ndarray:
-    """The text, of any script that the font has, white on ``colour``."""
-    from PIL import Image, ImageDraw, ImageFont
-    font = ImageFont.load_default(size)
-    left, _, right, _ = font.getbbox(text)
-    pad = max(2, size // 5)
-    ascent, descent = font.getmetrics()
-    image = Image.new('RGB', (math.ceil(right - min(left, 0)) + 2 * pad, ascent + descent + pad), colour)
-    ImageDraw.Draw(image).text((pad - min(left, 0), pad // 2), text, font=font, fill=(255, 255, 255))
-    return np.asarray(image)
+def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes ``(4,)`` share a pixel."""
+    return bool((np.minimum(one[2:], other[2:]) > np.maximum(one[:2], other[:2])).all())
 
 
 def contact_sheet(scenes: Sequence[Scene], cell: int = 320, columns: int | None = None) -> np.ndarray:
@@ -78,7 +91,6 @@ def contact_sheet(scenes: Sequence[Scene], cell: int = 320, columns: int | None 
     Args:
         cell: side of the square that a picture is fitted into.
     """
-    import cv2
     columns = columns or max(1, min(len(scenes), math.ceil(math.sqrt(len(scenes)))))
     caption = 24
     rows = math.ceil(len(scenes) / columns)
@@ -86,13 +98,14 @@ def contact_sheet(scenes: Sequence[Scene], cell: int = 320, columns: int | None 
     for number, scene in enumerate(scenes):
         top, left = number // columns * (cell + caption), number % columns * cell
         if scene.picture is not None:
-            picture = draw_scene(shrink(scene, cell - 8))
+            picture = draw_scene(shrink(scene, cell - 8), crowded=True)
             height, width = picture.shape[:2]
             y, x = top + (cell - height) // 2, left + (cell - width) // 2
             sheet[y:y + height, x:x + width] = picture
         name = str(scene.source).rpartition('/')[2] if not isinstance(scene.source, bytes | np.ndarray) else f'{number}'
         text = f'{name}: cannot be read' if scene.error else name
-        cv2.putText(sheet, text[:cell // 8], (left + 6, top + cell + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+        plate = letter(text, 13, _BACKGROUND, _INK, cell - 8)[:caption, :cell - 8]
+        sheet[top + cell:top + cell + plate.shape[0], left + 4:left + 4 + plate.shape[1]] = plate
     return sheet
 
 

@@ -23,7 +23,8 @@ from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
 from zoo.pipeline.contract import Contract
 
-__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'clean_name', 'nobody']
+__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'checked_probes', 'clean_name',
+           'nobody']
 
 _FORMAT = 'facezoo gallery 1'
 _BLOCK = 20_000  # persons whose templates are made at once
@@ -151,9 +152,12 @@ class Gallery:
         """The most similar persons of each face, best first; fewer than ``top``, or none, when no more are enrolled.
 
         Args:
-            embeddings: unit length, ``(F, D)``, made under this gallery's contract.
+            embeddings: ``(F, D)`` of any length (a network's own are not of unit length), made under this gallery's contract.
+
+        Raises:
+            GalleryError: as :func:`checked_probes`.
         """
-        embeddings = np.atleast_2d(embeddings).astype(np.float32)
+        embeddings = checked_probes(embeddings, self.contract.probe.shape[1])
         if not self._faces:
             return [[] for _ in embeddings]
         if self._index is None:
@@ -249,6 +253,21 @@ def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], wid
     if not np.isfinite(embeddings).all() or not embeddings.any(1).all():
         raise GalleryError(f'{name}: an embedding is zero or not finite')
     return l2_normalise(embeddings).astype(np.float32)
+
+
+def checked_probes(embeddings: np.ndarray, width: int) -> np.ndarray:
+    """Embeddings ``(F, width)``, ``(width,)`` or an empty list that are fit to be searched for, float32 ``(F, width)`` of unit
+    length: with others the scores would be no cosines, and everybody known. A zero one stays zero, and is like nobody.
+
+    Raises:
+        GalleryError: embeddings of another length, or not finite.
+    """
+    embeddings = np.atleast_2d(embeddings) if len(embeddings) else np.empty((0, width))
+    if embeddings.ndim != 2 or embeddings.shape[1] != width:
+        raise GalleryError(f'embeddings {embeddings.shape} cannot be searched for; this gallery holds {width} numbers a face')
+    if not np.isfinite(embeddings).all():
+        raise GalleryError('an embedding to search for is not finite')
+    return l2_normalise(embeddings.astype(np.float64)).astype(np.float32)
 
 
 def nobody(name: str, names: Iterable[str]) -> GalleryError:

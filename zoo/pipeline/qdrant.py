@@ -21,7 +21,7 @@ import numpy as np
 from plugins.extras import require
 from plugins.preprocess import l2_normalise
 from zoo.pipeline.contract import Contract
-from zoo.pipeline.gallery import GalleryError, Match, checked_faces, clean_name, nobody
+from zoo.pipeline.gallery import GalleryError, Match, checked_faces, checked_probes, clean_name, nobody
 
 __all__ = ['QdrantGallery', 'open_qdrant']
 
@@ -115,7 +115,7 @@ class QdrantGallery:
         persons a graph misses one known person in ten (``benchmarks/gallery.py``).
         """
         asked = [self._models.QueryRequest(query=row, using='template', limit=top, with_payload=['name'])
-                 for row in np.atleast_2d(embeddings).astype(np.float32).tolist()]
+                 for row in checked_probes(embeddings, self.contract.probe.shape[1]).tolist()]
         with self._answered():
             answers = self._client.query_batch_points(self._collection, asked)
         return [[Match(point.payload['name'], float(point.score), point.score > threshold) for point in answer.points]

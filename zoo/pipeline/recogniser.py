@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -113,7 +114,16 @@ class Pipeline:
         return replace(scene, faces=faces)
 
     def stream(self, sources: Iterable[Picture]) -> Iterator[Scene]:
-        """Many pictures in order, ``workers`` at a time; one that cannot be read gives a scene with ``error``."""
+        """Many pictures in order, ``workers`` at a time; one that cannot be read gives a scene with ``error``.
+
+        Raises:
+            FaceError: a single picture, whose letters, bytes or rows would be taken for pictures.
+        """
+        if isinstance(sources, str | os.PathLike | bytes | bytearray) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+            raise FaceError('stream() takes many pictures; put the one into a list, or call the pipeline with it')
+        return self._stream(sources)
+
+    def _stream(self, sources: Iterable[Picture]) -> Iterator[Scene]:
         waiting: deque[Future[Scene]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             try:

@@ -98,9 +98,10 @@ class Rates:
 
 
 class VideoSource:
-    """Frames of a camera (its number), a stream (URL) or a file, by OpenCV.
+    """Frames of a camera (its number or device file), a stream (URL), a GStreamer pipeline or a file, by OpenCV.
 
     Args:
+        source: what has `` ! `` in it is a pipeline; it ends in ``appsink``.
         live: frames that nobody waits for are dropped; by default for cameras and streams.
 
     Attributes:
@@ -114,18 +115,23 @@ class VideoSource:
 
     def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
         import cv2
-        text = str(source)
-        camera = text.isdigit()
-        self._file = not camera and '://' not in text
+        text, gstreamer = str(source), ' ! ' in str(source)
+        camera = not gstreamer and (text.isdigit() or Path(text).is_char_device())
+        self._file = not camera and not gstreamer and '://' not in text
         if self._file and not Path(text).is_file():
-            raise FaceError(f'{text}: no such video; a camera is given by its number, a stream by its URL')
+            raise FaceError(f'{text}: no such video; a camera is given by its number or device file (/dev/video0), a stream by '
+                            'its URL, a GStreamer pipeline with " ! " between its elements')
         self.name, self.live = text, not self._file if live is None else live
         self._paced = self.live and self._file
-        self._capture = cv2.VideoCapture(int(text) if camera else text)
+        if gstreamer and not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            raise FaceError(f'{text}: a GStreamer pipeline, and OpenCV {cv2.__version__} here is built without GStreamer (as '
+                            'that of PyPI is); install one that has it, or give a camera or the URL of a stream')
+        self._capture = cv2.VideoCapture(int(text) if text.isdigit() else text, cv2.CAP_GSTREAMER if gstreamer else cv2.CAP_ANY)
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
             self._capture.release()
-            kind = 'camera: is it plugged in, and free?' if camera else 'video that OpenCV can read'
+            kind = ('camera: is it plugged in, and free?' if camera else
+                    'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read')
             raise FaceError(f'{text}: no {kind}')
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from plugins.faces import Faces
+from plugins.preprocess import FaceError
 from zoo.jetson.decode import decode, fit
 from zoo.jetson.decode import suppress as strongest
 from zoo.runtime.embedder import runtime_of
@@ -61,7 +62,16 @@ class FaceDetector:
         self.threshold = next(score for score in (threshold, net.score, USUAL_SCORE) if score is not None)
 
     def __call__(self, picture: np.ndarray) -> Faces:
-        """Faces of one picture uint8 RGB ``(H, W, 3)``, best first, in its own pixels; boxes may reach over the border."""
+        """Faces of one picture uint8 RGB ``(H, W, 3)``, best first, in its own pixels; boxes may reach over the border.
+
+        Raises:
+            FaceError: anything else, in which no face would be found.
+        """
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.size
+                and picture.shape[2] == 3):
+            given = f'{picture.dtype} {picture.shape}' if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise FaceError(f'{self.name}: expected a picture, uint8 RGB (H, W, 3), got {given}; '
+                            'zoo.pipeline.pictures.read_picture makes one of a file or of encoded bytes')
         padded, factors = fit(picture, self.size, self.net.side or self.net.strides[-1])
         outputs = self.net(padded[None])
         faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)

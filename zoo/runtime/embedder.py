@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from plugins.extras import MissingExtra
+from plugins.files import sha256_file
 from plugins.preprocess import Preprocess
 from zoo.model_card import card
 
@@ -107,15 +108,35 @@ def sidecar_path(path: str | os.PathLike) -> Path:
 
 
 def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
-    """The sidecar of an artefact and its preprocessing; InsightFace's convention when there is none."""
+    """The sidecar of an artefact and the preprocessing of a recogniser; InsightFace's convention when there is none.
+
+    Raises:
+        ValueError: it is no sidecar, or was not written with this artefact.
+    """
     sidecar = sidecar_path(path)
     if not sidecar.exists():
         return {}, Preprocess()
     try:
         data = json.loads(sidecar.read_text())
-        return data, Preprocess(**data.get('preprocess', {}))
+        for part, name in ((data, 'the file'), (data.get('sha256', {}) if isinstance(data, dict) else {}, 'sha256')):
+            if not isinstance(part, dict):
+                raise TypeError(f'{name} is not a JSON object')
+        preprocess = Preprocess(**data.get('preprocess', {}) if data.get('task') != 'detection' else {})
     except (ValueError, TypeError) as error:
         raise ValueError(f'{sidecar}: not a facezoo sidecar ({error}); export the model again') from None
+    _check_hashes(Path(path), data.get('sha256', {}))
+    return data, preprocess
+
+
+def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
+    """Refuse files of an artefact that are not those its sidecar was written with. A sidecar is found by its name, so files
+    that were renamed together are known by their suffix; exporters open what they wrote before there are hashes."""
+    by_suffix = {Path(name).suffix: digest for name, digest in hashes.items()}
+    for file in (path, path.with_suffix('.bin')) if path.suffix == '.param' else (path,):
+        stated = hashes.get(file.name, by_suffix.get(file.suffix))
+        if stated and file.is_file() and sha256_file(file) != stated:
+            raise ValueError(f'{file}: not the file that {sidecar_path(path).name} beside it was written with (its SHA-256 is '
+                             'another): damaged, or of another export; copy all files of the export again, or export again')
 
 
 def score_of(sidecar: Mapping) -> float | None:

@@ -39,7 +39,7 @@ class NcnnEmbedder:
                 if status:
                     raise RuntimeError(f'{self.name}: NCNN returned {status}; the model may not fit its .bin')
                 rows.append(np.array(output).reshape(-1))
-        return np.stack(rows)
+        return np.stack(rows) if rows else np.empty((0, self.num_features), np.float32)
 
 
 class NcnnDetector:

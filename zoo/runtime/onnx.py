@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ class OnnxEmbedder:
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
                  ) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)
+        self.session = onnx_session(path, threads, providers, exact)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
             raise ValueError(f'{path}: {len(inputs)} inputs and {len(outputs)} outputs; a recogniser has one of each')
@@ -39,6 +40,8 @@ class OnnxEmbedder:
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         x = self.preprocess(faces)
+        if not len(x):
+            return np.empty((0, self.num_features), np.float32)
         batches = x[:, None] if self._fixed_batch else [x]
         return np.concatenate([self.session.run([self._output], {self._input: b})[0].reshape(len(b), -1) for b in batches])
 
@@ -54,8 +57,8 @@ class OnnxDetector:
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
                  ) -> None:
         self.name = str(path)
-        self.session = onnx_session(path, threads, providers, exact)
         self.sidecar, self.preprocess = read_sidecar(path)[0], PictureNorm()
+        self.session = onnx_session(path, threads, providers, exact)
         self.score = score_of(self.sidecar)
         taken = self.session.get_inputs()[0]
         self._input, self.side = taken.name, _fixed_side(path, taken.shape[2:])
@@ -120,7 +123,14 @@ def _without_prelu(path: str | os.PathLike | bytes) -> str | os.PathLike | bytes
     try:
         onnx = require('onnx', 'onnx')
     except MissingExtra:
-        _LOG.info('%s: loaded as it is; with the onnx package installed, networks with PReLU run faster', path)
+        if b'PRelu' in (path if isinstance(path, bytes) else Path(path).read_bytes()):
+            _say_slow()
         return path
     model = onnx.load_from_string(path) if isinstance(path, bytes) else onnx.load(str(path))
     return model.SerializeToString() if replace_prelu(model) else path
+
+
+@cache  # once a process
+def _say_slow() -> None:
+    _LOG.info("networks with PReLU take about twice the time in onnxruntime without the package onnx: "
+              "pip install 'facezoo[runtime]'")

@@ -1,0 +1,25 @@
+"""The JSON file beside an artefact that says what it is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from plugins.extras import installed_versions
+from plugins.files import sha256_file, write_atomic
+from zoo.runtime.embedder import sidecar_path
+
+__all__ = ['finish_sidecar']
+
+PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
+
+
+def finish_sidecar(sidecar: dict, artefact: Path, files: Sequence[Path]) -> dict:
+    """Complete a sidecar with the hashes and sizes of its files and with versions, and write it beside the artefact."""
+    sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
+                'versions': installed_versions(PACKAGES),
+                'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
+    write_atomic(sidecar_path(artefact), json.dumps(sidecar, indent=2) + '\n')
+    return sidecar
