@@ -6,12 +6,13 @@
 
 `people` holds a folder a person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
 
-Ctrl-C ends it. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started this can
+Ctrl-C ends it, and so does SIGTERM, by which services are stopped. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started this can
 start it again.
 """
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -130,6 +131,7 @@ def _watch(system, source, out):
     system.seconds = dict.fromkeys(system.seconds, 0.0)
     endless = not os.path.isfile(source) and not camera.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # which may be NaN
     count, began, writer, lost = 0, time.time(), None, False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the video is closed
     try:
         while True:
             ready, frame = camera.read()
