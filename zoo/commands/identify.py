@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--lowres', action='store_true', help='also with degraded probes, at x2, x4 and x8')
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N', help='threads of the runtime; 0: its own choice')
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
+                        help='threads of the runtime; 0: its own choice')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

@@ -6,8 +6,8 @@
 
 `people` holds a folder a person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
 
-Ctrl-C ends it, and so does SIGTERM, by which services are stopped. A camera or stream that ends by itself is lost: the exit status is then 1, so that whatever started this can
-start it again.
+Ctrl-C ends it, and so does SIGTERM, by which services are stopped. A camera or stream that ends by itself is lost: the exit
+status is then 1, so that whatever started this can start it again.
 """
 
 import json
