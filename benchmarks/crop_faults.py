@@ -1,4 +1,4 @@
-"""What faults of the crop cost each recogniser: landmarks that are off, and no mirror image.
+"""What faults of the crop cost FDFaceNet's weights: landmarks that are off, and no mirror image.
 
     python benchmarks/crop_faults.py --set lfw_112.zip --holdout faces/holdout --raw lfw_raw_fold1.zip \\
         --teacher retinaface_mnet025.pth --model fdfacenet_kd_faces.safetensors
@@ -33,7 +33,7 @@ from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
 from zoo.jetson.align import TEMPLATE, similarity_transform
 from zoo.loading import load_model
-from zoo.model_card import card, list_models
+from zoo.model_card import weights_of
 from zoo.runtime import open_embedder
 from zoo.runtime.detector import FaceDetector, open_detector
 from zoo.runtime.embedder import Embedder
@@ -41,7 +41,7 @@ from zoo.runtime.torch import TorchDetector
 
 RESULT = Path(__file__).parents[1] / 'results' / 'crop_faults.json'
 ERRORS = (0.0, 1.5, 3.0)
-DETECTOR = 'retinaface_mnet025'
+DETECTOR, WEIGHTS = 'retinaface_mnet025', ('fdfacenet', 'fdfacenet.lowquality')
 
 
 class MisalignedFaces:
@@ -115,13 +115,11 @@ def main() -> None:
     facts = {'command': command_line(__doc__), 'set': f'{data.name}, {len(data.same)} pairs', 'flip': True,
              'holdout': f'{len(faces)} faces', 'detectors': detectors(load_verification_set(args.raw), args.teacher),
              'misaligned': {}, 'mirror': {}}
-    bundled = {name if tag == 'default' else f'{name}.{tag}': weights.thresholds
-               for name in list_models(weights=True, task='recognition') for tag, weights in card(name).weights.items()}
-    for name in (*bundled, *args.model):
-        embedder = open_embedder(name)
-        facts['misaligned'][Path(name).stem if name in args.model else name] = misaligned(embedder, data)
-        if name in bundled:
-            facts['mirror'][name] = mirror(embedder, faces, bundled[name])
+    for name in (*WEIGHTS, *args.model):
+        embedder, weights = open_embedder(name), weights_of(name)
+        facts['misaligned'][name if weights else Path(name).stem] = misaligned(embedder, data)
+        if weights:
+            facts['mirror'][name] = mirror(embedder, faces, weights.thresholds)
     write_atomic(args.out, json.dumps(facts | {'date': datetime.date.today().isoformat()}, indent=1) + '\n')
 
 

@@ -50,5 +50,5 @@ def test_no_face_at_all_and_no_detector(people, tmp_path, detector_file, recogni
     assert 'none of 2 pictures gave a face' in capsys.readouterr().err
     assert main(['data', 'align', str(people), *out, '--detector', str(recogniser_file)]) == 1
     assert 'a detector has 9, 12 or 15' in capsys.readouterr().err
-    assert main(['data', 'align', str(people), *out, '--detector', str(detector_file), '--score', '1.1']) == 1
+    assert main(['data', 'align', str(people), *out, '--detector', str(detector_file), '--score', '1']) == 1
     assert 'none of 4 pictures' in capsys.readouterr().err

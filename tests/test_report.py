@@ -120,7 +120,7 @@ def test_errors_come_before_the_work(tmp_path, capsys, face_bin, measured, small
     save_weights(tmp_path / 'w.safetensors', small_net, 'fdfacenet', {'width': 0.25})
     command = ['deploy-report', str(tmp_path / 'w.safetensors'), '--gate-set', str(face_bin), '--out', str(tmp_path / 'r')]
     assert main([*command, '--targets', 'jetson-tx3']) == 1
-    assert "unknown target 'jetson-tx3'; did you mean jetson-tx2" in capsys.readouterr().err
+    assert "unknown target 'jetson-tx3'; did you mean 'jetson-tx2'" in capsys.readouterr().err
     assert main([*command, '--measured', str(measured)]) == 1
     assert "model is 'small', the report is of 'w'" in capsys.readouterr().err
     assert main([*command, '--measured', str(tmp_path / 'none.json')]) == 1
