@@ -112,11 +112,12 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=RESULT)
     args = parser.parse_args()
     data, faces = load_verification_set(args.set), open_faces(args.holdout)
+    embedders = {name: open_embedder(name) for name in (*WEIGHTS, *args.model)}
     facts = {'command': command_line(__doc__), 'set': f'{data.name}, {len(data.same)} pairs', 'flip': True,
              'holdout': f'{len(faces)} faces', 'detectors': detectors(load_verification_set(args.raw), args.teacher),
              'misaligned': {}, 'mirror': {}}
-    for name in (*WEIGHTS, *args.model):
-        embedder, weights = open_embedder(name), weights_of(name)
+    for name, embedder in embedders.items():
+        weights = weights_of(name)
         facts['misaligned'][name if weights else Path(name).stem] = misaligned(embedder, data)
         if weights:
             facts['mirror'][name] = mirror(embedder, faces, weights.thresholds)
