@@ -103,6 +103,7 @@ def test_what_runs_a_file_is_told_by_what_opens_it(tmp_path):
 def test_a_candidate_that_writes_much_to_stderr_is_not_held_up():
     talk = "import sys; sys.stderr.write('x' * 300_000); print('{}', flush=True); sys.exit('and ends')"
     worker = Worker('talker', [sys.executable, '-c', talk], 1)
+    worker._process.wait()  # a question to the dead is answered by its last words, too
     with pytest.raises(RuntimeError, match=r'talker: .*and ends'):
         worker.ask(1)
 

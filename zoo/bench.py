@@ -7,6 +7,7 @@ a slow minute hits both. Runs without torch when the models are files.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -105,12 +106,14 @@ class Worker:
 
     def ask(self, question: object) -> dict:
         """The answer to one line."""
-        self._process.stdin.write(f'{question}\n')
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died; what it said is read next
+            self._process.stdin.write(f'{question}\n')
+            self._process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()
