@@ -79,7 +79,7 @@ class Degrade:
         factors: one is drawn for each face; 1 leaves it as it is.
         p: probability of a lower resolution.
         variant: ``bicubic`` or ``askd``.
-        landmarks: error of the alignment, see :func:`misalign`; the detectors here are off by 1.5 from one another.
+        landmarks: error of the alignment, see :func:`misalign`; the two detectors measured here differ by 1.24.
     """
 
     factors: tuple[int, ...] = (2, 4, 8)
