@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.config import list_recipes, load_recipe, read_config
+from recipes.config import RecipeError, list_recipes, load_recipe, read_config
 from zoo.tables import format_table
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _networks(config) -> Iterator[Finding]:
 
     from plugins.data.check import Finding
     from plugins.registry import create_backbone
-    from zoo.model_card import weights_of
+    from recipes.trainer.teacher import check_there
     try:
         with torch.device('meta'):
             create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
@@ -87,8 +87,10 @@ def _networks(config) -> Iterator[Finding]:
     if config.init and not Path(config.init).is_file():
         yield Finding(f'init={config.init!r}: no such weights file')
     for name in config.teachers:
-        if not Path(name).exists() and weights_of(name) is None:
-            yield Finding(f'teachers: {name!r} is neither a file or folder nor a trained model of the zoo')
+        try:
+            check_there(name)
+        except RecipeError as error:
+            yield Finding(str(error))
 
 
 def _check_detector(recipe: str, config) -> int:

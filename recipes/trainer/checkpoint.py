@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import torch
 from plugins.files import atomic_path
 from recipes.config import TrainConfig
 
-__all__ = ['CheckpointError', 'load_checkpoint', 'not_finite', 'save_checkpoint']
+__all__ = ['CheckpointError', 'load_checkpoint', 'not_finite', 'plain', 'save_checkpoint']
 
 _LOG = logging.getLogger(__name__)
 # keys that may change between the two halves of a training without changing what is computed
@@ -60,7 +59,7 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
     for key in sorted(lowered):
         _LOG.warning('%s: goes on with %s %g instead of %g', path, key, now[key], then[key])
     changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now
-               if key not in _FREE | lowered and _plain(now[key]) != _plain(then.get(key))]
+               if key not in _FREE | lowered and plain(now[key]) != plain(then.get(key))]
     changed += [f'{key} of the data: {state["data"][key]} -> {value}' for key, value in data.items()
                 if 'data' in state and state['data'][key] != value]
     if state['world_batch'] != world_batch:
@@ -71,9 +70,11 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
     return state
 
 
-def _plain(value: object) -> str:
-    """Equal for a tuple and the list that a command line or a file makes of it."""
-    return json.dumps(value, sort_keys=True)
+def plain(value: object) -> object:
+    """Tuples to the lists that a command line or YAML makes of them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def not_finite(state: Mapping, prefix: str = '') -> Iterator[str]:

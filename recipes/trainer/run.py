@@ -20,7 +20,7 @@ from plugins.extras import require
 from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
-from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, save_checkpoint
+from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, plain, save_checkpoint
 from recipes.trainer.cpu import keep_memory
 from zoo.weights import save_weights
 
@@ -178,14 +178,7 @@ def save_recipe(fabric, config: Config) -> None:
         return
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    write_atomic(output / 'recipe.yaml', yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
-
-
-def _plain(value):
-    """Tuples to lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    write_atomic(output / 'recipe.yaml', yaml.safe_dump(plain(asdict(config)), sort_keys=False))
 
 
 def _make_fabric(config: Config):

@@ -32,7 +32,7 @@ from zoo.model_card import list_models, preprocess_of, weights_of
 from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
 
-__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'open_teacher', 'teacher_size']
+__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'check_there', 'open_teacher', 'teacher_size']
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
@@ -63,7 +63,7 @@ def teacher_size(config: TrainConfig, size: int) -> int:
         RecipeError: there is no such teacher.
     """
     for path in config.teachers:
-        _check_there(path)
+        check_there(path)
     if not config.teachers:
         return size
     first = Path(config.teachers[0])
@@ -77,8 +77,12 @@ def teacher_size(config: TrainConfig, size: int) -> int:
     return wanted
 
 
-def _check_there(path: str) -> None:
-    """Refuse a path at which nothing is, or a folder in which no teacher is."""
+def check_there(path: str) -> None:
+    """Refuse a path at which nothing is, or a folder in which no teacher is.
+
+    Raises:
+        RecipeError: the message names it, and what a teacher may be.
+    """
     there = path.partition('.')[0] in list_models() or Path(path).is_file() or is_training(path)
     if not there and not any(Path(path).glob('*.param')):
         what = 'holds neither a finished training nor a network' if Path(path).is_dir() else 'is not there'
