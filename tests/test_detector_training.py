@@ -17,7 +17,7 @@ from plugins.preprocess import FaceError
 from plugins.registry import create_detector
 from recipes import bundle
 from recipes.bundle import score
-from recipes.bundle.detection import choose_score, score_table
+from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.labels import vote
 from tests.conftest import encode
@@ -193,3 +193,17 @@ def test_score_is_written_into_the_card(labelled, tmp_path, monkeypatch):
     assert entry.sha256 == report['sha256'] and entry.limits == zoo.card('retinaface_mnet025').weights['default'].limits
     assert len(report['halves']) == 2 and str(labelled.parent.parent) not in report['command']
     assert (CARDS / card.name).read_text() == before
+
+
+def test_alignments_compared_pair_by_pair():
+    """Scores by hand, of which one genuine pair is lost; then noise, whose effect lies within its error."""
+    teacher, same = np.repeat([3, 5, -1, 1.], 10), np.arange(40) < 20
+    assert separation(teacher, same) == 4
+    student = np.where(np.arange(40) == 0, -2, teacher)
+    result = compare_pairs(student, teacher, same)
+    assert result['gain'] == -1 / 40 and result['error'] == 1 / 40
+    assert result['separation_gain'] == pytest.approx(separation(student, same) - 4, abs=1e-4) < -1
+    rng, same = np.random.default_rng(1), np.arange(2000) < 1000
+    teacher = 4 * same + rng.normal(size=2000)
+    result = compare_pairs(teacher + 0.1 * rng.normal(size=2000), teacher, same)
+    assert 0.005 < result['separation_error'] < 0.02 and abs(result['separation_gain'] + 0.02) < 2 * result['separation_error']

@@ -73,14 +73,14 @@ def test_thresholds_and_licence_are_those_of_the_weights(name, tmp_path):
     own = zoo.card('fdfacenet').weights[name.partition('.')[2] or 'default']
     assert zoo.card('fdfacenet').weights['default'].thresholds != zoo.card('fdfacenet').weights['lowquality'].thresholds
     sidecar = export(zoo.load(name), 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
-    assert sidecar['licence'] == own.licence
+    assert sidecar['licence'] == own.licence and sidecar['origin'] in (name, f'{name}.default')
     assert threshold_of(zoo.open(tmp_path / 'm.onnx'), '1e-4') == own.thresholds['1e-4']
 
 
 def test_weights_that_no_card_knows_carry_no_threshold(model, tmp_path):
     save_weights(tmp_path / 'own.safetensors', model, 'fdfacenet', {})
     sidecar = export(zoo.load('fdfacenet', weights=tmp_path / 'own.safetensors'), 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
-    assert sidecar['licence'] == '' and sidecar['thresholds'] == {}
+    assert sidecar['origin'] == sidecar['licence'] == '' and sidecar['thresholds'] == {}
     with pytest.raises(ValueError, match=r'no threshold at FAR 1e-3.*--threshold'):
         threshold_of(zoo.open(tmp_path / 'm.onnx'))
 

@@ -70,7 +70,8 @@ def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
     if args.threshold is not None:
         return args.threshold, f'similarity {args.threshold:g}, as given'
     threshold = threshold_of(embedder, args.far)
-    name = getattr(embedder, 'sidecar', {}).get('model') or embedder.name  # of a file, whatever its folder is called
+    sidecar = getattr(embedder, 'sidecar', {})
+    name = sidecar.get('origin') or sidecar.get('model') or embedder.name  # of a file, whatever its folder is called
     return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {name}'
 
 

@@ -25,9 +25,12 @@ CALIBRATION_FACES = 512
 
 
 def origin_facts(model: nn.Module) -> dict:
-    """``licence`` and ``thresholds`` of a model's weights; empty when no card knows them."""
-    origin = weights_of(getattr(model, 'origin', None) or '')
-    return {'licence': origin.licence, 'thresholds': dict(origin.thresholds)} if origin else {'licence': '', 'thresholds': {}}
+    """``origin`` (``fdfacenet.lowquality``), ``licence`` and ``thresholds`` of a model's weights; empty when no card knows
+    them."""
+    origin = getattr(model, 'origin', None) or ''
+    weights = weights_of(origin)
+    return {'origin': origin if weights else '', 'licence': weights.licence if weights else '',
+            'thresholds': dict(weights.thresholds) if weights else {}}
 
 
 @dataclass(frozen=True)
