@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument('part', choices=('quality', 'speed'))
     parser.add_argument('--calib', help='pictures to calibrate on')
     parser.add_argument('--pictures', help='others to measure on')
-    parser.add_argument('--raw', help='unaligned verification set')
+    parser.add_argument('--raw', action='append', default=[], metavar='SET', help='verification set, unaligned')
     parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain')
     parser.add_argument('--out', type=Path, default=Path('results/detector_int8.json'))
     args = parser.parse_args()

@@ -101,31 +101,35 @@ def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
 
 
 def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
-    """The card's figures of the whole chain, from unaligned pictures to decisions, with each net doing the alignment and each
-    recogniser that the command names; nothing without a set for it.
+    """The card's figures of the whole chain, from pictures to decisions, with each net doing the alignment: by verification
+    set and recogniser that the command names; nothing without a set.
 
     A picture in which no face is found gives a black crop, and is counted in ``missed``. ``paired``: gain of the student over
     the teacher at one threshold, the best for both together, and its standard error, from the pairs that they decide
     differently. A decision is 1 / pairs of accuracy: on small sets ``separation`` says more, in which every score counts
     (:func:`separation`), with its gain and the standard error of that.
     """
-    if not args.raw:
-        return {}
+    detectors = {key: FaceDetector(net, threshold=score) for key, net in nets.items()}
+    chains = [_chain(detectors, load_verification_set(path), args.recogniser or ['fdfacenet']) for path in args.raw]
+    return {'chain': {name: {**facts, 'flip': True, 'score': score} for name, facts in chains}} if chains else {}
+
+
+def _chain(detectors: dict[str, FaceDetector], data: VerificationSet, models: Sequence[str]) -> tuple[str, dict]:
+    """The set's name and what :func:`chain_metrics` says of it."""
     from zoo.runtime import open_embedder
-    data, recognisers = load_verification_set(args.raw), {}
-    aligned = {key: _aligned(FaceDetector(net, threshold=score), data) for key, net in nets.items()}
-    for name in args.recogniser or ['fdfacenet']:
-        embedder, figures, scores = open_embedder(name), {}, {}
+    aligned, recognisers = {key: _aligned(detector, data) for key, detector in detectors.items()}, {}
+    for model in models:
+        embedder, figures, scores = open_embedder(model), {}, {}
         for key, (crops, _) in aligned.items():
-            embeddings, _ = embed_faces(embedder, MemoryFaces(crops, args.raw))
+            embeddings, _ = embed_faces(embedder, MemoryFaces(crops, data.name))
             first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
             result, scores[key] = evaluate_pairs(first, second, data.same), (first * second).sum(1)
             figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5),
                             'tar@1e-3': round(result.tar['1e-3'], 5),
                             'separation': round(float(separation(scores[key], data.same)), 4)}
-        recognisers[Path(name).stem] = {**figures, 'paired': compare_pairs(scores['student'], scores['teacher'], data.same)}
-    return {'chain': {'set': data.name, 'pairs': len(data.same), 'flip': True, 'score': score,
-                      'missed': {key: missed for key, (_, missed) in aligned.items()}, 'recognisers': recognisers}}
+        recognisers[Path(model).stem] = {**figures, 'paired': compare_pairs(scores['student'], scores['teacher'], data.same)}
+    return data.name, {'pairs': len(data.same), 'missed': {key: missed for key, (_, missed) in aligned.items()},
+                       'recognisers': recognisers}
 
 
 def _aligned(detector: FaceDetector, data: VerificationSet, size: int = 112) -> tuple[list[bytes], int]:
@@ -167,7 +171,8 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     """What a detector is measured with."""
     parser.add_argument('--teacher', required=True, help='weights of the teacher')
     parser.add_argument('--pictures', required=True, help='held-out pictures')
-    parser.add_argument('--raw', help='unaligned verification set: the whole chain is measured on it')
+    parser.add_argument('--raw', action='append', default=[], metavar='SET',
+                        help='verification set: the whole chain is measured on its pictures, aligned before or not')
     parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain; fdfacenet unless given')
 
 
