@@ -1,7 +1,8 @@
 """Pictures and frames a second with all cores: albums beside InsightFace's FaceAnalysis, same ONNX files; a video.
 
   python benchmarks/album_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
-      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/album_speed.json
+      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-bf16 build/det_ncnn,build/rec16_ncnn \\
+      --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/album_speed.json
 
 Models: those of system_speed.py
 

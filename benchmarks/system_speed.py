@@ -6,10 +6,12 @@
   facezoo export retinaface_mnet025 --to ncnn --precision int8 --calib pictures --out build/det8_ncnn
   facezoo export fdfacenet --to onnx --out build/rec.onnx
   facezoo export fdfacenet --to ncnn --out build/rec_ncnn
+  facezoo export fdfacenet --to ncnn --precision bf16 --gate-set val.bin --out build/rec16_ncnn
   facezoo export fdfacenet --to onnx --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8.onnx
   facezoo export fdfacenet --to ncnn --precision int8 --calib faces_train.zip --gate-set val.bin --out build/rec8_ncnn
   python benchmarks/system_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
-      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/system_speed.json
+      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-bf16 build/det_ncnn,build/rec16_ncnn \\
+      --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/system_speed.json
 
 Needs: pictures (a folder or zip of pictures of people), faces_train.zip (aligned faces to calibrate on), val.bin (6000
 pairs of identities not trained on)
@@ -49,7 +51,8 @@ from zoo.tables import format_table
 SCORE = 0.75  # lowest score of a face, of all
 GROWTH, BATCHES = (1, 2, 4, 8, 16, 24), (1, 2, 4, 8, 16, 32, 48)
 THEIRS, OURS = 'FaceAnalysis', 'onnxruntime'
-SYSTEMS = {'onnx': OURS, 'onnx-int8': f'{OURS}, 8 bits', 'ncnn': 'NCNN', 'ncnn-int8': 'NCNN, 8 bits'}  # option: name
+SYSTEMS = {'onnx': OURS, 'onnx-int8': f'{OURS}, 8 bits', 'ncnn': 'NCNN', 'ncnn-bf16': 'NCNN, recogniser in bf16',
+           'ncnn-int8': 'NCNN, 8 bits'}  # option: name
 
 
 def pictures(detector) -> dict[str, np.ndarray]:
