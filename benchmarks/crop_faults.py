@@ -28,12 +28,12 @@ from plugins.data.degrade import misalign
 from plugins.data.sources import FaceSource, open_faces
 from plugins.files import write_atomic
 from plugins.preprocess import decode_image, encode_image
-from recipes.bundle.detection import central
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
 from zoo.jetson.align import TEMPLATE, similarity_transform
 from zoo.loading import load_model
 from zoo.model_card import weights_of
+from zoo.pipeline.crop import central_landmarks
 from zoo.runtime import open_embedder
 from zoo.runtime.detector import FaceDetector, open_detector
 from zoo.runtime.embedder import Embedder
@@ -68,7 +68,7 @@ def detectors(raw: VerificationSet, teacher: str) -> dict:
     offsets = []
     for index in range(len(raw.faces)):
         picture = decode_image(raw.faces.read(index)[0], raw.faces.name(index))
-        ours, theirs = (central(detector(picture), picture) for detector in nets)
+        ours, theirs = (central_landmarks(detector(picture), picture) for detector in nets)
         if ours is not None and theirs is not None:
             linear = similarity_transform(theirs, TEMPLATE)[:, :2]
             offsets.append((ours - theirs) @ linear.T)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
 
-from plugins.data.sources import TreeFaces
-from plugins.preprocess import decode_image, encode_image
+from plugins.data.sources import MemoryFaces, TreeFaces
+from plugins.faces import Faces
+from plugins.preprocess import FaceError, decode_image, encode_image
 from zoo.cli import main
+from zoo.evaluate.chain import align_set
+from zoo.evaluate.verification import VerificationSet
 from zoo.pipeline.sample import sample_landmarks
 
 
@@ -52,3 +56,36 @@ def test_no_face_at_all_and_no_detector(people, tmp_path, detector_file, recogni
     assert 'a detector has 9, 12 or 15' in capsys.readouterr().err
     assert main(['data', 'align', str(people), *out, '--detector', str(detector_file), '--score', '1']) == 1
     assert 'none of 4 pictures' in capsys.readouterr().err
+
+
+def test_the_whole_chain_is_evaluated(picture, recogniser_file, detector_file, tmp_path, capsys):
+    """Unaligned cuts of six persons, each beside a darker one of itself; one stranger is a wall. Without a detector they are
+    refused; with one all is told right, and the wall is counted."""
+    from plugins.data.verification import write_bin
+    cuts = [picture[max(0, y - 125):y + 125, max(0, x - 125):x + 125] for x, y in sample_landmarks().mean(1).astype(int)]
+    wall = np.full((250, 250, 3), 90, np.uint8)
+    pairs = [(cut, (share * cut).astype(np.uint8)) for share in (0.7, 0.9) for cut in cuts]
+    strangers = [(cuts[first], cuts[(first + step) % 6]) for step in (1, 2) for first in range(6)]
+    strangers[5] = (cuts[5], wall)
+    write_bin(tmp_path / 'raw.bin', [encode_image(image) for pair in (*pairs, *strangers) for image in pair],
+              [True] * 12 + [False] * 12)
+    command = ['eval', str(recogniser_file), '--set', str(tmp_path / 'raw.bin'), '--json']
+    assert main(command) == 1
+    assert 'the model wants aligned 112x112 crops' in capsys.readouterr().err
+    assert main([*command, '--detector', str(detector_file)]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert 'no face found in 1 of 19 pictures: raw.bin, image' in said.err.replace(f'{tmp_path}/', '')
+    assert found['tar@1e-3'] == 1 and found['without_face'] == 1 and found['pictures'] == 19 and found['score'] == 0.62
+
+
+def test_a_set_without_faces_or_with_a_damaged_picture():
+    def nothing(picture):
+        return Faces.from_rows([])
+    nothing.name = 'blind'
+    wall = encode_image(np.full((50, 50, 3), 90, np.uint8))
+    pairs, same = np.array([[0, 1]]), np.ones(1, bool)
+    with pytest.raises(FaceError, match='walls: blind found a face in none of 2 pictures'):
+        align_set(VerificationSet('walls', MemoryFaces([wall, wall], 'walls'), pairs, same), nothing)
+    with pytest.raises(FaceError, match=r'walls, image 1: cut short after 200 bytes'):
+        align_set(VerificationSet('walls', MemoryFaces([wall, wall[:200]], 'walls'), pairs, same), nothing)

@@ -15,19 +15,18 @@ import cv2
 import numpy as np
 
 from plugins.data.pictures import Pictures
-from plugins.data.sources import MemoryFaces, TreeFaces
+from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
-from plugins.preprocess import decode_image, encode_image
 from recipes.trainer.labels import LOWEST, vote
+from zoo.evaluate.chain import align_set
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
-from zoo.jetson.align import align
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, FaceDetector
 
-__all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'central', 'chain_metrics',
-           'choose_score', 'compare_pairs', 'cross_check', 'heldout_metrics', 'observe', 'score_table', 'separation']
+__all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'chain_metrics', 'choose_score',
+           'compare_pairs', 'cross_check', 'heldout_metrics', 'observe', 'score_table', 'separation']
 
 SURE = 0.8  # score from which the teacher's merged opinion counts as a face
 # name: (scale, angle in degrees) of the held-out picture, and the least side of the faces that count
@@ -92,21 +91,13 @@ def _view(picture: np.ndarray, faces: Faces, scale: float, angle: float) -> tupl
     return view, faces.warped(matrix)
 
 
-def central(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
-    """Landmarks ``(5, 2)`` of the face nearest to the middle, as LFW is aligned; None without a face."""
-    if not len(faces):
-        return None
-    middle = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - np.array(picture.shape[1::-1]) / 2
-    return faces.landmarks[np.square(middle).sum(1).argmin()]
-
-
 def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
     """The card's figures of the whole chain, from pictures to decisions, with each net doing the alignment: by verification
     set and recogniser that the command names; nothing without a set.
 
-    A picture in which no face is found gives a black crop, and is counted in ``missed``. ``paired``: gain of the student over
-    the teacher at one threshold, the best for both together, and its standard error, from the pairs that they decide
-    differently. A decision is 1 / pairs of accuracy: on small sets ``separation`` says more, in which every score counts
+    Pictures in which no face is found are counted in ``missed`` (:func:`zoo.evaluate.chain.align_set`). ``paired``: gain of the
+    student over the teacher at one threshold, the best for both together, and its standard error, from the pairs that they
+    decide differently. A decision is 1 / pairs of accuracy: on small sets ``separation`` says more, in which every score counts
     (:func:`separation`), with its gain and the standard error of that.
     """
     detectors = {key: FaceDetector(net, threshold=score) for key, net in nets.items()}
@@ -117,31 +108,19 @@ def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score:
 def _chain(detectors: dict[str, FaceDetector], data: VerificationSet, models: Sequence[str]) -> tuple[str, dict]:
     """The set's name and what :func:`chain_metrics` says of it."""
     from zoo.runtime import open_embedder
-    aligned, recognisers = {key: _aligned(detector, data) for key, detector in detectors.items()}, {}
+    aligned, recognisers = {key: align_set(data, detector) for key, detector in detectors.items()}, {}
     for model in models:
         embedder, figures, scores = open_embedder(model), {}, {}
         for key, (crops, _) in aligned.items():
-            embeddings, _ = embed_faces(embedder, MemoryFaces(crops, data.name))
+            embeddings, _ = embed_faces(embedder, crops.faces)
             first, second = embeddings[data.pairs[:, 0]], embeddings[data.pairs[:, 1]]
             result, scores[key] = evaluate_pairs(first, second, data.same), (first * second).sum(1)
             figures[key] = {'accuracy': round(result.accuracy, 5), 'std': round(result.std, 5),
                             'tar@1e-3': round(result.tar['1e-3'], 5),
                             'separation': round(float(separation(scores[key], data.same)), 4)}
         recognisers[Path(model).stem] = {**figures, 'paired': compare_pairs(scores['student'], scores['teacher'], data.same)}
-    return data.name, {'pairs': len(data.same), 'missed': {key: missed for key, (_, missed) in aligned.items()},
+    return data.name, {'pairs': len(data.same), 'missed': {key: len(missed) for key, (_, missed) in aligned.items()},
                        'recognisers': recognisers}
-
-
-def _aligned(detector: FaceDetector, data: VerificationSet, size: int = 112) -> tuple[list[bytes], int]:
-    """The central face of every picture, encoded, and the number of pictures without one."""
-    crops, missed = [], 0
-    for index in range(len(data.faces)):
-        picture = decode_image(data.faces.read(index)[0], data.faces.name(index))
-        points = central(detector(picture), picture)
-        missed += points is None
-        crop = np.zeros((size, size, 3), np.uint8) if points is None else align(picture, points[None], size)[0]
-        crops.append(encode_image(crop, '.png'))
-    return crops, missed
 
 
 def separation(scores: np.ndarray, same: np.ndarray) -> np.ndarray:

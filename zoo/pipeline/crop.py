@@ -18,7 +18,7 @@ from zoo.jetson.align import align
 from zoo.jetson.decode import central_face
 from zoo.pipeline.pictures import read_picture
 
-__all__ = ['align_folder']
+__all__ = ['align_central', 'align_folder', 'central_landmarks']
 
 REPORT = 'unaligned.csv'
 
@@ -42,7 +42,10 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
         raise FaceError(f'{source.root}: several pictures would become {double}; rename them')
     for name, target in zip(source.names, targets, strict=True):
         try:
-            write_atomic(out / target, encode_image(_crop(source.read_file(name), detect, size)))
+            crop = align_central(read_picture(source.read_file(name)), detect, size)
+            if crop is None:
+                raise FaceError('no face found')
+            write_atomic(out / target, encode_image(crop))
         except FaceError as error:
             left_out.append((name, str(error)))
         if progress:
@@ -56,13 +59,20 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
     return len(targets) - len(left_out), left_out
 
 
-def _crop(data: bytes, detect: Callable[[np.ndarray], Faces], size: int) -> np.ndarray:
-    picture = read_picture(data)
-    faces = detect(picture)
-    if not len(faces.boxes):
-        raise FaceError('no face found')
+def central_landmarks(faces: Faces, picture: np.ndarray) -> np.ndarray | None:
+    """Landmarks ``(5, 2)`` of the face that a picture is of (:func:`zoo.jetson.decode.central_face`); None without a face."""
+    return faces.landmarks[central_face(faces.boxes, picture.shape[:2])] if len(faces) else None
+
+
+def align_central(picture: np.ndarray, detect: Callable[[np.ndarray], Faces], size: int = 112) -> np.ndarray | None:
+    """The aligned crop of the face that a picture is of, both uint8 RGB; None without a face.
+
+    Raises:
+        FaceError: no crop can be made by its landmarks.
+    """
+    landmarks = central_landmarks(detect(picture), picture)
     try:
-        return align(picture, faces.landmarks[central_face(faces.boxes, picture.shape[:2])], size)[0]
+        return None if landmarks is None else align(picture, landmarks[None], size)[0]
     except FaceError:
         raise
     except ValueError as error:
