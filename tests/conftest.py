@@ -16,6 +16,7 @@ import pytest
 from plugins.files import import_file
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # for tests that import onnxruntime before facezoo
 
 
 @pytest.fixture(scope='session', autouse=True)

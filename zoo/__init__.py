@@ -4,7 +4,8 @@
     >>> model = zoo.load('fdfacenet')          # torch module in evaluation mode, trained weights
     >>> embedder = zoo.open('fdfacenet.onnx')  # any runtime: aligned uint8 faces in, embeddings out
 
-Importing this package imports nothing: neither torch nor a runtime, nor NumPy.
+Importing this package imports nothing: neither torch nor a runtime, nor NumPy. It switches onnxruntime's telemetry off
+(``ORT_DISABLE_TELEMETRY``), where that is not imported yet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = ['ModelCard', 'card', 'create', 'list_models', 'load', 'open', 'profile', 'verify']
+
+# From 1.29 on onnxruntime tells its maker about every session (a number for the device, names of file and graph), unless this
+# is set before it is imported. What a camera's program does is nobody's business; whoever wants to report sets it to 0.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 _LAZY = {'ModelCard': 'zoo.model_card', 'card': 'zoo.model_card', 'list_models': 'zoo.model_card',
          'profile': 'zoo.complexity', 'verify': 'zoo.evaluate.verification'}
