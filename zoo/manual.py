@@ -7,6 +7,7 @@ a line, `  facezoo COMMAND ...`), the others are notes. The page of a verb takes
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 __all__ = ['ManualFormatter', 'verbs_of', 'write_manual']
 
@@ -29,9 +30,11 @@ def write_manual(parser: argparse.ArgumentParser, doc: str, description: str = '
         description: instead of the docstring's first paragraph.
     """
     summary, *paragraphs = doc.strip().split('\n\n')
-    examples = [line for text in paragraphs if text.startswith('  ') for line in text.splitlines()]
+    # Python 3.13 takes away the indentation of a docstring that has no other lines than examples
+    shown = [text for text in paragraphs if text.startswith(('  ', 'facezoo '))]
+    examples = [line for text in shown for line in textwrap.indent(textwrap.dedent(text), '  ').splitlines()]
     own = [line for line in examples if line.strip().startswith(parser.prog)] if description else examples
-    notes = [] if description else [text for text in paragraphs if not text.startswith('  ')]
+    notes = [] if description else [text for text in paragraphs if text not in shown]
     parser.formatter_class = ManualFormatter
     parser.description = parser.description or description or summary
     parser.epilog = '\n\n'.join(['\n'.join(['examples:', *own]), *notes])
