@@ -29,8 +29,8 @@ def write_manual(parser: argparse.ArgumentParser, doc: str, description: str = '
         doc: docstring of its module.
         description: instead of the docstring's first paragraph.
     """
-    summary, *paragraphs = doc.strip().split('\n\n')
-    # Python 3.13 takes away the indentation of a docstring that has no other lines than examples
+    summary, _, rest = doc.strip().partition('\n\n')
+    paragraphs = textwrap.dedent(rest).split('\n\n')  # as Python 3.13 does, if there are no other lines than examples
     shown = [text for text in paragraphs if text.startswith(('  ', 'facezoo '))]
     examples = [line for text in shown for line in textwrap.indent(textwrap.dedent(text), '  ').splitlines()]
     own = [line for line in examples if line.strip().startswith(parser.prog)] if description else examples

@@ -21,7 +21,7 @@ from recipes.trainer.labels import LOWEST, vote
 from zoo.evaluate.chain import align_set
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.embed import embed_faces
-from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
+from zoo.evaluate.verification import VerificationSet, correct_decisions, evaluate_pairs, load_verification_set
 from zoo.progress import progress_bar
 from zoo.runtime.detector import DetectorNet, FaceDetector
 
@@ -134,7 +134,7 @@ def compare_pairs(student: np.ndarray, teacher: np.ndarray, same: np.ndarray) ->
     """Two sets of scores of the same pairs; see :func:`chain_metrics`."""
     both = np.stack([student, teacher])
     candidates = np.unique(both)
-    threshold = candidates[((both[:, None] > candidates[:, None]) == same).sum((0, 2)).argmax()]
+    threshold = candidates[correct_decisions(-both.ravel(), np.tile(same, 2), -candidates).argmax()]
     first, second = (both > threshold) == same
     # 1000 draws of as many genuine and impostor pairs, with replacement: the same ones for both
     rng, rows = np.random.default_rng(0), (np.flatnonzero(same), np.flatnonzero(~same))

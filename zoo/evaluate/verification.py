@@ -20,7 +20,8 @@ from plugins.preprocess import FaceError
 from zoo.evaluate.embed import embed_faces
 from zoo.runtime.embedder import Embedder
 
-__all__ = ['FARS', 'VerificationResult', 'VerificationSet', 'evaluate_pairs', 'load_verification_set', 'verify']
+__all__ = ['FARS', 'VerificationResult', 'VerificationSet', 'correct_decisions', 'evaluate_pairs', 'load_verification_set',
+           'verify']
 
 FARS = ('1e-3', '1e-4')
 
@@ -168,17 +169,17 @@ def threshold_at(impostor_scores: np.ndarray, far: float) -> float:
 def _best_thresholds(distance: np.ndarray, same: np.ndarray, parts: list[np.ndarray]) -> tuple[float, ...]:
     """Of each fold, the first threshold that is best on the others."""
     thresholds = np.arange(0, 4, 0.01)
-    correct = np.stack([_correct(distance[part], same[part], thresholds) for part in parts])
+    correct = np.stack([correct_decisions(distance[part], same[part], thresholds) for part in parts])
     return tuple(thresholds[(correct.sum(0) - correct).argmax(1)].tolist())
 
 
 def _accuracy_at(chosen: tuple[float, ...], distance: np.ndarray, same: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
     """Accuracy on each fold at its threshold."""
-    return np.array([_correct(distance[part], same[part], threshold) / len(part)
+    return np.array([correct_decisions(distance[part], same[part], threshold) / len(part)
                      for threshold, part in zip(chosen, parts, strict=True)])
 
 
-def _correct(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
+def correct_decisions(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
     """Right decisions at each threshold, when ``distance < threshold`` accepts."""
     genuine = np.searchsorted(np.sort(distance[same]), thresholds)
     impostor = np.searchsorted(np.sort(distance[~same]), thresholds)

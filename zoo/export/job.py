@@ -29,8 +29,9 @@ def origin_facts(model: nn.Module) -> dict:
     them."""
     origin = getattr(model, 'origin', None) or ''
     weights = weights_of(origin)
-    return {'origin': origin if weights else '', 'licence': weights.licence if weights else '',
-            'thresholds': dict(weights.thresholds) if weights else {}}
+    if weights is None:
+        return {'origin': '', 'licence': '', 'thresholds': {}}
+    return {'origin': origin, 'licence': weights.licence, 'thresholds': dict(weights.thresholds)}
 
 
 @dataclass(frozen=True)
