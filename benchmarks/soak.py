@@ -41,7 +41,7 @@ from plugins.extras import installed_versions  # noqa: E402
 from plugins.files import sha256_file, write_atomic  # noqa: E402
 from zoo.pipeline.gallery import Gallery  # noqa: E402
 from zoo.pipeline.pictures import read_picture  # noqa: E402
-from zoo.pipeline.recogniser import Pipeline  # noqa: E402
+from zoo.pipeline.recogniser import Pipeline, open_pipeline  # noqa: E402
 from zoo.pipeline.sample import sample_image  # noqa: E402
 from zoo.pipeline.video import Frame, VideoRecogniser, VideoSource  # noqa: E402
 
@@ -193,9 +193,7 @@ def main() -> int:
     parser.add_argument('--every', type=int, default=50, help='frames between samples')
     parser.add_argument('--out', type=Path, default=ROOT / 'results' / 'soak.json')
     args = parser.parse_args()
-    from zoo.runtime import open_embedder
-    from zoo.runtime.detector import open_detector
-    pipeline = Pipeline(open_detector(args.detector, 1, args.size), open_embedder(args.recogniser, 1))
+    pipeline = open_pipeline(args.recogniser, args.detector, size=args.size, threads=1)
     gallery = Gallery(pipeline.contract())
     for number, face in enumerate(pipeline(sample_image()).faces):
         gallery.add(f'Person {number}', face.embedding, ['group'])

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from zoo.pipeline.pictures import read_picture
-from zoo.pipeline.recogniser import Pipeline
+from zoo.pipeline.recogniser import open_pipeline
 from zoo.pipeline.sample import sample_image
 from zoo.pipeline.video import VideoRecogniser, VideoSource
-from zoo.runtime import open_embedder
-from zoo.runtime.detector import open_detector
 
 FRAMES, SIZE = 200, (640, 360)
 PACES = (25, 100)  # frames a second of the real-time plays: one that the machine keeps up with, one that it does not
@@ -38,10 +36,8 @@ def write_video(path: Path, rate: float, frames: int = FRAMES, size: tuple[int, 
 
 def video_speed(detector: Path, recogniser: Path, cores: int, score: float, repeats: int = 3) -> dict:
     """Frames a second of three ways to use the cores, in turns, medians; then lost frames and delays at each pace."""
-    def watcher(threads: int, workers: int) -> VideoRecogniser:
-        return VideoRecogniser(Pipeline(open_detector(detector, threads, threshold=score), open_embedder(recogniser, threads),
-                                        workers=workers))
-    shared, side_by_side = watcher(cores, 1), watcher(1, cores)
+    shared, side_by_side = (VideoRecogniser(open_pipeline(recogniser, detector, score=score, threads=cores, many=many))
+                            for many in (False, True))
     ways = {'sequential': shared.run_sequentially, 'stages in threads': shared.run, 'frames side by side': side_by_side.run}
     rates = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as work:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
 from zoo.export.gates import Gates
 
 BOARD = Path(__file__).parent / 'board'
@@ -24,7 +25,7 @@ def run_on_board(python: str, bundle: Path, cudart: Path, *command: str, version
     """A script of the bundle, as on a board."""
     environment = {**os.environ, 'PYTHONPATH': str(BOARD), 'LD_LIBRARY_PATH': str(cudart), 'FAKE_TENSORRT': version,
                    'PYTHONDONTWRITEBYTECODE': '1', 'OMP_NUM_THREADS': '1', **env}
-    return subprocess.run([python, *command], cwd=bundle, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([python, *command], cwd=bundle, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 # accuracy on 40 pairs turns on single ones, and these tests are about bundles, not about that gate

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,7 @@ import pytest
 from plugins.files import import_file
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 600  # seconds for another process: how slow a machine may be, not how fast facezoo is
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # for tests that import onnxruntime before facezoo
 
 
@@ -35,6 +38,16 @@ def shared() -> Path:
     if not (folder / 'data').is_dir():
         pytest.skip('needs the real faces of ../shared (or FACEZOO_SHARED), which are not here')
     return folder
+
+
+@pytest.fixture(scope='session')
+def lfw_fold(shared):
+    """Fold 1 of LFW: 600 pairs of 807 faces."""
+    from plugins.data.sources import SubsetFaces
+    from zoo.evaluate.verification import VerificationSet, load_verification_set
+    lfw = load_verification_set(shared / 'data' / 'lfw_112.zip')
+    used, pairs = np.unique(lfw.pairs[:600], return_inverse=True)
+    return VerificationSet('lfw fold 1', SubsetFaces(lfw.faces, used), pairs.reshape(-1, 2), lfw.same[:600])
 
 
 @pytest.fixture(scope='session')
@@ -65,6 +78,14 @@ def benchmark(name: str):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     return import_file(folder / f'{name}.py')
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Until another process has come so far."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, 'it does not come'
+        time.sleep(0.1)
 
 
 def encode(image: np.ndarray, suffix: str = '.jpg') -> bytes:
@@ -193,10 +214,8 @@ def cudart(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def pipeline(detector_file, recogniser_file):
     """The bundled detector and recogniser, as ONNX files."""
-    from zoo.pipeline.recogniser import Pipeline
-    from zoo.runtime import open_embedder
-    from zoo.runtime.detector import open_detector
-    return Pipeline(open_detector(detector_file, threads=1), open_embedder(recogniser_file, threads=1))
+    from zoo.pipeline import open_pipeline
+    return open_pipeline(recogniser_file, detector_file, threads=1)
 
 
 @pytest.fixture(scope='session')

@@ -15,12 +15,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import ROOT, benchmark, encode
 
 from plugins.arcface_torch import bridge, checkout, compat, preflight
 from plugins.arcface_torch.bridge import LaunchError
 from plugins.arcface_torch.checkout import CheckoutError
 from plugins.preprocess import FaceError
+from tests.conftest import PATIENCE, ROOT, benchmark, encode
 
 bench = benchmark('arcface_torch')
 
@@ -84,7 +84,7 @@ def fake(tmp_path, monkeypatch) -> Path:
 def launch(root: Path | None, cwd: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), **({'ARCFACE_TORCH': str(root)} if root else {})}
     return subprocess.run([sys.executable, '-m', 'plugins.arcface_torch', *words], cwd=cwd, env=environment, text=True,
-                          capture_output=True, timeout=300)
+                          capture_output=True, timeout=PATIENCE)
 
 
 class TestCheckout:
@@ -238,7 +238,7 @@ class TestShims:
                 'other = threading.Thread(target=lambda: 1 / 0)\n'  # any other thread may fail without ending the process
                 'other.start()\nother.join()\n'
                 'BackgroundGenerator(daemon=True).start()\nqueue.Queue().get()\n')
-        ran = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        ran = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
         assert ran.returncode == 1 and 'ZeroDivisionError' in ran.stderr
         assert 'record 40 is damaged' in ran.stderr and 'the training ends here' in ran.stderr
 

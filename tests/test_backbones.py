@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import build, inputs_for, settle
 
 import zoo
 from plugins.preprocess import Preprocess
 from plugins.registry import backbone_family, create_backbone, list_backbones, list_detectors, register_backbone
+from tests.nets import build, inputs_for, settle
 
 NAMES = list_backbones()
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 
+from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 from zoo.export.artefact import export
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache

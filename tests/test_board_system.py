@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from boards import INTERPRETERS, LOOSE, run_on_board, unpack
 
 import zoo
 from plugins.preprocess import decode_image, encode_image
+from tests.boards import INTERPRETERS, LOOSE, run_on_board, unpack
 from zoo.export import board_detector
 from zoo.export.artefact import export
 from zoo.export.graph import Graph, GraphError

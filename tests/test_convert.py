@@ -192,12 +192,11 @@ def test_insightface_teacher_tells_people_apart(shared, faces):
     assert similarity[~same_person].max() < 0.5 < similarity[same_person].min()
 
 
-@pytest.mark.slow
-def test_insightface_teacher_on_lfw(shared):
-    """Its known accuracy: this proves the architecture, the preprocessing and the evaluator at once."""
+def test_insightface_teacher_on_lfw(shared, lfw_fold):
+    """This proves the architecture, the preprocessing and the evaluator at once. On all of LFW it has its known 99.52 %."""
     model = zoo.load('mobilefacenet', weights=shared / TEACHER)
-    result = verify(TorchEmbedder(model, model.preprocess), shared / 'data' / 'lfw_112.zip')
-    assert round(100 * result.accuracy, 2) == 99.52
-    assert round(100 * result.tar['1e-3'], 2) == 98.83
+    result = verify(TorchEmbedder(model, model.preprocess), lfw_fold)
+    assert round(100 * result.accuracy, 2) == 99.0
+    assert round(100 * result.tar['1e-3'], 2) == 98.33
     with pytest.raises(WeightsError, match=r'is \(64, 3, 3, 3\); features.0.0.weight of FDFaceNet is \(48, 3, 3, 3\)'):
         zoo.load('fdfacenet', weights=shared / TEACHER)

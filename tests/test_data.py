@@ -11,7 +11,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import encode
 
 from plugins.data import pack
 from plugins.data.recordio import RecordError, RecordReader
@@ -19,6 +18,7 @@ from plugins.data.sources import MemoryFaces, TreeFaces, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, PictureNorm, Preprocess, decode_image, encode_image
+from tests.conftest import encode
 from zoo.cli import main
 
 

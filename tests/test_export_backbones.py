@@ -7,12 +7,12 @@ import functools
 import numpy as np
 import pytest
 import torch
-from nets import build, inputs_for, settle
 from torch import nn
 
 import zoo
 from plugins.preprocess import Preprocess, l2_normalise
 from plugins.registry import list_backbones
+from tests.nets import build, inputs_for, settle
 from zoo.export.fold import fold_batchnorm
 from zoo.export.ncnn import export_ncnn
 from zoo.export.onnx import export_onnx

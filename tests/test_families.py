@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import build, settle
 
 import zoo
 from plugins.backbones.lnrn import scale_box
 from plugins.preprocess import Preprocess
+from tests.nets import build, settle
 
 ROOT = Path(__file__).parents[1]
 

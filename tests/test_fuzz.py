@@ -10,7 +10,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import encode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from plugins.data.sources import TreeFaces, open_faces, read_faces
 from plugins.data.verification import read_bin, read_pairs, write_bin
 from plugins.preprocess import decode_image
 from recipes.config import load_recipe
+from tests.conftest import encode
 from zoo.hub import HubError
 from zoo.latency import bench_points, load_latency
 from zoo.model_card import read_card

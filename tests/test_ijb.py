@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import benchmark
 
 from plugins.preprocess import FaceError, Preprocess
+from tests.conftest import benchmark
 from zoo.evaluate import ijb
 from zoo.evaluate.ijb import TemplateSums, evaluate_ijb, load_protocol, score_pairs
 from zoo.evaluate.roc import roc_points, tar_nearest

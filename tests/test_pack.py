@@ -8,10 +8,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import benchmark
 
 from plugins.backbones.fdfacenet import FDFaceNet
 from plugins.preprocess import Preprocess
+from tests.conftest import benchmark
 from zoo.export.onnx import export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.runtime.torch import TorchEmbedder

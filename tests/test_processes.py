@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import torch
 
 import zoo
 from recipes.trainer.engine import Trainer
-from tests.conftest import ROOT, training_log
+from tests.conftest import PATIENCE, ROOT, training_log, wait_for
 
 
 def test_signal_to_all_processes_of_a_training_saves_it(recipe, tmp_path):
@@ -22,12 +20,10 @@ def test_signal_to_all_processes_of_a_training_saves_it(recipe, tmp_path):
     command = [sys.executable, '-m', 'zoo.cli', 'train', str(tmp_path / 'tiny.py'), 'num_epoch=2000', 'num_workers=2',
                'verbose=1000000', 'frequent=1']
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / 'run' / 'log.jsonl').exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    threading.Event().wait(0.5)
+    log = tmp_path / 'run' / 'log.jsonl'
+    wait_for(lambda: log.exists() and log.stat().st_size)  # a step was made: it listens to signals
     os.killpg(process.pid, signal.SIGTERM)
-    assert 'resume=true' in process.communicate(timeout=60)[1] and process.returncode == 130
+    assert 'resume=true' in process.communicate(timeout=PATIENCE)[1] and process.returncode == 130
     assert (tmp_path / 'run' / 'checkpoint.pt').exists()
 
 
@@ -40,7 +36,7 @@ loader = face_loader(FaceDataset(open_faces({str(face_folder)!r})), FaceSampler(
 batches = iter(loader)
 next(batches)
 """
-    done = subprocess.run([sys.executable, '-c', script], timeout=60, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', script], timeout=PATIENCE, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.rstrip().endswith('IndexError: list index out of range'), done.stderr
 
 
@@ -65,7 +61,7 @@ def plain_without_norm(**options):
 def torchrun(tmp_path, port: int, *words: str) -> None:
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}', '-m', 'zoo.cli',
                'train', str(tmp_path / 'tiny.py'), *words]
-    done = subprocess.run(command, timeout=300, capture_output=True, text=True,
+    done = subprocess.run(command, timeout=PATIENCE, capture_output=True, text=True,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr[-3000:]
 

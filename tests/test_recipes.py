@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROOT
 
 from plugins.registry import list_backbones
 from recipes.config import list_recipes, load_recipe, read_config
+from tests.conftest import ROOT
 from zoo.cli import main
 
 INSIGHTFACE = [name for name in list_recipes() if getattr(load_recipe(name), 'num_classes', None)]  # detectors have none

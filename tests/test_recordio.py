@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, benchmark, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.data import sources
 from plugins.data.recordio import MAGIC, RecordError, RecordHeader, RecordReader, RecordWriter, pack, rebuild_index, unpack
 from plugins.data.sources import RecordFaces, header_slack
+from tests.conftest import ROOT, benchmark, encode
 
 RECORDED = ROOT / 'tests' / 'data' / 'mxnet'
 interop = benchmark('mxnet_interop')

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ from recipes.config import RecipeError, list_recipes, load_recipe
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.engine import Interrupted, Trainer
 from recipes.trainer.schedule import learning_rate
-from tests.conftest import training_log
+from tests.conftest import training_log, wait_for
 
 
 def losses(config) -> list[float]:
@@ -223,9 +222,7 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(recipe, tmp_path):
                'verbose=10000']
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / 'run' / 'checkpoint.pt'
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(checkpoint.exists)
     threading.Event().wait(0.5)
     process.kill()
     process.wait()

@@ -4,15 +4,18 @@
     >>> model = zoo.load('fdfacenet')          # torch module in evaluation mode, trained weights
     >>> embedder = zoo.open('fdfacenet.onnx')  # any runtime: aligned uint8 faces in, embeddings out
 
+From pictures to names: :mod:`zoo.pipeline`.
+
 Importing this package imports nothing: neither torch nor a runtime, nor NumPy. It switches onnxruntime's telemetry off
 (``ORT_DISABLE_TELEMETRY``), where that is not imported yet.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import TYPE_CHECKING
+
+from zoo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from plugins.backbones._base import Backbone
@@ -25,8 +28,9 @@ __all__ = ['ModelCard', 'card', 'create', 'list_models', 'load', 'open', 'profil
 # is set before it is imported. What a camera's program does is nobody's business; whoever wants to report sets it to 0.
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
-_LAZY = {'ModelCard': 'zoo.model_card', 'card': 'zoo.model_card', 'list_models': 'zoo.model_card',
-         'profile': 'zoo.complexity', 'verify': 'zoo.evaluate.verification'}
+__getattr__ = lazy_names(globals(), {
+    'ModelCard': 'zoo.model_card', 'card': 'zoo.model_card', 'list_models': 'zoo.model_card', 'profile': 'zoo.complexity',
+    'verify': 'zoo.evaluate.verification'})
 
 
 def create(name: str, **kwargs) -> Backbone:
@@ -60,11 +64,3 @@ def open(model: str | os.PathLike, threads: int = 0, **options):
     """A recogniser as an :class:`zoo.runtime.Embedder`; see :func:`zoo.runtime.open_embedder`."""
     from zoo.runtime import open_embedder
     return open_embedder(model, threads, **options)
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -78,12 +78,10 @@ def _system(args: argparse.Namespace, steps: _Steps) -> None:
     """The whole chain on the group photo: detector, alignment, gallery, names."""
     from zoo.pipeline.gallery import Gallery
     from zoo.pipeline.pictures import read_picture
-    from zoo.pipeline.recogniser import Pipeline, recognise
+    from zoo.pipeline.recogniser import open_pipeline, recognise
     from zoo.pipeline.sample import sample_image
-    from zoo.runtime import open_embedder
-    from zoo.runtime.detector import open_detector
     picture = read_picture(sample_image())
-    pipeline = Pipeline(open_detector(args.detector), open_embedder(args.model))
+    pipeline = open_pipeline(args.model, args.detector)
     gallery = Gallery(pipeline.contract())
     mirrored = steps('detect', lambda: pipeline(np.ascontiguousarray(picture[:, ::-1])), lambda s: f'{len(s.faces)} faces')
     for number, face in enumerate(sorted(mirrored.faces, key=lambda face: -face.box[0])[::2]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,17 +50,9 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
 
 def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):
     """The pipeline that the options ask for: one picture is shared among the cores, of ``many`` each core takes its own."""
-    from zoo.pipeline.recogniser import Pipeline
-    from zoo.runtime import open_embedder
-    from zoo.runtime.detector import open_detector
-    threads, workers = (1, args.threads or _cores()) if many else (args.threads, 1)
-    detector = open_detector(args.detector, threads, args.size, args.score)
-    return Pipeline(detector, open_embedder(args.model, threads, args.network), gate, not args.no_flip, workers=workers)
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    from zoo.pipeline.recogniser import open_pipeline
+    return open_pipeline(args.model, args.detector, network=args.network, size=args.size, score=args.score, gate=gate,
+                         flip=not args.no_flip, threads=args.threads, many=many)
 
 
 def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:

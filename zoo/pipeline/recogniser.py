@@ -18,10 +18,10 @@ from zoo.pipeline.contract import Contract, contract_of
 from zoo.pipeline.gallery import KnownPersons, Match
 from zoo.pipeline.pictures import Picture, read_picture
 from zoo.pipeline.quality import Quality, QualityGate, assess
-from zoo.runtime.detector import Detector
-from zoo.runtime.embedder import Embedder, embed_batches
+from zoo.runtime.detector import Detector, open_detector
+from zoo.runtime.embedder import Embedder, embed_batches, open_embedder
 
-__all__ = ['Face', 'Pipeline', 'Scene', 'recognise']
+__all__ = ['Face', 'Pipeline', 'Scene', 'open_pipeline', 'recognise']
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,32 @@ class Pipeline:
         sums = [s for s, _ in embed_batches(self.embedder, batches, self.flip)]
         return l2_normalise(np.concatenate(sums)).astype(np.float32) if sums else np.empty((0, self.embedder.num_features),
                                                                                           np.float32)
+
+
+def open_pipeline(recogniser: str | os.PathLike = 'fdfacenet', detector: str | os.PathLike = 'retinaface_mnet025', *,
+                  network: str | None = None, size: float = 640, score: float | None = None, gate: QualityGate | None = None,
+                  flip: bool = True, threads: int = 0, many: bool = False) -> Pipeline:
+    """A pipeline of two models, each with the runtime that its file asks for.
+
+    Args:
+        recogniser, detector: a model of the zoo (PyTorch), ``.onnx``, ``.param`` or a folder with one (NCNN), or weights.
+        network: backbone of a recogniser's weights file that does not say it.
+        size, score: see :class:`zoo.runtime.detector.FaceDetector`; gate, flip: see :class:`Pipeline`.
+        threads: cores to use; 0: all that this process may use.
+        many: for :meth:`Pipeline.stream` and videos: each core takes a picture of its own, instead of sharing one.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: nothing can be opened under a name; the message says why.
+        MissingExtra: a runtime is not installed; the message says what to install.
+    """
+    each, workers = (1, threads or _cores()) if many else (threads, 1)
+    return Pipeline(open_detector(detector, each, size, score), open_embedder(recogniser, each, network), gate, flip,
+                    workers=workers)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:
