@@ -29,7 +29,7 @@ from command_line import command_line
 ROOT = Path(__file__).parents[1]
 NETWORKS = ('fdfacenet', 'mobilefacenet')
 IDENTITIES, BATCH, STEPS, WARM = 400, 64, 20, 10
-FAST, PLAIN = ('precision=bf16', 'compile=true'), ('precision=32', 'compile=false')
+FAST, PLAIN = ('precision=auto', 'compile=true'), ('precision=32', 'compile=false')
 
 
 def insightface(network: str, rec: Path, work: Path, checkout: Path) -> float:

@@ -21,5 +21,5 @@ config = dict(
     label_temperature=4.0,
     label_hard=0.0,
     degrade=dict(factors=(2, 4, 8)),
-    precision='bf16',
+    precision='auto',
 )

@@ -69,7 +69,9 @@ class TrainConfig:
         views: distinct augmentations of a face whose teacher embeddings are cached on disk; 0: always new, never cached.
         augment: probabilities of :class:`plugins.data.augment.Augment`.
         ema: decay of the exponential moving average of the weights that is evaluated and saved; 0: none.
-        precision: ``32`` or ``bf16``; channels_last: memory format; compile: ``torch.compile`` the backbone.
+        precision: ``32``, ``bf16`` (mixed), or ``auto``: bf16 where it is computed (a GPU, AVX512-BF16, AMX), float32
+            elsewhere, where PyTorch emulates bf16 and takes 7 times as long.
+        channels_last: memory format; compile: ``torch.compile`` the backbone.
         clip: gradient norm limit (arcface_torch: 5).
         explode: the training stops when its loss is above so many times that of its first steps; 0: never.
         init: weights file to start from.
@@ -165,7 +167,7 @@ def check_values(config, positive: tuple[str, ...]) -> None:
         RecipeError: the message names the key, its value and what is allowed.
     """
     choices = {'head': ('margin', 'adaface', 'softmax'), 'optimizer': ('sgd', 'adamw'), 'schedule': ('poly', 'cosine', 'step'),
-               'precision': ('32', 'bf16'), 'device': ('auto', 'cpu', 'cuda')}
+               'precision': ('auto', '32', 'bf16'), 'device': ('auto', 'cpu', 'cuda')}
     for key, allowed in choices.items():
         if hasattr(config, key) and getattr(config, key) not in allowed:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be one of {", ".join(allowed)}')

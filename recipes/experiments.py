@@ -178,7 +178,8 @@ def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) 
             results[name] = {**by_factor[1].to_dict(), 'lowres': {f'x{f}': r.accuracy for f, r in by_factor.items()}}
         else:
             results[name] = verify(embedder, path).to_dict()
-    return {'images': trainer.images, 'seconds': round(time.monotonic() - began), 'curve': _curve(config), 'results': results}
+    return {'images': trainer.images, 'precision': trainer.config.precision, 'seconds': round(time.monotonic() - began),
+            'curve': _curve(config), 'results': results}
 
 
 def _curve(config: TrainConfig) -> dict[str, list[float]]:

@@ -18,6 +18,6 @@ config = dict(
     views=8,
     augment=dict(flip=0.5, mixup=0.2, affine=0.6, colour=0.5, grey=0.1, lowres=0.2, blur=0.1, noise=0.1, occlude=0.1),
     ema=0.999,
-    precision='bf16',
+    precision='auto',
     compile=True,
 )

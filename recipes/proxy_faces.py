@@ -17,7 +17,7 @@ config = dict(
     schedule='cosine',
     margin_list=(1.0, 0.5, 0.0),
     scale=32.0,
-    precision='bf16',
+    precision='auto',
     compile=True,
     num_workers=1,
 )

@@ -53,7 +53,8 @@ def report(study: Study, rows: list[dict]) -> str:
     lines += _orderings(study, rows, shown, sets[-1]) if sets and lowres == study.lowres else []
     missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
-    notes += [f'Images a run: {", ".join(sorted({str(row["images"]) for row in rows}))}.'] if rows else []
+    for what, key in (('Images a run', 'images'), ('Precision', 'precision')):
+        notes += [f'{what}: {", ".join(sorted({str(row[key]) for row in rows}))}.'] if rows else []
     if rows and any(sum(row['run'] == label for row in rows) == 1 for label in shown):
         notes.append('The error of a run of one seed is that of the pairs alone: another seed may turn what is close.')
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []

@@ -16,5 +16,5 @@ config = dict(
     box_weight=2.0,
     landmark_weight=2.0,
     ema=0.999,
-    precision='bf16',
+    precision='auto',
 )

@@ -88,9 +88,21 @@ def test_a_lower_learning_rate_is_the_way_on(recipe, caplog):
     config = recipe()
     stop_after(Trainer(config), 3)
     trainer = Trainer(recipe(resume=True, lr=0.001, clip=1.0))
-    assert 'goes on with lr 0.001 instead of 0.02' in caplog.text and 'clip 1 instead of 5' in caplog.text
+    assert 'goes on with lr 0.001 instead of 0.02' in caplog.text and 'clip 1.0 instead of 5.0' in caplog.text
     trainer.fit()
     assert max(line['lr'] for line in training_log(config) if line.get('step') == 4 and 'lr' in line) <= 0.001
+
+
+def test_another_machine_goes_on_in_its_own_precision(recipe, caplog, monkeypatch):
+    monkeypatch.setattr('recipes.trainer.run.computes_bf16', lambda device: True)
+    trainer = Trainer(recipe(precision='auto'))
+    assert trainer.config.precision == 'bf16'
+    stop_after(trainer, 2)
+    monkeypatch.setattr('recipes.trainer.run.computes_bf16', lambda device: False)
+    trainer = Trainer(recipe(precision='auto', resume=True))
+    assert trainer.config.precision == '32'
+    trainer.fit()
+    assert 'goes on with precision 32 instead of bf16' in caplog.text
 
 
 def test_other_data_is_noticed_and_another_place_is_not(recipe, face_folder, tmp_path):

@@ -30,6 +30,7 @@ def test_study(study, tmp_path, face_bin, capsys, monkeypatch):
     rows = json.loads((tmp_path / 'results/study.json').read_text())
     assert [(row['run'], row['seed']) for row in rows] == [('teacher', 1), ('student', 1), ('teacher', 2), ('student', 2)]
     assert set(rows[0]['results']['six']['lowres']) == {'x1', 'x2', 'x4', 'x8'} and rows[0]['images'] == 48
+    assert rows[0]['precision'] == '32'
     logged = [json.loads(line) for line in next(tmp_path.glob('work/study/student-1-*/log.jsonl')).read_text().splitlines()]
     assert {'margin', 'label', 'embedding'} <= set(logged[0])
 
@@ -62,7 +63,7 @@ def test_orderings_are_judged_by_their_error():
     """Differences against hand-computed errors: 10 points of accuracy at 50 % and 100 pairs are sqrt(2 * 25) = 7.07."""
     def row(run: str, accuracy: float, pairs: int, seed: int = 1) -> dict:
         result = {'accuracy': accuracy, 'tar@1e-3': 0, 'pairs': pairs}
-        return {'run': run, 'seed': seed, 'images': 1, 'results': {'lfw': result}}
+        return {'run': run, 'seed': seed, 'images': 1, 'precision': '32', 'results': {'lfw': result}}
     study = Study('x', 'X', 'a > b > c', 'r', {'a': {}, 'b': {}, 'c': {}}, expect=(('a', 'b'), ('b', 'c'), ('c', 'a')))
     text = report(study, [row('a', 0.6, 100), row('b', 0.5, 100)])
     assert '| a > b | +10.00 +- 7.00 | not told apart |' in text and 'b > c |' not in text and 'Not run yet: c' in text
@@ -76,7 +77,7 @@ def test_low_resolution_is_judged_where_the_paper_prints_it():
     def row(run: str, clean: float, small: float) -> dict:
         lowres = {'x1': clean, 'x2': 0.5, 'x4': small, 'x8': small}
         figures = {'accuracy': clean, 'tar@1e-3': 0, 'pairs': 10_000, 'lowres': lowres}
-        return {'run': run, 'seed': 1, 'images': 1, 'results': {'lfw': figures}}
+        return {'run': run, 'seed': 1, 'images': 1, 'precision': '32', 'results': {'lfw': figures}}
     study = Study('x', 'X', '', 'r', {'a': {}, 'b': {}}, lowres=True, expect=(('a', 'b'),))
     text = report(study, [row('a', 0.6, 0.8), row('b', 0.9, 0.7)])
     assert '| a > b | +0.00 +- 0.71 | +10.00 +- 0.61 | +10.00 +- 0.61 | not told apart, holds, holds |' in text
@@ -84,7 +85,7 @@ def test_low_resolution_is_judged_where_the_paper_prints_it():
 
 def test_a_set_that_was_named_later_leaves_the_earlier_runs_readable():
     figures = {'accuracy': 0.5, 'tar@1e-3': 0, 'pairs': 9}
-    rows = [{'run': run, 'seed': 1, 'images': 1, 'results': dict.fromkeys(sets, figures)}
+    rows = [{'run': run, 'seed': 1, 'images': 1, 'precision': '32', 'results': dict.fromkeys(sets, figures)}
             for run, sets in (('a', ('lfw',)), ('b', ('lfw', 'agedb')))]
     text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
     assert 'lfw accuracy' in text and 'agedb' not in text

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from plugins.data.sources import open_faces, read_faces
-from plugins.preprocess import l2_normalise
+from plugins.data.sources import open_faces
 from recipes.bundle import install_weights
+from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import threshold_at, verify
-from zoo.runtime.embedder import Embedder, embed_batches
+from zoo.runtime.embedder import Embedder
 from zoo.runtime.torch import open_torch
 from zoo.weights import describe
 
@@ -33,9 +33,7 @@ FARS = ('1e-3', '1e-4', '1e-5')
 def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, float], dict[str, float], str]:
     """Cosine thresholds by FAR over all impostor pairs of a labelled set, the TAR at each, and a sentence on the set."""
     source = open_faces(folder)
-    rows = np.array_split(np.arange(len(source)), max(1, len(source) // 64))
-    batches = (read_faces(source, batch, embedder.preprocess.input_size) for batch in rows)
-    embeddings = l2_normalise(np.concatenate([sums for sums, _ in embed_batches(embedder, batches)]))
+    embeddings, _ = embed_faces(embedder, source, label='held-out faces', progress=True)
     labels = np.array([source.read(i)[1] for i in range(len(source))])
     first, second = np.triu_indices(len(labels), 1)
     scores = (embeddings @ embeddings.T)[first, second]

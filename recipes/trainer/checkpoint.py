@@ -18,6 +18,7 @@ _LOG = logging.getLogger(__name__)
 # keys that may change between the two halves of a training without changing what is computed
 _FREE = frozenset({'resume', 'output', 'num_workers', 'save_minutes', 'frequent', 'verbose', 'val_targets', 'device', 'compile',
                    'explode',
+                   'precision',  # of another machine, as the device is; logged
                    'batch_size',  # with the number of processes, the world batch is compared instead
                    'rec'})  # what lies there is compared instead
 _LOWER = frozenset({'lr', 'clip'})  # may be lowered: the way on for a training that diverged
@@ -41,7 +42,8 @@ def save_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
 def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Mapping) -> dict:
     """The saved state of a training with the same recipe, data and images a step, on any number of processes.
 
-    A lower ``lr`` or ``clip`` is accepted, and logged: with the same ones a training that diverged would do so again.
+    A lower ``lr`` or ``clip`` is accepted, and logged: with the same ones a training that diverged would do so again. So is
+    another ``precision``: another machine may compute in that.
 
     Raises:
         CheckpointError: none there, damaged, or saved by a different recipe or with other data; the message lists what differs.
@@ -56,8 +58,9 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
         raise CheckpointError(f'{path}: is no checkpoint of `facezoo train`; to start from weights, name them with init=FILE')
     now, then = asdict(config), state['config']
     lowered = {key for key in _LOWER & set(now) if now[key] < then[key]}
-    for key in sorted(lowered):
-        _LOG.warning('%s: goes on with %s %g instead of %g', path, key, now[key], then[key])
+    for key in sorted(lowered | {'precision'}):
+        if now[key] != then[key]:
+            _LOG.warning('%s: goes on with %s %s instead of %s', path, key, now[key], then[key])
     changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now
                if key not in _FREE | lowered and plain(now[key]) != plain(then.get(key))]
     changed += [f'{key} of the data: {state["data"][key]} -> {value}' for key, value in data.items()

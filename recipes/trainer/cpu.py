@@ -1,4 +1,4 @@
-"""What makes training on CPUs fast, and changes no result: memory that is kept, and a kernel that is avoided."""
+"""What makes training on CPUs fast: memory that is kept, a kernel that is avoided, and bf16 where the processor has it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-__all__ = ['avoid_strided_depthwise', 'keep_memory']
+__all__ = ['avoid_strided_depthwise', 'computes_bf16', 'keep_memory']
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -24,6 +24,17 @@ def keep_memory() -> None:
         if mallopt:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed there, not emulated.
+
+    On a processor with AVX2 alone FDFaceNet learns from 7 faces a second in bf16 and from 52 in float32 (64 at a time, two
+    cores). ARM's bf16 instructions were not measured, and do not count.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()  # public from the release on that has torch.cpu.get_capabilities
 
 
 def avoid_strided_depthwise(network: nn.Module) -> None:

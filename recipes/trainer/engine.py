@@ -55,6 +55,7 @@ class Trainer(Run):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
+        config = self.config
         self.preprocess = preprocess_of(config.network)
         size = self.preprocess.input_size
         source = open_faces(config.rec)

@@ -8,7 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, plain, save_checkpoint
-from recipes.trainer.cpu import keep_memory
+from recipes.trainer.cpu import computes_bf16, keep_memory
 from zoo.weights import save_weights
 
 __all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'any_process', 'make_optimizer', 'moving_average', 'save_recipe',
@@ -76,6 +76,7 @@ class Run:
     of :attr:`trained`, or None; ``data``, what it learns from in plain values.
 
     Attributes:
+        config: the recipe, with the device and the precision of this machine.
         world_batch: images of a step, over all processes; images: seen so far, over all processes.
         saved_step: step of the last checkpoint, None without one.
 
@@ -91,8 +92,8 @@ class Run:
     data: Mapping
 
     def __init__(self, config: Config) -> None:
-        self.config, self.output = config, Path(config.output)
-        self.fabric = _begin(config)
+        self.config, self.output = _settle(config), Path(config.output)
+        self.fabric = _begin(self.config)
         self.world_batch = config.batch_size * self.fabric.world_size
         self.images, self.saved_step = 0, None
         self.watch = LossWatch(config.explode)
@@ -181,15 +182,21 @@ def save_recipe(fabric, config: Config) -> None:
     write_atomic(output / 'recipe.yaml', yaml.safe_dump(plain(asdict(config)), sort_keys=False))
 
 
+def _settle(config: Config) -> Config:
+    """The recipe with the device and the precision that ``auto`` stands for on this machine."""
+    if config.device == 'cuda' and not torch.cuda.is_available():
+        raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
+    device = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
+    native = 'bf16' if computes_bf16(torch.device(device)) else '32'
+    return replace(config, device=device, precision=native if config.precision == 'auto' else config.precision)
+
+
 def _make_fabric(config: Config):
     """CPU or GPU, one process or those of ``torchrun``."""
     fabric = require('lightning_fabric', 'train')
-    if config.device == 'cuda' and not torch.cuda.is_available():
-        raise RecipeError("device='cuda' but PyTorch sees no CUDA device; use device='cpu', or install a CUDA build of torch")
-    accelerator = 'cuda' if config.device != 'cpu' and torch.cuda.is_available() else 'cpu'
     processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     strategy = 'auto' if processes == 1 else 'ddp' if _embeds(config) else 'ddp_find_unused_parameters_true'
-    made = fabric.Fabric(accelerator=accelerator, devices=processes, strategy=strategy,
+    made = fabric.Fabric(accelerator=config.device, devices=processes, strategy=strategy,
                          num_nodes=int(os.environ.get('GROUP_WORLD_SIZE', 1)),
                          precision='bf16-mixed' if config.precision == 'bf16' else '32-true')
     made.launch()

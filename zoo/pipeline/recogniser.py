@@ -19,7 +19,7 @@ from zoo.pipeline.gallery import KnownPersons, Match
 from zoo.pipeline.pictures import Picture, read_picture
 from zoo.pipeline.quality import Quality, QualityGate, assess
 from zoo.runtime.detector import Detector, open_detector
-from zoo.runtime.embedder import Embedder, embed_batches, open_embedder
+from zoo.runtime.embedder import Embedder, embed_batches, open_embedder, usable_cores
 
 __all__ = ['Face', 'Pipeline', 'Scene', 'open_pipeline', 'recognise']
 
@@ -177,14 +177,9 @@ def open_pipeline(recogniser: str | os.PathLike = 'fdfacenet', detector: str | o
         FileNotFoundError, ValueError, KeyError: nothing can be opened under a name; the message says why.
         MissingExtra: a runtime is not installed; the message says what to install.
     """
-    each, workers = (1, threads or _cores()) if many else (threads, 1)
+    each, workers = (1, threads or usable_cores()) if many else (threads, 1)
     return Pipeline(open_detector(detector, each, size, score), open_embedder(recogniser, each, network), gate, flip,
                     workers=workers)
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def recognise(scene: Scene, gallery: KnownPersons, threshold: float) -> Scene:

@@ -17,7 +17,7 @@ from plugins.preprocess import Preprocess
 from zoo.model_card import card
 
 __all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of', 'score_of',
-           'sidecar_path']
+           'sidecar_path', 'usable_cores']
 
 _OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
@@ -142,3 +142,8 @@ def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
 def score_of(sidecar: Mapping) -> float | None:
     """Lowest score of a face, as a detector's sidecar has it from the card of its weights; None when it does not say."""
     return sidecar.get('thresholds', {}).get('score')
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; in a container or under ``taskset`` fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from plugins.extras import require
 from plugins.preprocess import PictureNorm
-from zoo.runtime.embedder import read_sidecar, score_of
+from zoo.runtime.embedder import read_sidecar, score_of, usable_cores
 
 __all__ = ['NcnnDetector', 'NcnnEmbedder', 'ncnn_net']
 
@@ -91,7 +91,7 @@ def ncnn_net(param: Path, threads: int = 0, fp16_storage: bool = False, fp16_ari
     if powersave:
         ncnn.set_cpu_powersave(powersave)
     net = ncnn.Net()
-    net.opt.num_threads = threads or os.cpu_count()
+    net.opt.num_threads = threads or usable_cores()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = fp16_storage
     net.opt.use_fp16_arithmetic = fp16_arithmetic
     net.opt.use_bf16_storage = bf16_storage
