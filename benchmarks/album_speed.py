@@ -3,8 +3,13 @@
   python benchmarks/album_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
       --ncnn build/det_ncnn,build/rec_ncnn --ncnn-bf16 build/det_ncnn,build/rec16_ncnn \\
       --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --out results/album_speed.json
+  python benchmarks/album_speed.py --onnx build/det.onnx,build/rec.onnx --onnx-int8 build/det8.onnx,build/rec8.onnx \\
+      --ncnn build/det_ncnn,build/rec_ncnn --ncnn-bf16 build/det_ncnn,build/rec16_ncnn \\
+      --ncnn-int8 build/det8_ncnn,build/rec8_ncnn --rounds 4 --out results/album_speed_avx2.json
 
-Models: those of system_speed.py
+Needs: build (the models of system_speed.py)
+
+The second run is the same on a processor with AVX2 alone (no AVX512, no VNNI).
 
 The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
 has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
