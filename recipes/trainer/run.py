@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from zoo.weights import save_weights
 __all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'any_process', 'make_optimizer', 'moving_average', 'save_recipe',
            'stop_signal']
 
+_LOG = logging.getLogger(__name__)
 Config = TrainConfig | DetectorConfig
 
 
@@ -94,6 +96,8 @@ class Run:
     def __init__(self, config: Config) -> None:
         self.config, self.output = _settle(config), Path(config.output)
         self.fabric = _begin(self.config)
+        if self.fabric.is_global_zero:
+            _LOG.info('computes on %s in %s', self.config.device, 'bf16' if self.config.precision == 'bf16' else 'float32')
         self.world_batch = config.batch_size * self.fabric.world_size
         self.images, self.saved_step = 0, None
         self.watch = LossWatch(config.explode)
