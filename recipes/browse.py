@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.config import RecipeError, list_recipes, load_recipe, read_config
+from zoo.hub import weights_path
 from zoo.tables import format_table
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def _networks(config) -> Iterator[Finding]:
             create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
     except (ValueError, TypeError, LookupError) as error:
         yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
-    if config.init and not Path(config.init).is_file():
-        yield Finding(f'init={config.init!r}: no such weights file')
+    if config.init and not weights_path(config.init).is_file():
+        yield Finding(f'init={config.init!r}: neither a weights file nor a model of the zoo that has trained weights')
     for name in config.teachers:
         try:
             check_there(name)
@@ -95,7 +96,8 @@ def _networks(config) -> Iterator[Finding]:
 
 def _check_detector(recipe: str, config) -> int:
     from plugins.data.sources import TreeFaces
-    missing = [path for path in (config.labels, config.teacher, config.init) if path and not Path(path).is_file()]
+    needed = [path for path in (config.labels, config.teacher, weights_path(config.init) if config.init else None) if path]
+    missing = [path for path in needed if not Path(path).is_file()]
     for path in missing:
         print(f'wrong: {path}: no such file')
     print(f'{recipe}: {len(TreeFaces(config.pictures))} pictures in {config.pictures}')

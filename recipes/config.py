@@ -74,7 +74,7 @@ class TrainConfig:
         channels_last: memory format; compile: ``torch.compile`` the backbone.
         clip: gradient norm limit (arcface_torch: 5).
         explode: the training stops when its loss is above so many times that of its first steps; 0: never.
-        init: weights file to start from.
+        init: what to start from: a weights file, or a model of the zoo (``fdfacenet``).
         quantise: round as 8-bit inference will (quantisation-aware fine-tuning, from ``init``); the verification measures the
             rounded network. ``compile`` is then left out.
         device: ``cpu``, ``cuda`` or ``auto``.

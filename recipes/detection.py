@@ -26,7 +26,7 @@ class DetectorConfig:
         optimizer, lr, momentum, nesterov, weight_decay, schedule, milestones, gamma, clip, ema, precision, device: as for
         recognisers. box_weight, landmark_weight: of those losses; the score's is 1.
         augment: options of :class:`plugins.data.scenes.SceneAugment`.
-        init: weights to start from.
+        init: what to start from: a weights file, or a detector of the zoo.
         output: folder of this run; resume: go on with the run in it.
         explode: as for recognisers.
         frequent: log every so many steps; save_minutes: time between checkpoints.

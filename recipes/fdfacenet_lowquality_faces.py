@@ -8,7 +8,7 @@ from recipes.fdfacenet_misaligned_faces import config as sharp
 
 config = dict(
     sharp,
-    init='fdfacenet.safetensors',
+    init='fdfacenet',
     num_epoch=4,
     lr=0.0005,
     degrade=dict(sharp['degrade'], factors=(1, 2, 4, 8)),

@@ -16,13 +16,15 @@ from plugins.backbones.iresnet import IRUnit
 from plugins.data.datasets import FaceSampler, face_loader
 from plugins.data.pack import gather, pack_records
 from plugins.data.sources import TreeFaces, shrink_crop
-from plugins.preprocess import FaceError, Preprocess
+from plugins.preprocess import FaceError, Preprocess, l2_normalise
 from recipes.config import RecipeError
 from recipes.trainer.engine import Trainer
 from recipes.trainer.student import forward_of, see
-from recipes.trainer.teacher import _fingerprint_model
+from recipes.trainer.targets import principal, turn
+from recipes.trainer.teacher import EmbeddingTeacher, _fingerprint_model
 from tests.conftest import training_log
 from zoo.export.onnx import export_onnx
+from zoo.runtime import open_embedder
 
 
 def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
@@ -45,6 +47,40 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
     cached[batch.indices[0], 24:] = np.nan  # as a crash may leave a row, and as all are at first
     cached[batch.indices[1]] = np.nan
     assert torch.equal(trainer.teacher(batch, 0).embedding, known), 'what is computed anew must be what was cached'
+
+
+def test_targets_are_turned_to_a_student_that_knows_others():
+    random = np.random.default_rng(0)
+    joined = l2_normalise(random.standard_normal((500, 40)) * np.linspace(2, 0.1, 40))
+    projection = principal(joined, 32)
+    rotation = np.linalg.qr(random.standard_normal((32, 32)))[0]
+    known = l2_normalise(joined @ projection @ rotation)
+    assert np.abs((joined @ projection * known).sum(1)).mean() < 0.3
+    np.testing.assert_allclose(turn(projection, joined, known), projection @ rotation, atol=1e-5)
+    np.testing.assert_array_equal(turn(projection, joined, l2_normalise(joined @ projection)), projection)
+
+
+def test_weights_to_begin_from_are_taught_in_their_own_coordinates(recipe, tmp_path, faces):
+    teachers = []
+    for name in ('one', 'other'):
+        teacher = zoo.create('fdfacenet', width=0.25, num_features=48)
+        with torch.no_grad():
+            teacher.train()(torch.from_numpy(Preprocess()(faces)))
+        teachers.append(str(tmp_path / f'{name}.onnx'))
+        export_onnx(teacher.eval(), teachers[-1])
+    options = {'margin_weight': 0, 'distill': {'embedding': 1.0}, 'num_epoch': 1}
+    config = recipe(**options, teachers=teachers[:1])
+    Trainer(config).fit()
+    init = f'{config.output}/last.safetensors'
+    trainer = Trainer(recipe(**options, teachers=teachers[1:], init=init, output=str(tmp_path / 'goes on')))
+    teacher, student = trainer.teacher, open_embedder(init)
+    unturned = EmbeddingTeacher(tuple(teachers[1:]), 32, trainer.dataset)
+    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 48, 1, 0), 0)))
+    known = l2_normalise(student(batch.clean.numpy()))
+    near, far = ((l2_normalise(each(batch, 0).embedding.numpy()) * known).sum(1).mean() for each in (teacher, unturned))
+    assert near > far + 0.3
+    products = [targets @ targets.T for targets in (each(batch, 0).embedding.numpy() for each in (teacher, unturned))]
+    np.testing.assert_allclose(*products, atol=1e-3)
 
 
 def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):

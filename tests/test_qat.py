@@ -11,6 +11,7 @@ import torch
 from plugins.quantization import FakeQuantised, Ranges, fake_quantise, weight_levels
 from recipes.config import load_recipe
 from recipes.trainer.engine import Trainer
+from zoo.hub import weights_path
 from zoo.weights import read_state
 
 
@@ -90,5 +91,6 @@ config = dict(network='fdfacenet', network_args={{'width': 0.25}}, embedding_siz
 
 def test_recipe_fine_tunes_the_trained_net():
     config = load_recipe('fdfacenet_int8_faces', {'rec': 'faces', 'teachers': ['teacher.onnx']})
+    assert weights_path(config.init) == weights_path('fdfacenet') and weights_path('fdfacenet').is_file()
     assert config.quantise and not config.compile and config.num_epoch < load_recipe(
         'fdfacenet_kd_faces', {'rec': 'faces', 'teachers': ['teacher.onnx']}).num_epoch

@@ -8,10 +8,10 @@ import urllib.request
 from pathlib import Path
 
 from plugins.files import atomic_path, sha256_file
-from zoo.model_card import Weights
+from zoo.model_card import Weights, weights_of
 from zoo.progress import progress_bar
 
-__all__ = ['HubError', 'cache_folder', 'resolve']
+__all__ = ['HubError', 'cache_folder', 'resolve', 'weights_path']
 
 BUNDLED = Path(__file__).parent / 'weights'
 
@@ -48,6 +48,16 @@ def resolve(weights: Weights) -> Path:
         _download(weights.url, temporary)
         _verify(temporary, weights)
     return path
+
+
+def weights_path(name: str | os.PathLike) -> Path:
+    """The weights file of a model of the zoo (``fdfacenet``, ``fdfacenet.lowquality``), verified; anything else as it is.
+
+    Raises:
+        HubError: see :func:`resolve`.
+    """
+    weights = weights_of(name)
+    return resolve(weights) if weights else Path(name)
 
 
 def _verify(path: Path, weights: Weights) -> None:

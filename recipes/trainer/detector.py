@@ -33,6 +33,7 @@ from recipes.trainer.run import (
 )
 from recipes.trainer.schedule import learning_rate
 from zoo.export.fold import fold_batchnorm
+from zoo.hub import weights_path
 from zoo.loading import load_model
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import load_weights
@@ -85,7 +86,7 @@ class DetectorTrainer(Run):
         self.raw: Detector = create_detector(config.network, **config.network_args)
         init_weights(self.raw)
         if config.init:
-            load_weights(self.raw, config.init)
+            load_weights(self.raw, weights_path(config.init))
             self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
         # before the optimiser and the average, whose state is where the weights are
         self.raw.to(self.fabric.device, memory_format=torch.channels_last)

@@ -37,6 +37,7 @@ from recipes.trainer.student import Student
 from recipes.trainer.teacher import open_teacher, teacher_size
 from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
+from zoo.hub import weights_path
 from zoo.model_card import preprocess_of
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import load_weights
@@ -66,7 +67,7 @@ class Trainer(Run):
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw = Student(config, self.preprocess, source.num_classes)
         if config.init:
-            load_weights(self.raw.backbone, config.init)
+            load_weights(self.raw.backbone, weights_path(config.init))
         if self.fabric.device.type == 'cpu' and config.precision == 'bf16':
             avoid_strided_depthwise(self.raw.backbone)
         self.raw.to(self.fabric.device)  # before the optimiser and the average, whose state is where the weights are

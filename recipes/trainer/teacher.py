@@ -1,8 +1,7 @@
 """Teachers: recognisers of any runtime, their embeddings cached on disk per view of each face, or a finished training.
 
 Several recognisers are joined by concatenating their L2-normalised embeddings, whose inner product is the mean of the teachers'
-cosine similarities. When the length is not the student's, the (uncentred) principal directions over a sample of training
-faces, or an orthonormal lift, bring it there while keeping the similarities.
+cosine similarities. :mod:`recipes.trainer.targets` brings them to the length of the student's.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +23,18 @@ from plugins.files import atomic_path, sha256_file
 from plugins.losses.distillation import DISTILLATIONS, Seen
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError, l2_normalise
+from plugins.registry import create_backbone
 from recipes.config import RecipeError, TrainConfig
+from recipes.trainer import targets
 from recipes.trainer.finished import check_identities, finished_recipe, finished_state, is_training
 from recipes.trainer.student import Student, forward_of, see
-from zoo.hub import cache_folder
+from zoo.hub import cache_folder, weights_path
 from zoo.model_card import list_models, preprocess_of, weights_of
 from zoo.progress import progress_bar
 from zoo.runtime import open_embedder
+from zoo.runtime.embedder import Embedder
+from zoo.runtime.torch import TorchEmbedder
+from zoo.weights import load_weights
 
 __all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'check_there', 'open_teacher', 'teacher_size']
 
@@ -49,10 +53,20 @@ def open_teacher(config: TrainConfig, student: Student, dataset: FaceDataset) ->
         if set(config.distill) - {'embedding', 'relation'}:
             raise RecipeError(f'distill={config.distill}: recognisers teach only embedding and relation; for the others name '
                               'the output folder of a finished training as the teacher')
-        return EmbeddingTeacher(config.teachers, config.embedding_size, dataset)
+        return EmbeddingTeacher(config.teachers, config.embedding_size, dataset, _beginning(config))
     if len(config.teachers) > 1:
         raise RecipeError(f'teachers={list(config.teachers)}: a finished training teaches alone')
     return NetworkTeacher(Path(runs[0]), student, dataset.source)
+
+
+def _beginning(config: TrainConfig) -> TorchEmbedder | None:
+    """The student as the training begins, named by the digest of its weights; None when it begins from nothing."""
+    if not config.init:
+        return None
+    network = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
+    path = weights_path(config.init)
+    load_weights(network, path)
+    return TorchEmbedder(network.to(memory_format=torch.channels_last), preprocess_of(config.network), sha256_file(path)[:16])
 
 
 def teacher_size(config: TrainConfig, size: int) -> int:
@@ -183,9 +197,11 @@ class EmbeddingTeacher:
         num_features: length of the student's embedding.
         dataset: the training faces; its seed and augmentation are part of the cache's key. The embeddings of its views are
             cached; without views they are computed anew.
+        beginning: the student as it begins, when it begins from weights; it is taught in the coordinates that it has.
     """
 
-    def __init__(self, paths: tuple[str, ...], num_features: int, dataset: FaceDataset) -> None:
+    def __init__(self, paths: tuple[str, ...], num_features: int, dataset: FaceDataset,
+                 beginning: Embedder | None = None) -> None:
         threads = torch.get_num_threads()
         self.models = [open_embedder(path, threads=threads) for path in paths]
         for model in self.models:
@@ -199,7 +215,7 @@ class EmbeddingTeacher:
         key = json.dumps([teachers, fingerprint(dataset.source), dataset.seed, vars(dataset.augment)])
         self._folder = cache_folder() / 'teachers' / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._maps: dict[int, np.memmap] = {}
-        self._projection = self._load_projection(num_features)
+        self._projection = self._load_projection(num_features, beginning)
 
     def __call__(self, batch: Batch, epoch: int) -> Seen:
         """Target embeddings float32 ``(N, num_features)`` (not normalised) of the clean faces."""
@@ -232,32 +248,39 @@ class EmbeddingTeacher:
             self._maps[view] = np.load(path, mmap_mode='r+')
         return self._maps[view]
 
-    def _load_projection(self, num_features: int) -> np.ndarray:
-        """Float32 ``(length, num_features)`` that keeps inner products as well as its rank allows."""
-        if self.length == num_features:
-            return np.eye(num_features, dtype=np.float32)
-        path = self._folder / f'projection-{num_features}.npy'
-        if not path.exists():
-            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-                np.save(file, self._fit_projection(num_features))
-        return np.load(path)
+    def _load_projection(self, num_features: int, beginning: Embedder | None) -> np.ndarray:
+        """Float32 ``(length, num_features)``, see :mod:`recipes.trainer.targets`."""
+        if self.length <= num_features:
+            projection = targets.lift(self.length, num_features)
+        else:
+            projection = self._kept(f'projection-{num_features}', lambda: targets.principal(self._sample(), num_features))
+        if beginning is None:
+            return projection
+        return self._kept(f'projection-{num_features}-from-{beginning.name}',
+                          lambda: targets.turn(projection, self._sample(), self._embed_sample([beginning])))
 
-    def _fit_projection(self, num_features: int) -> np.ndarray:
-        if self.length < num_features:
-            random = np.random.default_rng(0).standard_normal((num_features, self.length))
-            return np.linalg.qr(random)[0].T.astype(np.float32)
-        source, size = self._dataset.source, self._dataset.size
+    def _sample(self) -> np.ndarray:
+        return self._kept('sample', lambda: self._embed_sample(self.models))
+
+    def _embed_sample(self, models: Sequence[Embedder]) -> np.ndarray:
+        """Joined embeddings of the same few thousand training faces, whoever asks."""
+        source = self._dataset.source
         sample = np.random.default_rng(0).permutation(len(source))[:_SAMPLE]
         joined = []
-        with progress_bar(len(sample), 'faces', 'teacher directions') as bar:
-            for batch in np.array_split(sample, -(-len(sample) // 64)):
-                joined.append(self._embed(read_faces(source, batch, size)))
-                bar.update(len(batch))
-        faces = np.concatenate(joined).astype(np.float64)
-        values, directions = np.linalg.eigh(faces.T @ faces / len(faces))
-        kept = values[-num_features:].sum() / values.sum()
-        _LOG.info('teachers: %d dimensions projected to %d, %.2f %% of the energy kept', self.length, num_features, 100 * kept)
-        return directions[:, ::-1][:, :num_features].astype(np.float32)
+        with progress_bar(len(sample), 'faces', 'directions') as bar:
+            for rows in np.array_split(sample, -(-len(sample) // 64)):
+                joined.append(np.concatenate([l2_normalise(model(read_faces(source, rows, model.preprocess.input_size)))
+                                              for model in models], 1))
+                bar.update(len(rows))
+        return np.concatenate(joined)
+
+    def _kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``make`` gives, from the cache if it was made before."""
+        path = self._folder / f'{name}.npy'
+        if not path.exists():
+            with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+                np.save(file, make())
+        return np.load(path)
 
 
 def _fingerprint_model(name: str | os.PathLike) -> str:
