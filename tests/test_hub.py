@@ -8,6 +8,7 @@ import http.server
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from plugins.files import sha256_file
 from zoo import hub
-from zoo.hub import HubError, resolve
+from zoo.hub import HubError, resolve, weights_path
 from zoo.model_card import CardError, Weights, read_card
 from zoo.pipeline.threshold import FARS
 from zoo.weights import WeightsError, read_state, save_weights
@@ -30,6 +31,11 @@ def bundled():
 def entry(path, **changes) -> Weights:
     return dataclasses.replace(
         Weights(file=path.name, sha256=sha256_file(path), licence='', data='', recipe='', num_features=512), **changes)
+
+
+def test_weights_are_named_by_model_or_file(bundled, tmp_path):
+    assert weights_path('fdfacenet') == bundled == weights_path(bundled) and weights_path('fdfacenet.lowquality') != bundled
+    assert weights_path('shufflefacenet') == Path('shufflefacenet'), 'without trained weights it can only be a file'
 
 
 def test_load_is_offline_and_in_evaluation_mode():
