@@ -21,6 +21,8 @@ from plugins.data.sources import open_faces
 from recipes.bundle import install_weights
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import threshold_at, verify
+from zoo.hub import weights_path
+from zoo.model_card import card
 from zoo.runtime.embedder import Embedder
 from zoo.runtime.torch import open_torch
 from zoo.weights import describe
@@ -71,11 +73,20 @@ def main(argv: list[str] | None = None) -> None:
     entry = {
         'licence': args.licence, 'data': args.data,
         'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs, seed {recipe["seed"]}, {args.weights} weights; bundled '
-                  f'{datetime.date.today()} with Python {platform.python_version()}',
+                  f'{datetime.date.today()} with Python {platform.python_version()}{_begun(facts["network"], recipe["init"])}',
         'num_features': facts['num_features'], 'network_args': facts['network_args'], 'metrics': metrics,
         'thresholds': thresholds, 'limits': args.limit}
     entry = install_weights(source, facts['network'], entry, args.tag)
     print(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, width=128))
+
+
+def _begun(network: str, init: str | None) -> str:
+    """What the training went on from, with its own history when the card has it."""
+    if not init:
+        return ''
+    path = weights_path(init)
+    known = [f' ({entry.recipe})' for entry in card(network).weights.values() if entry.file == path.name]
+    return f'; begun from {path.name}{"".join(known)}'
 
 
 if __name__ == '__main__':
