@@ -34,7 +34,8 @@ def computes_bf16(device: torch.device) -> bool:
     """
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()  # public from the release on that has torch.cpu.get_capabilities
+    known = getattr(torch.cpu, '_is_avx512_bf16_supported', None)  # AMX comes with it; not public, so that it may be gone
+    return bool(known and known())
 
 
 def avoid_strided_depthwise(network: nn.Module) -> None:
