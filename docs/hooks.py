@@ -63,11 +63,16 @@ def system_table(every: bool = False) -> str:
     rows = [[name, *(f'{each[name]["pictures_a_second"]:.0f} ({each[name]["ratio"]:.1f}x)' for each in pictures.values())]
             for name in shown]
     rates = ', '.join(f'{way} {rate:.0f}' for way, rate in video['frames_a_second'].items())
+    older = json.loads((ROOT / 'results' / 'album_speed_avx2.json').read_text())['pictures'].values()
+    plain, whole = (', '.join(f'{each[f"onnxruntime{bits}, 2 pictures at a time"]["ratio"]:.1f}x' for each in older)
+                    for bits in ('', ', 8 bits'))
     return (f'{machine["processor"]}, {found["cores"]} cores, {machine["date"]}; JPEG files of at most '
             f'{max(map(max, found["sizes"].values()))} pixels, read, searched and embedded; pictures a second '
             '(`benchmarks/album_speed.py`):\n\n' + markdown_table(['system', *pictures], rows).strip()
             + f'\n\nFrames a second of a {"x".join(map(str, video["size"]))} video with '
-            f'{" to ".join(map(str, video["faces_a_frame"]))} faces, onnxruntime: {rates}.\n')
+            f'{" to ".join(map(str, video["faces_a_frame"]))} faces, onnxruntime: {rates}.\n\n'
+            'On a processor with AVX2 alone (no AVX512, no 8-bit dot products) onnxruntime, 2 pictures at a time, is '
+            f'{plain} as fast as `FaceAnalysis`, in 8 bits {whole} (`results/album_speed_avx2.json`).\n')
 
 
 def measured_page() -> str:

@@ -96,8 +96,8 @@ def _networks(config) -> Iterator[Finding]:
 
 def _check_detector(recipe: str, config) -> int:
     from plugins.data.sources import TreeFaces
-    needed = [path for path in (config.labels, config.teacher, weights_path(config.init) if config.init else None) if path]
-    missing = [path for path in needed if not Path(path).is_file()]
+    needed = (config.labels, config.teacher, config.init and weights_path(config.init))
+    missing = [path for path in needed if path and not Path(path).is_file()]
     for path in missing:
         print(f'wrong: {path}: no such file')
     print(f'{recipe}: {len(TreeFaces(config.pictures))} pictures in {config.pictures}')

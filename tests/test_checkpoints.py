@@ -88,7 +88,7 @@ def test_a_lower_learning_rate_is_the_way_on(recipe, caplog):
     config = recipe()
     stop_after(Trainer(config), 3)
     trainer = Trainer(recipe(resume=True, lr=0.001, clip=1.0))
-    assert 'goes on with lr 0.001 instead of 0.02' in caplog.text and 'clip 1.0 instead of 5.0' in caplog.text
+    assert 'goes on with lr 0.001 instead of 0.02' in caplog.text and 'clip 1 instead of 5' in caplog.text
     trainer.fit()
     assert max(line['lr'] for line in training_log(config) if line.get('step') == 4 and 'lr' in line) <= 0.001
 

@@ -34,7 +34,7 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
         teacher.train()(torch.from_numpy(Preprocess()(faces)))
     export_onnx(teacher.eval(), tmp_path / 'teacher.onnx')
     config = recipe(margin_weight=0, distill={'embedding': 1.0, 'relation': 10.0}, teachers=[str(tmp_path / 'teacher.onnx')],
-                    num_epoch=16, views=2, optimizer='adamw', lr=0.01, precision='auto')
+                    num_epoch=16, views=2, optimizer='adamw', lr=0.01, precision='bf16')
     trainer = Trainer(config)
     assert trainer.teacher.length == 48  # projected to the student's 32
     trainer.fit()

@@ -58,9 +58,10 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
         raise CheckpointError(f'{path}: is no checkpoint of `facezoo train`; to start from weights, name them with init=FILE')
     now, then = asdict(config), state['config']
     lowered = {key for key in _LOWER & set(now) if now[key] < then[key]}
-    for key in sorted(lowered | {'precision'}):
-        if now[key] != then[key]:
-            _LOG.warning('%s: goes on with %s %s instead of %s', path, key, now[key], then[key])
+    for key in sorted(lowered):
+        _LOG.warning('%s: goes on with %s %g instead of %g', path, key, now[key], then[key])
+    if now['precision'] != then['precision']:
+        _LOG.warning('%s: goes on with precision %s instead of %s', path, now['precision'], then['precision'])
     changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now
                if key not in _FREE | lowered and plain(now[key]) != plain(then.get(key))]
     changed += [f'{key} of the data: {state["data"][key]} -> {value}' for key, value in data.items()

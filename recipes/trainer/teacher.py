@@ -221,18 +221,15 @@ class EmbeddingTeacher:
         """Target embeddings float32 ``(N, num_features)`` (not normalised) of the clean faces."""
         faces, device = batch.clean.cpu().numpy(), batch.clean.device
         if not self._dataset.views:
-            joined = self._embed(faces)
+            joined = _join(self.models, faces)
         else:
             table, rows = self._view(self._dataset.view(epoch)), batch.indices.cpu().numpy()
             joined = np.asarray(table[rows], np.float32)
             missing = np.isnan(joined).any(1)  # of a row that a crash tore, a part
             if missing.any():
-                table[rows[missing]] = self._embed(faces[missing])
+                table[rows[missing]] = _join(self.models, faces[missing])
                 joined = np.asarray(table[rows], np.float32)  # as rounded as in every later epoch
         return Seen(torch.from_numpy(joined @ self._projection).to(device))
-
-    def _embed(self, faces: np.ndarray) -> np.ndarray:
-        return np.concatenate([l2_normalise(model(faces)) for model in self.models], 1)
 
     def _view(self, view: int) -> np.memmap:
         """The cached embeddings of one view, NaN where not yet computed."""
@@ -263,14 +260,13 @@ class EmbeddingTeacher:
         return self._kept('sample', lambda: self._embed_sample(self.models))
 
     def _embed_sample(self, models: Sequence[Embedder]) -> np.ndarray:
-        """Joined embeddings of the same few thousand training faces, whoever asks."""
-        source = self._dataset.source
+        """Joined embeddings of the same few thousand training faces, whoever asks; the models see the same crop."""
+        source, size = self._dataset.source, models[0].preprocess.input_size
         sample = np.random.default_rng(0).permutation(len(source))[:_SAMPLE]
         joined = []
         with progress_bar(len(sample), 'faces', 'directions') as bar:
             for rows in np.array_split(sample, -(-len(sample) // 64)):
-                joined.append(np.concatenate([l2_normalise(model(read_faces(source, rows, model.preprocess.input_size)))
-                                              for model in models], 1))
+                joined.append(_join(models, read_faces(source, rows, size)))
                 bar.update(len(rows))
         return np.concatenate(joined)
 
@@ -281,6 +277,10 @@ class EmbeddingTeacher:
             with atomic_path(path) as temporary, open(temporary, 'wb') as file:
                 np.save(file, make())
         return np.load(path)
+
+
+def _join(models: Sequence[Embedder], faces: np.ndarray) -> np.ndarray:
+    return np.concatenate([l2_normalise(model(faces)) for model in models], 1)
 
 
 def _fingerprint_model(name: str | os.PathLike) -> str:
