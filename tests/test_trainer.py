@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 import zoo
@@ -19,11 +21,11 @@ from plugins.data.augment import Augment
 from plugins.data.datasets import FaceDataset, FaceSampler
 from plugins.data.sources import open_faces
 from plugins.files import sha256_file
-from plugins.layers import SpatialAttention
+from plugins.layers import ConvBNAct, DepthwiseSeparable, SpatialAttention
 from plugins.overrides import apply_overrides, parse_overrides
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, list_recipes, load_recipe
-from recipes.trainer.cpu import avoid_strided_depthwise
+from recipes.trainer.cpu import avoid_strided_depthwise, keep_layout
 from recipes.trainer.engine import Interrupted, Trainer
 from recipes.trainer.schedule import learning_rate
 from tests.conftest import training_log, wait_for
@@ -97,6 +99,22 @@ def test_attention_has_a_gradient_when_compiled_in_bf16():
         found = torch.compile(net)(torch.randn(8, 3, 16, 16))
     found.float().square().mean().backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a C++ compiler')
+@torch._inductor.config.patch(force_layout_optimization=False)
+def test_compiled_backward_copies_no_activations():
+    """oneDNN copies what comes to a convolution in another layout than channels-last."""
+    keep_layout()
+    net = nn.Sequential(ConvBNAct(3, 16), DepthwiseSeparable(16, 16, stride=2)).to(memory_format=torch.channels_last)
+    loss, x = torch.compile(lambda x: net(x).square().sum()), torch.randn(4, 3, 24, 24).to(memory_format=torch.channels_last)
+    loss(x).backward()  # which compiles
+    again = loss(x)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        again.backward()
+    shapes = [event.input_shapes[0] for event in profile.events() if event.name == 'aten::copy_']
+    assert 'aten::convolution_backward' in {event.name for event in profile.events()}
+    assert not [shape for shape in shapes if shape[:1] == [len(x)]]
 
 
 def test_bf16_trains(recipe):

@@ -1,4 +1,4 @@
-"""What makes training on CPUs fast: memory that is kept, a kernel that is avoided, and bf16 where the processor has it."""
+"""What makes training on CPUs fast: memory and layout that are kept, a kernel that is avoided, bf16 where it is computed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import ctypes
 import sys
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
-__all__ = ['avoid_strided_depthwise', 'computes_bf16', 'keep_memory']
+__all__ = ['avoid_strided_depthwise', 'computes_bf16', 'keep_layout', 'keep_memory']
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -24,6 +25,17 @@ def keep_memory() -> None:
         if mallopt:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def keep_layout() -> None:
+    """Let compiled backward passes stay channels-last, as the forward passes are.
+
+    PyTorch 2.13 decides by the forward convolutions of a graph, and a backward graph has none: before each depthwise
+    convolution it then copies the activations to the layout of the weight, (N, H, C, W), which oneDNN copies back. Measured
+    with MobileFaceNet, 64 faces, float32, AVX2, two cores, in turns: 40, 43, 35 faces a
+    second without, 47, 50, 42 with this.
+    """
+    torch._inductor.config.force_layout_optimization = True
 
 
 def computes_bf16(device: torch.device) -> bool:

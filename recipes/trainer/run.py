@@ -22,7 +22,7 @@ from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, plain, save_checkpoint
-from recipes.trainer.cpu import computes_bf16, keep_memory
+from recipes.trainer.cpu import computes_bf16, keep_layout, keep_memory
 from zoo.weights import save_weights
 
 __all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'any_process', 'make_optimizer', 'moving_average', 'save_recipe',
@@ -165,7 +165,8 @@ class Run:
 
 
 def _begin(config: Config):
-    """The launched ``lightning_fabric.Fabric`` of a new or resumed training; on a CPU freed memory is kept from here on."""
+    """The launched ``lightning_fabric.Fabric`` of a new or resumed training; on a CPU freed memory and the memory format are
+    kept from here on."""
     fabric = _make_fabric(config)
     if config.resume and fabric.is_global_zero:
         for part in Path(config.output).glob('.*.part'):  # of a save that was killed
@@ -174,6 +175,7 @@ def _begin(config: Config):
         raise CheckpointError(f'{config.output} holds a training; go on with resume=true, or choose another output')
     if fabric.device.type == 'cpu':
         keep_memory()
+        keep_layout()
     return fabric
 
 
