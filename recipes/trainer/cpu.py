@@ -6,7 +6,6 @@ import ctypes
 import sys
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 __all__ = ['avoid_strided_depthwise', 'computes_bf16', 'keep_layout', 'keep_memory']
@@ -32,10 +31,10 @@ def keep_layout() -> None:
 
     PyTorch 2.13 decides by the forward convolutions of a graph, and a backward graph has none: before each depthwise
     convolution it then copies the activations to the layout of the weight, (N, H, C, W), which oneDNN copies back. Measured
-    with MobileFaceNet, 64 faces, float32, AVX2, two cores, in turns: 40, 43, 35 faces a
-    second without, 47, 50, 42 with this.
+    with MobileFaceNet, 64 faces, float32, AVX2, two cores, in turns: 40, 43, 35 faces a second without, 47, 50, 42 with this.
     """
-    torch._inductor.config.force_layout_optimization = True
+    from torch._inductor import config  # over a second; Fabric, which a training needs, has imported it
+    config.force_layout_optimization = True
 
 
 def computes_bf16(device: torch.device) -> bool:
