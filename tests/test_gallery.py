@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -68,10 +69,14 @@ def test_two_programs_do_not_overwrite_each_other(gallery, tmp_path):
     assert 'Person 0' not in Gallery.load(path).persons and 'Person 1' in Gallery.load(path).persons
 
 
-def test_two_programs_that_end_together(tmp_path):
-    """Both have looked at the file before either has written it, but for the lock."""
+@pytest.mark.parametrize('linked', [False, True])
+def test_two_programs_that_end_together(linked, tmp_path):
+    """Both have looked at the file before either has written it, but for the lock; one of them through a link."""
     pytest.importorskip('fcntl', reason='this system has no locks on files')
     path = tmp_path / 'gallery.npz'
+    (tmp_path / 'linked').mkdir()
+    (tmp_path / 'linked/gallery.npz').symlink_to(path)
+    paths = {'Bob': path, 'Cid': tmp_path / 'linked/gallery.npz' if linked else path}
     first = Gallery(contract())
     first.add('Ann', np.eye(1, 4), ['1.jpg'])
     first.save(path)
@@ -80,7 +85,7 @@ def test_two_programs_that_end_together(tmp_path):
             'save = Gallery.save; Gallery.save = lambda *args: (time.sleep(0.5), save(*args))\n'
             'with open_gallery(sys.argv[1], change=True) as gallery:\n'
             '    gallery.add(sys.argv[2], np.eye(1, 4), ["1.jpg"]); print("ready", flush=True); sys.stdin.readline()')
-    both = {name: subprocess.Popen([sys.executable, '-c', code, str(path), name], cwd=ROOT, stdin=subprocess.PIPE,
+    both = {name: subprocess.Popen([sys.executable, '-c', code, str(paths[name]), name], cwd=ROOT, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for name in ('Bob', 'Cid')}
     assert [program.stdout.readline() for program in both.values()] == ['ready\n'] * 2
     for program in both.values():
@@ -90,6 +95,24 @@ def test_two_programs_that_end_together(tmp_path):
     written = [name for name, words in said.items() if not words]
     assert len(written) == 1 and sum('another program' in words for words in said.values()) == 1, said
     assert [*Gallery.load(path).persons] == ['Ann', *written]
+
+
+def test_another_users_lock_is_enough(gallery, tmp_path, monkeypatch):
+    """The lock file is another user's, who lets us read it."""
+    path = tmp_path / 'gallery.npz'
+    gallery.save(path)
+    really = os.open
+
+    def refuse(file, flags, *mode):
+        if str(file).endswith('.lock') and flags & os.O_RDWR:
+            raise PermissionError(13, 'Permission denied', str(file))
+        return really(file, flags, *mode)
+
+    (tmp_path / '.gallery.npz.lock').touch()
+    monkeypatch.setattr(os, 'open', refuse)
+    with open_gallery(path, change=True) as mine:
+        mine.remove('Person 1')
+    assert 'Person 1' not in Gallery.load(path).persons
 
 
 def test_errors_of_galleries_on_the_command_line(gallery, tmp_path, capsys):

@@ -74,6 +74,21 @@ def test_the_index_is_kept_and_belongs_to_its_rows(rows, probes, faiss, tmp_path
     assert Gallery.load(path).search(probes[:1], 0.3)[0][0].name == '00001' and len(built) == 4
 
 
+@pytest.mark.parametrize('moment', ['before its arrays are read', 'after'])
+def test_a_gallery_that_is_replaced_while_it_is_read(moment, rows, probes, faiss, tmp_path, monkeypatch):
+    """Its index is that of what was read: kept as that of the new file, it would name everybody wrongly from then on."""
+    path, new = tmp_path / 'gallery.npz', tmp_path / 'new.npz'
+    made(rows, path)
+    made(np.roll(rows, 1, 0), new)
+    where, name = (np, 'load') if moment.startswith('before') else (Gallery, '__init__')
+    with monkeypatch.context() as patch:
+        function = getattr(where, name)
+        patch.setattr(where, name, lambda *args, **options: (os.replace(new, path), function(*args, **options))[1])
+        old = Gallery.load(path)
+    assert old.search(probes[:1], 0.3)[0][0].name == '00000'
+    assert Gallery.load(path).search(probes[:1], 0.3)[0][0].name == '00001'
+
+
 @pytest.mark.parametrize('damage', [lambda b: b[:5000], lambda b: b'', lambda b: b'\x00' * 100, lambda b: b'{}\n' + b[200:]])
 def test_a_damaged_index_is_built_again(rows, probes, faiss, tmp_path, damage):
     path = tmp_path / 'gallery.npz'

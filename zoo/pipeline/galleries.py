@@ -63,16 +63,24 @@ def _open_file(path: Path, contract: Contract | None, change: bool) -> Iterator[
 def _locked(path: Path) -> Iterator[None]:
     """One program at a time, where the system has such locks. The hidden file beside the gallery stays: were it removed, one
     program that waits for it and another that comes later would hold two different locks."""
+    path = Path(os.path.realpath(path))  # a link and what it points to are one gallery
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'.{path.name}.lock'), 'ab') as file:
+    lock = path.with_name(f'.{path.name}.lock')
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's: but on network file systems reading it is enough
+        handle = os.open(lock, os.O_RDONLY)
+    try:
         if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def _existing(path: Path) -> Path:
     """The folder that a file will be written to, or the part of its path that is there."""
-    return next(folder for folder in path.absolute().parents if folder.exists())
+    return next(folder for folder in Path(os.path.realpath(path)).parents if folder.exists())
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -175,10 +175,12 @@ class Gallery:
                  'flip': self.contract.flip, 'weights': self.contract.weights,
                  'names': [name for name, faces in self._faces.items() for _ in faces],
                  'sources': [source for faces in self._faces.values() for source in faces]}
-        with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-            np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
-                     embeddings=self._rows(self._faces))
-        self._file, self._stamp = path, _stamp(path)
+        with atomic_path(path) as temporary:
+            with open(temporary, 'wb') as file:
+                np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
+                         embeddings=self._rows(self._faces))
+            stamp = _stamp(temporary)
+        self._file, self._stamp = path, stamp
 
     @classmethod
     def load(cls, path: str | os.PathLike, contract: Contract | None = None) -> Gallery:
@@ -199,11 +201,14 @@ class Gallery:
         if not path.is_file():
             raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol {path} PEOPLE_FOLDER`')
         try:
-            if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load it as one
-                raise ValueError('no .npz, or cut short')
-            with np.load(path, allow_pickle=False) as data:
-                facts = json.loads(data['facts'].tobytes())
-                rows, probe = data['embeddings'], data['probe']
+            with open(path, 'rb') as file:  # opened once: its stamp must not be that of a file which replaces it meanwhile
+                if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and advise to load it as one
+                    raise ValueError('no .npz, or cut short')
+                stamp = _stamp(file)
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as data:
+                    facts = json.loads(data['facts'].tobytes())
+                    rows, probe = data['embeddings'], data['probe']
             if facts['format'] != _FORMAT or len(facts['names']) != len(rows) or len(facts['sources']) != len(rows):
                 raise ValueError(f'format {facts["format"]!r}, {len(facts["names"])} names, {len(rows)} faces')
             found = cls(Contract(facts['model'], facts['preprocess'], facts['flip'], probe, facts.get('weights', '')),
@@ -212,13 +217,13 @@ class Gallery:
             raise GalleryError(f'{path}: not a whole gallery ({error}); restore a copy or enrol again') from None
         if contract:
             contract.require(found.contract, str(path))
-        found._file, found._stamp = path, _stamp(path)
+        found._file, found._stamp = path, stamp
         return found
 
 
-def _stamp(path: str | os.PathLike) -> list:
+def _stamp(file: str | os.PathLike | BinaryIO) -> list:
     """What a gallery file's content is known by, at no cost: the checksums in its directory."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
 
 

@@ -75,6 +75,10 @@ class FaissIndex:
         self._index.add(rows)
         self._index.k_factor = self.AGAIN
 
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._index.ntotal
+
     def search(self, probes: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         return self._index.search(np.ascontiguousarray(probes, np.float32), top)
 
@@ -121,7 +125,7 @@ def make_index(persons: int, rows: Callable[[], np.ndarray], file: str | os.Path
     if persons <= EXACT_UP_TO:
         return ExactIndex(rows())
     kept = FaissIndex.load(file, stamp) if stamp else None
-    if kept:
+    if kept and len(kept) == persons:
         return kept
     _LOG.info('building the index of %d persons', persons)
     made = FaissIndex(rows())
