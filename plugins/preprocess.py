@@ -126,7 +126,10 @@ def decode_image(data: bytes, name: str = 'image', upright: bool = False) -> np.
     if not len(data):
         raise FaceError(f'{name}: empty file')
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
+    except cv2.error as error:  # a format that OpenCV knows, with contents that it refuses
+        raise FaceError(f'{name}: cannot be decoded ({error.err})') from None
     jpeg_without_end = data[:2] == b'\xff\xd8' and b'\xff\xd9' not in bytes(data[-64:])
     # OpenCV before 5 fills the missing part of a cut JPEG with grey and says nothing; 5 does not say why it gives none
     fault = _fault(data) if image is None or jpeg_without_end else ''

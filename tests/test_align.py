@@ -46,6 +46,8 @@ def test_central_faces_are_aligned(people, crops, tmp_path, detector_file, capsy
         assert np.abs(crop - known).mean() < 0.5 * np.abs(crop - other).mean()
     rows = list(csv.reader((tmp_path / 'faces' / 'unaligned.csv').read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == ['nobody/cut.jpg', 'nobody/wall.jpg'] and rows[2][1] == 'no face found'
+    assert main(['data', 'align', str(people / 'ann'), '--out', str(tmp_path / 'faces'), '--threads', '1', *chosen]) == 0
+    assert not (tmp_path / 'faces' / 'unaligned.csv').exists()  # it was of the run before
 
 
 def test_no_face_at_all_and_no_detector(people, tmp_path, detector_file, recogniser_file, capsys):

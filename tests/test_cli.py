@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,11 +85,42 @@ def test_demo(tmp_path, capsys, crops):
     assert 'recognised.jpg: 1280x886 pixels' in capsys.readouterr().err
 
 
-def test_nobody_reads_the_output():
-    """`facezoo list | head -1` is no error."""
-    command = f'{sys.executable} -m zoo.cli list | head -1'
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.startswith('model') and not done.stderr
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_nobody_reads_the_output(unbuffered):
+    """`facezoo list | head -1` is no error, nor is a reader that is gone before the first line."""
+    for reader in ('head -1', 'true'):
+        command = f'{sys.executable} -m zoo.cli list | {reader}; exit ${{PIPESTATUS[0]}}'
+        done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, cwd=ROOT,
+                              env={**os.environ, 'PYTHONUNBUFFERED': unbuffered})
+        assert done.returncode in (0, 141) and not done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='this system has no /dev/full')
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_output_that_cannot_be_written_is_an_error(unbuffered):
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, '-m', 'zoo.cli', 'list'], stdout=full, stderr=subprocess.PIPE, text=True,
+                              cwd=ROOT, env={**os.environ, 'PYTHONUNBUFFERED': unbuffered})
+    assert done.returncode == 1 and 'No space left' in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_interrupted_by_the_user(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr('zoo.commands.list.run', interrupted)
+    assert main(['list']) == 130 and capsys.readouterr().err == 'facezoo: interrupted\n'
+
+
+def test_names_that_the_terminal_cannot_show(gallery, tmp_path, monkeypatch):
+    """A file system's name that is no UTF-8, on a terminal that has no more than ASCII."""
+    from zoo.pipeline.gallery import Gallery
+    made, out = Gallery(gallery.contract), io.TextIOWrapper(io.BytesIO(), 'ascii', errors='strict')
+    for name in ('Jos\udce9', 'Zo\u00eb'):
+        made.add(name, gallery.templates()[1][:1], ['1.jpg'])
+    made.save(tmp_path / 'g.npz')
+    monkeypatch.setattr(sys, 'stdout', out)
+    assert main(['enrol', str(tmp_path / 'g.npz'), '--list']) == 0
+    assert out.buffer.getvalue().decode().splitlines() == ['Jos\\udce9: 1', 'Zo\\xeb: 1']
 
 
 def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_path, capsys):
@@ -100,15 +133,30 @@ def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_
         open_embedder(tmp_path / 'net.param')
     with pytest.raises(ValueError, match='leave out --network'):
         open_embedder(recogniser_file, network='fdfacenet')
+
+
+def test_no_threshold_without_a_sidecar(recogniser_file, tmp_path):
+    """Whatever zoo model the file, or the folder that it lies in, is called after."""
     from zoo.pipeline.threshold import threshold_of
-    with pytest.raises(ValueError, match=r'fdfacenet\.json is not beside it'):
-        threshold_of(open_embedder(recogniser_file))
+    from zoo.runtime import open_embedder
+    assert main(['export', 'fdfacenet', '--to', 'ncnn', '--out', str(tmp_path / 'mobilefacenet')]) == 0
+    (tmp_path / 'mobilefacenet/fdfacenet.json').unlink()
+    for path in (recogniser_file, tmp_path / 'mobilefacenet', tmp_path / 'mobilefacenet/fdfacenet.param'):
+        with pytest.raises(ValueError, match=r'\.json of this model is not beside it'):
+            threshold_of(open_embedder(path))
 
 
 @pytest.mark.parametrize(('line', 'words'), [
     ('recognise a.jpg --score nan', '--score: nan: must be a number, 0 to 1'),
     ('recognise a.jpg --score 1.1', '--score: 1.1: must be a number, 0 to 1'),
     ('data align a --out b --score -1', '--score: -1'),
+    ('data align a --out b --size 0', '--size: 0: must be a whole number, at least 96'),
+    ('data pack a --out b --holdout -1', '--holdout: -1'),
+    ('identify fdfacenet --set a --seed -1', '--seed: -1'),
+    ('ijb fdfacenet --root a --batch 0', '--batch: 0: must be a whole number, at least 1'),
+    ('profile fdfacenet --width nan', '--width: nan: must be a number, above 0'),
+    ('profile fdfacenet --width inf', '--width: inf: must be a number, above 0'),
+    ('watch 0 --threshold 0.4 --far 1e-4', '--far: not allowed with argument --threshold'),
     ('eval-detector retinaface_mnet025 --truth a --score 75', '--score: 75'),
     ('verify a.jpg b.jpg --threshold nan', '--threshold: nan: must be a number, -1 to 1'),
     ('watch 0 --threshold 43', '--threshold: 43'),

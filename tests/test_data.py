@@ -6,7 +6,9 @@ import io
 import os
 import pickle
 import shutil
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -124,8 +126,16 @@ def test_wrong_crop_size_says_how_to_align(face_folder, tmp_path, faces):
         read_faces(open_faces(tmp_path), [0], 112)
 
 
+def png_that_claims(side: int) -> bytes:
+    data = bytearray(encode(np.zeros((8, 8, 3), np.uint8), '.png'))
+    data[16:24] = struct.pack('>2I', side, side)
+    data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
 @pytest.mark.parametrize(('data', 'message'), [
-    (b'', 'empty file'), (b'no image', 'not an image'), (b'\xff\xd8\xff\xe0', 'not an image')])
+    (b'', 'empty file'), (b'no image', 'not an image'), (b'\xff\xd8\xff\xe0', 'not an image'),
+    (png_that_claims(100_000), 'cannot be decoded')], ids=['empty', 'text', 'cut', 'huge'])
 def test_damaged_images_are_named(data, message):
     with pytest.raises(FaceError, match=f'x.jpg: {message}'):
         decode_image(data, 'x.jpg')

@@ -19,8 +19,13 @@ from zoo.cli import main
 
 
 @pytest.fixture(scope='module')
-def models(detector_file, recogniser_file) -> list[str]:
-    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1', '--threshold', '0.5']
+def nets(detector_file, recogniser_file) -> list[str]:
+    return ['--model', str(recogniser_file), '--detector', str(detector_file), '--threads', '1']
+
+
+@pytest.fixture(scope='module')
+def models(nets) -> list[str]:
+    return [*nets, '--threshold', '0.5']
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +43,7 @@ def made(models, detector_file, picture, tmp_path_factory):
     return root
 
 
-def test_nothing_is_passed_over_in_silence(made, models, capsys, tmp_path):
+def test_nothing_is_passed_over_in_silence(made, models, nets, capsys, tmp_path):
     people = tmp_path / 'people'
     people.mkdir()
     (people / 'Linked').symlink_to(made / 'people' / 'Person 1')
@@ -53,7 +58,7 @@ def test_nothing_is_passed_over_in_silence(made, models, capsys, tmp_path):
         'passed over, empty folders (1): Nobody',
         'passed over, no pictures of a kind that is read (4): Phone/1.HEIC, Phone/2.HEIC, Phone/3.HEIC, ...',
         "passed over, in nobody's folder (1): loose.png"]
-    assert main(['recognise', str(people), *models]) == 1  # loose.png is no picture
+    assert main(['recognise', str(people), *nets]) == 1  # loose.png is no picture
     assert 'Phone/1.HEIC' in capsys.readouterr().err
 
 
@@ -96,7 +101,22 @@ def test_recognise_draws_names_and_goes_on(made, models, picture, capsys, tmp_pa
     assert drawn.shape == picture.shape and (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
 
 
-def test_recognise_overwrites_nothing(models, capsys, tmp_path):
+def test_strangers_are_unknown_to_an_empty_gallery_too(made, models, nets, picture, capsys, tmp_path):
+    gallery, photo = tmp_path / 'g.npz', tmp_path / 'group.png'
+    gallery.write_bytes((made / 'gallery.npz').read_bytes())
+    photo.write_bytes(encode(picture, '.png'))
+    assert main(['enrol', str(gallery), '--remove', 'Person 0', '--remove', 'Person 1']) == 0
+    capsys.readouterr()
+    for options, who in ((['--gallery', str(gallery), *models], 'unknown'), (nets, 'face')):
+        assert main(['recognise', str(photo), *options]) == 0
+        assert f'6 faces ({", ".join([who] * 6)})' in capsys.readouterr().out
+        assert main(['recognise', str(photo), '--json', *options]) == 0
+        assert [face['name'] for face in json.loads(capsys.readouterr().out)['faces']] == [None] * 6
+    assert main(['recognise', str(photo), *models]) == 1
+    assert 'name the --gallery, too' in capsys.readouterr().err
+
+
+def test_recognise_overwrites_nothing(nets, capsys, tmp_path):
     album = tmp_path / 'album'
     for number, name in enumerate(('2023/1.jpg', '2024/1.jpg', 'a.jpg', 'a.jpeg', 'b.png')):
         (album / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +125,7 @@ def test_recognise_overwrites_nothing(models, capsys, tmp_path):
     before = {path: path.read_bytes() for path in album.rglob('*.*')}
 
     def refused(*names: str, out: str) -> str:
-        assert main(['recognise', *(str(album / name) for name in names), '--out', str(tmp_path / out), *models]) == 1
+        assert main(['recognise', *(str(album / name) for name in names), '--out', str(tmp_path / out), *nets]) == 1
         assert {path: path.read_bytes() for path in album.rglob('*.*')} == before and not (tmp_path / 'new').exists()
         return capsys.readouterr().err
     assert 'a.jpg is there already' in refused('a.jpg', 'b.png', out='album')
@@ -113,26 +133,26 @@ def test_recognise_overwrites_nothing(models, capsys, tmp_path):
     assert 'new/1.jpg' in refused('2023', '2024', out='new')
     assert 'new/contact_sheet.jpg' in refused('.', out='new')
     (album / 'contact_sheet.png').unlink()
-    assert main(['recognise', str(album), '--out', str(tmp_path / 'new'), *models]) == 0
+    assert main(['recognise', str(album), '--out', str(tmp_path / 'new'), *nets]) == 0
     new = tmp_path / 'new'
     assert {str(path.relative_to(new)): cv2.imread(str(path)).shape[1] for path in new.rglob('*.*')} == {
         '2023/1.jpg': 80, '2024/1.jpg': 81, 'a.jpg.jpg': 82, 'a.jpeg.jpg': 83, 'b.jpg': 84, 'contact_sheet.jpg': 960}
 
 
-def test_contact_sheets_have_room(models, tmp_path, monkeypatch):
+def test_contact_sheets_have_room(nets, tmp_path, monkeypatch):
     monkeypatch.setattr('zoo.commands.recognise._SHEET', 2)
     for count, sheets in ((1, []), (2, ['contact_sheet.jpg']), (5, [f'contact_sheet_{i}.jpg' for i in (1, 2, 3)])):
         (tmp_path / 'in').mkdir(exist_ok=True)
         for number in range(count):
             (tmp_path / 'in' / f'{number}.png').write_bytes(encode(np.full((60, 80, 3), 99, np.uint8), '.png'))
-        assert main(['recognise', str(tmp_path / 'in'), '--out', str(tmp_path / f'{count}'), *models]) == 0
+        assert main(['recognise', str(tmp_path / 'in'), '--out', str(tmp_path / f'{count}'), *nets]) == 0
         assert sorted(path.name for path in (tmp_path / f'{count}').glob('contact*')) == sheets
     assert [cv2.imread(str(tmp_path / '5' / name)).shape for name in sheets] == [(344, 640, 3)] * 2 + [(344, 320, 3)]
 
 
-def test_a_picture_that_no_jpeg_holds_is_drawn_smaller(models, tmp_path):
+def test_a_picture_that_no_jpeg_holds_is_drawn_smaller(nets, tmp_path):
     (tmp_path / 'wide.png').write_bytes(encode(np.full((20, 66000, 3), 99, np.uint8), '.png'))
-    assert main(['recognise', str(tmp_path / 'wide.png'), '--out', str(tmp_path / 'out'), *models]) == 0
+    assert main(['recognise', str(tmp_path / 'wide.png'), '--out', str(tmp_path / 'out'), *nets]) == 0
     assert cv2.imread(str(tmp_path / 'out' / 'wide.jpg')).shape == (20, 65500, 3)
 
 
@@ -189,27 +209,27 @@ def server(video):
         found.shutdown()
 
 
-def test_a_camera_that_is_lost_is_an_error_and_the_log_goes_on(server, models, capsys, tmp_path):
+def test_a_camera_that_is_lost_is_an_error_and_the_log_goes_on(server, nets, capsys, tmp_path):
     log = tmp_path / 'door.jsonl'
     log.write_text('{"frame": 0}\n')
-    assert main(['watch', f'{server}/camera', '--out', str(log), *models]) == 1
+    assert main(['watch', f'{server}/camera', '--out', str(log), *nets]) == 1
     assert 'camera ended after 8 frames: the camera or the connection is lost' in capsys.readouterr().err
     assert log.read_text() == '{"frame": 0}\n'  # nobody came by
-    assert main(['watch', f'{server}/camera', '--sequential', '--seconds', '0.001', *models]) == 0  # told to stop
-    assert main(['watch', f'{server}/video.mp4', *models]) == 0  # played to its end
+    assert main(['watch', f'{server}/camera', '--sequential', '--seconds', '0.001', *nets]) == 0  # told to stop
+    assert main(['watch', f'{server}/video.mp4', *nets]) == 0  # played to its end
 
 
 @pytest.mark.parametrize('option', ['--sequential', '--live'])
-def test_a_video_that_was_stopped_is_not_called_damaged(video, models, capsys, option):
-    assert main(['watch', str(video), '--seconds', '0.001', option, *models]) == 0
+def test_a_video_that_was_stopped_is_not_called_damaged(video, nets, capsys, option):
+    assert main(['watch', str(video), '--seconds', '0.001', option, *nets]) == 0
     assert 'damaged' not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_watch_that_is_told_to_end_keeps_its_video(number, video, models, tmp_path):
+def test_a_watch_that_is_told_to_end_keeps_its_video(number, video, nets, tmp_path):
     """Ctrl-C, and what `systemctl stop` sends."""
     path = tmp_path / 'seen.mp4'
-    command = [sys.executable, '-m', 'zoo.cli', 'watch', str(video), '--live', '--video', str(path), *models]
+    command = [sys.executable, '-m', 'zoo.cli', 'watch', str(video), '--live', '--video', str(path), *nets]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not [*tmp_path.glob('.seen*.mp4')] and process.poll() is None:
             time.sleep(0.02)
@@ -220,16 +240,16 @@ def test_a_watch_that_is_told_to_end_keeps_its_video(number, video, models, tmp_
     assert 0 < cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) < 40 and [*tmp_path.iterdir()] == [path]
 
 
-def test_a_video_that_was_cut_is_called_damaged(video, models, capsys, tmp_path):
+def test_a_video_that_was_cut_is_called_damaged(video, nets, capsys, tmp_path):
     whole, cut = tmp_path / 'whole.avi', tmp_path / 'cut.avi'
     writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*'MJPG'), 20, (160, 120))
     for _ in range(40):
         writer.write(np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8))
     writer.release()
     cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
-    assert main(['watch', str(whole), *models]) == 0
+    assert main(['watch', str(whole), *nets]) == 0
     capsys.readouterr()
-    assert main(['watch', str(cut), *models]) == 1
+    assert main(['watch', str(cut), *nets]) == 1
     assert 'of 40 frames: it is damaged' in capsys.readouterr().err
 
 

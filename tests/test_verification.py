@@ -102,6 +102,18 @@ def test_bin_folder_and_zip_agree(face_bin, tmp_path):
     for result in results[1:]:
         assert result.to_dict() == pytest.approx(results[0].to_dict())
     assert 0.5 < results[0].accuracy <= 1
+    pairs = tmp_path / 'set' / 'pairs.txt'
+    pairs.write_text('\n'.join(lines), 'utf-8-sig')  # as Windows' editor saves it
+    assert verify(PixelEmbedder(), tmp_path / 'set').to_dict() == results[2].to_dict()
+    pairs.write_bytes('\n'.join([*lines, 'Zoë\t1\t2']).encode('latin-1'))
+    with pytest.raises(FaceError, match=r'pairs\.txt: not UTF-8'):
+        load_verification_set(tmp_path / 'set')
+    pairs.write_text('\n'.join(lines))
+    double, again = next(iter(names)), tmp_path / 'set' / 'blurred' / next(iter(names))
+    again.parent.mkdir(parents=True)
+    again.write_bytes(names[double])
+    with pytest.raises(FaceError, match=rf'blurred/{double} and {double} are both|{double} and blurred/{double} are both'):
+        load_verification_set(tmp_path / 'set')
 
 
 def test_flip_and_batch_size(face_bin):

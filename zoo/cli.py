@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -97,19 +98,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name that the terminal cannot show must not end the work
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+        status = importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt as error:
-        print(f'facezoo: {error or "interrupted"}', file=sys.stderr)
+        print(f'facezoo: {str(error) or "interrupted"}', file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except USER_ERRORS as error:
         if args.debug:
             raise
         print(f'facezoo {args.command}: {_message(error)}', file=sys.stderr)
+        _drop_output()
         return 1
+
+
+def _drop_output() -> None:
+    """Where the rest of the output cannot be written, Python would try again when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message(error: Exception) -> str:

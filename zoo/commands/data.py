@@ -17,6 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
+from zoo.commands.options import number
 from zoo.commands.recognition import add_detector_options
 from zoo.progress import progress_bar
 
@@ -26,19 +27,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser('align', help='pictures, a folder a person, to aligned crops')
     verb.add_argument('source', metavar='SOURCE', help='folder, zip, or folder in a zip')
     verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the crops, a folder a person')
-    verb.add_argument('--size', type=int, default=112, metavar='PIXELS', help='side of the crops: 96, or a multiple of 112 or '
-                                                                                'of 128')
+    verb.add_argument('--size', type=number(int, 96), default=112, metavar='PIXELS',
+                      help='side of the crops: 96, or a multiple of 112 or of 128')
     add_detector_options(verb)
     verb = verbs.add_parser('pack', help='folders or zips of identities to train.rec')
     verb.add_argument('sources', nargs='+', metavar='SOURCE', help='folder, zip, or folder in a zip (faces.zip/labelled)')
     verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for train.rec, train.idx and property')
     verb.add_argument('--unlabelled', action='append', default=[], metavar='SOURCE', help='faces of unknown identity')
-    verb.add_argument('--min-quality', type=float, metavar='Q', help="images rated lower in the source's quality.csv count "
-                                                                     'as of unknown identity')
-    verb.add_argument('--holdout', type=int, default=0, metavar='N', help='keep N identities out and make val.bin of them')
-    verb.add_argument('--identities', type=int, metavar='N', help='train on the N identities with the most images only')
-    verb.add_argument('--pairs', type=int, default=6000, metavar='N', help='pairs in val.bin')
-    verb.add_argument('--seed', type=int, default=0, metavar='N', help='of the draw of identities and pairs')
+    verb.add_argument('--min-quality', type=number(float, 0), metavar='Q',
+                      help="images rated lower in the source's quality.csv count as of unknown identity")
+    verb.add_argument('--holdout', type=number(int, 0), default=0, metavar='N',
+                      help='keep N identities out and make val.bin of them')
+    verb.add_argument('--identities', type=number(int, 1), metavar='N',
+                      help='train on the N identities with the most images only')
+    verb.add_argument('--pairs', type=number(int, 1), default=6000, metavar='N', help='pairs in val.bin')
+    verb.add_argument('--seed', type=number(int, 0), default=0, metavar='N', help='of the draw of identities and pairs')
     verb = verbs.add_parser('pairs', help='folder or zip with pairs.txt to .bin')
     verb.add_argument('source', metavar='SOURCE', help='folder or zip of faces, a folder a person')
     verb.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in SOURCE')

@@ -55,7 +55,7 @@ def _enrol(args: argparse.Namespace) -> None:
     pipeline = make_pipeline(args, ENROLMENT, many=True)
     threshold, stated = stated_threshold(args, pipeline.embedder)
     with open_gallery(args.gallery, pipeline.contract(), change=True) as gallery:
-        done = enrol_folder(pipeline, gallery, args.people, threshold)
+        done = enrol_folder(pipeline, gallery, args.people, threshold, progress=True)
     report_passed(done.passed)
     for path, reason in done.refused:
         print(f'not enrolled: {path}: {reason}')

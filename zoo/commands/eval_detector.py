@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                                                        'folder with one')
     parser.add_argument('--truth', required=True, metavar='PATH', help='annotations: a file, or the folder with them')
     parser.add_argument('--pictures', required=True, metavar='FOLDER', help='folder or zip of the pictures')
-    parser.add_argument('--size', type=int, metavar='PIXELS', help='scale larger pictures down to this side')
+    parser.add_argument('--size', type=number(int, 1), metavar='PIXELS', help='scale larger pictures down to this side')
     parser.add_argument('--score', type=number(float, 0, 1), metavar='SCORE',
                         help='where recall, precision and false alarms are given, 0 to 1; by default that of the card, '
                              "or InsightFace's 0.5")

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--target', choices=('ijbc', 'ijbb'), default='ijbc', help='which protocol the folder holds')
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
-    parser.add_argument('--batch', type=int, default=64, metavar='N', help='faces that are embedded at once')
+    parser.add_argument('--batch', type=number(int, 1), default=64, metavar='N', help='faces that are embedded at once')
     parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
                         help='threads of the runtime; 0: its own choice')
     parser.add_argument('--scores', type=Path, metavar='FILE', help='save the scores of all pairs (.npy)')

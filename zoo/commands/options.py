@@ -25,7 +25,7 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most or (above and value == least):
+        if not least <= value <= most or math.isinf(value) or (above and value == least):
             raise argparse.ArgumentTypeError(f'{text}: must be a{" whole" * (kind is int)} number, {room}')
         return value
     return parse
@@ -39,9 +39,10 @@ def image_size(text: str) -> tuple[int, int]:
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:
     """``--width``, ``--input``, ``--num-features`` and ``--set`` for anything else a family takes."""
-    parser.add_argument('--width', type=float, metavar='X', help='channel multiplier; 1 is the published width')
+    parser.add_argument('--width', type=number(float, 0, above=True), metavar='X',
+                        help='channel multiplier; 1 is the published width')
     parser.add_argument('--input', type=image_size, metavar='HxW', help='input size in pixels, 112x112 unless given')
-    parser.add_argument('--num-features', type=int, metavar='N', help='length of the embedding, 512 unless given')
+    parser.add_argument('--num-features', type=number(int, 1), metavar='N', help='length of the embedding, 512 unless given')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='another option of the family')
 
 

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         for scene in pipeline.stream(found.pictures):
             scene = scene if gallery is None else recognise(scene, gallery, threshold)
             failed += scene.error is not None
-            print(json.dumps(scene.to_dict()) if args.json else _describe(scene), flush=True)
+            whoever = 'face' if gallery is None else 'unknown'
+            print(json.dumps(scene.to_dict()) if args.json else _describe(scene, whoever), flush=True)
             if drawn:
                 drawn.add(scene)
     if drawn:
@@ -60,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _describe(scene) -> str:
+def _describe(scene, whoever: str) -> str:
     if scene.error:
         return scene.error
-    who = [face.name or ('not compared: ' + face.refused if face.refused else 'unknown' if face.match else 'face')
+    who = [face.name or ('not compared: ' + face.refused if face.refused else whoever)
            for face in scene.faces]
     return f'{scene.source}: {len(who)} face{"s" * (len(who) != 1)}' + (f' ({", ".join(who)})' if who else '')
 

@@ -16,6 +16,8 @@ from zoo.pipeline.threshold import FARS
 __all__ = ['add_detector_options', 'add_gallery_option', 'add_pipeline_options', 'add_threshold_options', 'known_persons',
            'make_pipeline', 'report_passed', 'stated_threshold']
 
+_FAR = '1e-3'
+
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """The detector, its lowest score, and threads."""
@@ -32,7 +34,8 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
                                                                                '.param or a folder with one')
     parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
     add_detector_options(parser)
-    parser.add_argument('--size', type=int, default=640, metavar='PIXELS', help='larger pictures are scaled down to this side')
+    parser.add_argument('--size', type=number(int, 1), default=640, metavar='PIXELS',
+                        help='larger pictures are scaled down to this side')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
 
 
@@ -43,9 +46,11 @@ def add_gallery_option(parser: argparse.ArgumentParser) -> None:
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     """How similar is similar enough."""
-    parser.add_argument('--far', choices=FARS, default='1e-3', help='false accept rate whose threshold is taken from the card')
-    parser.add_argument('--threshold', type=number(float, -1, 1), metavar='COSINE',
-                        help='similarity instead, -1 to 1; for nets without card')
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--far', choices=FARS,
+                       help=f'false accept rate whose threshold is taken from the card; {_FAR} by default')
+    which.add_argument('--threshold', type=number(float, -1, 1), metavar='COSINE',
+                       help='similarity instead, -1 to 1; for nets without card')
 
 
 def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):
@@ -60,10 +65,11 @@ def stated_threshold(args: argparse.Namespace, embedder) -> tuple[float, str]:
     from zoo.pipeline.threshold import threshold_of
     if args.threshold is not None:
         return args.threshold, f'similarity {args.threshold:g}, as given'
-    threshold = threshold_of(embedder, args.far)
+    far = args.far or _FAR
+    threshold = threshold_of(embedder, far)
     sidecar = getattr(embedder, 'sidecar', {})
     name = sidecar.get('origin') or sidecar.get('model') or embedder.name  # of a file, whatever its folder is called
-    return threshold, f'similarity {threshold:.4f}, FAR {args.far} of the card of {name}'
+    return threshold, f'similarity {threshold:.4f}, FAR {far} of the card of {name}'
 
 
 def report_passed(passed: Mapping[str, Sequence[Path]]) -> None:
@@ -77,6 +83,8 @@ def report_passed(passed: Mapping[str, Sequence[Path]]) -> None:
 def known_persons(args: argparse.Namespace, pipeline) -> Iterator[tuple[KnownPersons | None, float]]:
     """The gallery that the options name, or None, and the cosine from which a face is one of its persons."""
     if not args.gallery:
+        if args.far or args.threshold is not None:
+            raise ValueError('--far and --threshold say who is known: name the --gallery, too')
         yield None, 1.0
         return
     with open_gallery(args.gallery, pipeline.contract()) as gallery:

@@ -99,23 +99,37 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
     if not isinstance(source, TreeFaces):
         raise FaceError(f'{path}: a verification set is a .bin, or a folder or zip of images with pairs.txt')
     listed = read_pairs(_pairs_text(source, pairs), str(pairs or f'{path}/pairs.txt'))
-    stems = {'/'.join(Path(name).with_suffix('').parts[-2:]): i for i, name in enumerate(source.names)}
+    stems = ['/'.join(Path(name).with_suffix('').parts[-2:]) for name in source.names]
+    number = {stem: i for i, stem in enumerate(stems)}
     try:
-        index = np.array([(stems[a], stems[b]) for a, b, _ in listed])
+        index = np.array([(number[a], number[b]) for a, b, _ in listed])
     except KeyError as error:
         raise FaceError(f'{path}: pairs.txt names {error}, which is not among its {len(source)} images') from None
     used, index = np.unique(index, return_inverse=True)
+    _check_unique(source, stems, number, set(used.tolist()))
     same = np.array([same for _, _, same in listed])
     return VerificationSet(path.stem, SubsetFaces(source, used), index.reshape(-1, 2), same)
 
 
+def _check_unique(source: TreeFaces, stems: list[str], number: dict[str, int], used: set[int]) -> None:
+    for i, stem in enumerate(stems):
+        if number[stem] != i and number[stem] in used:
+            raise FaceError(f'{source.root}: {source.names[i]} and {source.names[number[stem]]} are both {stem} of pairs.txt; '
+                            'keep one of them there')
+
+
 def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
-    if pairs is not None:
-        return Path(pairs).read_text()
     try:
-        return source.read_file('pairs.txt').decode()
+        data = source.read_file('pairs.txt') if pairs is None else Path(pairs).read_bytes()
     except (FileNotFoundError, KeyError):
+        if pairs is not None:
+            raise
         raise FileNotFoundError(f'{source.root}: no pairs.txt in it; name the file with --pairs') from None
+    try:
+        return data.decode('utf-8-sig')  # with the mark that some editors begin a file with
+    except UnicodeDecodeError as error:
+        raise FaceError(f'{pairs or f"{source.root}/pairs.txt"}: not UTF-8 ({error.reason} at byte {error.start}); save it as '
+                        'such') from None
 
 
 def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: bool = True, batch_size: int = 64,

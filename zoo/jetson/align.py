@@ -17,9 +17,9 @@ def template(size: int) -> np.ndarray:
     Raises:
         ValueError: no template is defined for the size.
     """
-    if size % 112 == 0 or size == 96:
+    if (size > 0 and size % 112 == 0) or size == 96:
         return TEMPLATE * (size / 112)
-    if size % 128 == 0:
+    if size > 0 and size % 128 == 0:
         return (TEMPLATE + np.float32([8, 0])) * (size / 128)
     raise ValueError(f'no alignment template for {size}-pixel crops; use 96, or a multiple of 112 or 128')
 

@@ -52,6 +52,7 @@ def align_folder(source: TreeFaces, out: str | os.PathLike, detect: Callable[[np
             progress(1)
     if len(left_out) == len(targets):
         raise FaceError(f'{source.root}: none of {len(targets)} pictures gave a face; the first: {": ".join(left_out[0])}')
+    (out / REPORT).unlink(missing_ok=True)  # of an earlier run
     if left_out:
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows([('file', 'reason'), *left_out])

@@ -13,6 +13,7 @@ from plugins.preprocess import FaceError
 from zoo.pipeline.gallery import KnownPersons, clean_name
 from zoo.pipeline.pictures import find_pictures
 from zoo.pipeline.recogniser import Face, Pipeline, Scene
+from zoo.progress import progress_bar
 
 __all__ = ['Enrolment', 'enrol_folder', 'the_face']
 
@@ -53,12 +54,13 @@ def the_face(scene: Scene) -> Face | str:
 
 
 def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.PathLike,
-                 threshold: float | None = None) -> Enrolment:
+                 threshold: float | None = None, progress: bool = False) -> Enrolment:
     """Enrol every picture of ``folder/NAME/``; pictures that lie deeper belong to the same person.
 
     Args:
         pipeline: its gate decides; :data:`zoo.pipeline.quality.ENROLMENT` is meant for this.
         threshold: cosine up to which a picture is reported as doubtful.
+        progress: show a bar.
 
     Raises:
         FaceError: no such folder, no folder of a person in it, or no picture could be enrolled (the gallery is then as before).
@@ -71,12 +73,14 @@ def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.Pat
     if not names:
         raise FaceError(f'{folder}: pictures are expected in a folder for each person, {folder}/NAME/PICTURE.jpg')
     rows, refused = defaultdict(dict), []
-    for path, scene in zip(names, pipeline.stream(names), strict=True):
-        face = the_face(scene)
-        if isinstance(face, str):
-            refused.append((str(path), face.removeprefix(f'{path}: ')))
-        else:  # relative, the path would be another picture's tomorrow
-            rows[clean_name(names[path])][str(path.resolve())] = face.embedding
+    with progress_bar(len(names), 'pictures', 'enrol', progress) as bar:
+        for path, scene in zip(names, pipeline.stream(names), strict=True):
+            face = the_face(scene)
+            if isinstance(face, str):
+                refused.append((str(path), face.removeprefix(f'{path}: ')))
+            else:  # relative, the path would be another picture's tomorrow
+                rows[clean_name(names[path])][str(path.resolve())] = face.embedding
+            bar.update(1)
     if not rows:
         reasons = '; '.join(f'{path}: {why}' for path, why in refused[:3])
         raise FaceError(f'{folder}: none of {len(names)} pictures could be enrolled: {reasons}')

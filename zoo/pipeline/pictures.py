@@ -22,9 +22,9 @@ def read_picture(source: Picture) -> np.ndarray:
     """A picture as uint8 RGB ``(H, W, 3)``.
 
     Args:
-        source: path, encoded bytes (any format of OpenCV: the EXIF orientation is honoured, 16 bits become 8, grey and CMYK
-            become RGB, transparency is dropped, of an animation the first frame is taken), or an array, uint8 RGB ``(H, W, 3)``
-            or grey ``(H, W)``.
+        source: path, encoded bytes (any format of OpenCV: the EXIF orientation is honoured but in AVIF, 16 bits become 8,
+            grey and CMYK become RGB, transparency is dropped, of an animation the first frame is taken), or an array, uint8
+            RGB ``(H, W, 3)`` or grey ``(H, W)``.
 
     Raises:
         FaceError: missing, a folder, empty, damaged, truncated, too large, or an array of another kind; the message names
@@ -54,12 +54,8 @@ def _check_array(array: np.ndarray) -> np.ndarray:
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
-    import cv2
     _check_size(data, name)
-    try:
-        return decode_image(data, name, upright=True)
-    except cv2.error as error:  # a format that OpenCV knows, with contents that it refuses
-        raise FaceError(f'{name}: cannot be decoded ({error.err})') from None
+    return decode_image(data, name, upright=True)
 
 
 def _check_size(data: bytes, name: str) -> None:

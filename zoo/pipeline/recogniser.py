@@ -52,7 +52,7 @@ class Face:
         """Plain values for JSON, without the embedding; coordinates to a tenth of a pixel."""
         return {'box': tenths(self.box), 'landmarks': tenths(self.landmarks),
                 **self.quality.to_dict(), **({'refused': self.refused} if self.refused else {}),
-                **({'name': self.name, **self.match.to_dict()} if self.match else {})}
+                'name': self.name, **(self.match.to_dict() if self.match else {})}
 
 
 @dataclass(frozen=True)

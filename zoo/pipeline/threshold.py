@@ -25,13 +25,13 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
     Raises:
         ValueError: nothing is known of the model, or no threshold at ``far``; the message says what there is.
     """
-    sidecar = getattr(embedder, 'sidecar', {})
-    if sidecar.get('thresholds') is not None:
+    sidecar = getattr(embedder, 'sidecar', None)  # of an exported file, empty when there is none beside it
+    if sidecar and sidecar.get('thresholds') is not None:
         return _pick(sidecar['thresholds'], far, f'{embedder.name}: its weights have')
-    if not sidecar and Path(embedder.name).suffix in ('.onnx', '.param'):
-        raise ValueError(f'{embedder.name}: no threshold is known, because {Path(embedder.name).stem}.json is not beside it, '
-                         'which says what weights it holds; copy it, too, or give --threshold')
-    name = sidecar.get('model') or Path(embedder.name).name
+    if sidecar == {}:  # whatever its name, or that of its folder
+        raise ValueError(f'{embedder.name}: no threshold is known, because the .json of this model is not beside it, which '
+                         'says what weights it holds; copy it, too, or give --threshold')
+    name = (sidecar or {}).get('model') or Path(embedder.name).name
     model = name.partition('.')[0]
     if not (CARDS / f'{model}.yaml').exists():
         raise ValueError(f'{embedder.name} is not a model of the zoo: no threshold is known for it; measure one with '
