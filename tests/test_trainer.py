@@ -11,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch._inductor.config
@@ -220,12 +222,42 @@ def test_sampler_is_the_same_from_any_start():
 
 
 def test_augmentation_depends_on_seed_view_and_index_only(face_folder):
-    augment = Augment(mixup=0.5, affine=1, colour=1, lowres=0.5, blur=0.5, noise=0.5, occlude=0.5)
+    augment = Augment(mixup=0.5, rotate=1, shift=1, light=1, saturation=1, lowres=0.5, blur=0.5, noise=0.5, occlude=0.5)
     first, second = (FaceDataset(open_faces(face_folder), augment=augment, seed=5) for _ in range(2))
     a = first.__getitems__([(0, 1), (0, 2), (1, 1)]).images
     b = second.__getitems__([(1, 1), (0, 2), (0, 1)]).images
     assert torch.equal(a, b.flip(0))
     assert not torch.equal(a[0], a[2])
+
+
+def centre_of(image: np.ndarray) -> np.ndarray:
+    weight = image.sum(2, dtype=float)
+    return np.array([(weight.sum(0) * np.arange(112)).sum(), (weight.sum(1) * np.arange(112)).sum()]) / weight.sum()
+
+
+def test_augmentations_of_the_article_are_no_others():
+    """Rotation and scale without a shift, brightness and contrast without the colours (paper 002, part IV.2)."""
+    spot, patch = np.zeros((112, 112, 3), np.uint8), np.empty((112, 112, 3), np.uint8)
+    spot[36:76, 46:66] = 255  # about the centre, longer than wide
+    patch[:] = (140, 128, 116)
+    turned, lengths, shifts, chroma, means = [], [], [], [], []
+    for seed in range(200):
+        def apply(step: str, image: np.ndarray, seed: int = seed) -> np.ndarray:
+            return Augment(flip=0, **{step: 1})(image, np.random.default_rng(seed))
+        image = apply('rotate', spot)
+        assert np.abs(centre_of(image) - 55.5).max() < 0.3
+        moments = cv2.moments(image[..., 0])
+        turned.append(np.degrees(0.5 * np.arctan2(2 * moments['mu11'], moments['mu02'] - moments['mu20'])))
+        lengths.append((moments['m00'] / spot[..., 0].sum()) ** 0.5)
+        shifts.append(centre_of(apply('shift', spot)) - 55.5)
+        red, green, blue = apply('light', patch)[0, 0].astype(float)
+        chroma.append((red - blue) / 24)
+        means.append(green - 128)
+        red, green, blue = apply('saturation', patch)[0, 0].astype(float)
+        assert 0.55 <= (red - blue) / 24 <= 1.45 and abs(0.299 * red + 0.587 * green + 0.114 * blue - 130) < 2
+    for values, low, high in ((turned, -15, 15), (lengths, 0.9, 1.1), (chroma, 0.8, 1.2), (means, -51, 51), (shifts, -4, 4)):
+        room = 0.05 * (high - low)
+        assert low - room < np.min(values) < low + 2 * room and high - 2 * room < np.max(values) < high + room
 
 
 def test_augment_probabilities_are_checked():

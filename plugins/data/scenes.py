@@ -28,8 +28,8 @@ class SceneAugment:
         zoom: range of the scale at which a picture covers its cell (log-uniform); below 1 a border stays black.
         turn: probability of a rotation uniform within ``angle`` degrees; otherwise it is within 10 degrees.
         flip: probability of a mirror image.
-        colour, grey, lowres, blur, noise: probabilities of the steps of :class:`plugins.data.augment.Augment`, on the whole
-        view.
+        colour: probability of each of ``light`` and ``saturation`` of :class:`plugins.data.augment.Augment`, on the whole view;
+            grey, lowres, blur, noise: those of the steps of that name.
         smallest: faces with a shorter mean side, in pixels, are no longer labelled.
         visible: faces of which less than this fraction is inside the cell are no longer labelled; the
             others' boxes are cut at its border, as annotators do.
@@ -68,7 +68,8 @@ class SceneAugment:
                 view[top:bottom, left:right] = cell
                 offset = np.float32([left, top])
                 parts.append(Faces(faces.boxes + np.tile(offset, 2), faces.landmarks + offset, faces.scores))
-        steps = Augment(flip=0, colour=self.colour, grey=self.grey, lowres=self.lowres, blur=self.blur, noise=self.noise)
+        steps = Augment(flip=0, light=self.colour, saturation=self.colour, grey=self.grey, lowres=self.lowres, blur=self.blur,
+                        noise=self.noise)
         return steps(view, rng), Faces.join(parts)
 
     def _cell(self, width: int, height: int, load, rng: np.random.Generator) -> tuple[np.ndarray, Faces]:
