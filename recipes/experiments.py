@@ -28,7 +28,7 @@ from plugins.files import write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
-from recipes.report import Study, plot_curves, report
+from recipes.report import Study, pack_decisions, plot_curves, report
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
 
@@ -173,11 +173,11 @@ def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) 
     results = dict(trainer.fit())
     embedder = zoo.open(Path(config.output) / 'last.safetensors')
     for name, path in sets.items():
+        by_factor = verify_lowres(embedder, path) if study.lowres else {1: verify(embedder, path)}
+        results[name] = by_factor[1].to_dict()
         if study.lowres:
-            by_factor = verify_lowres(embedder, path)
-            results[name] = {**by_factor[1].to_dict(), 'lowres': {f'x{f}': r.accuracy for f, r in by_factor.items()}}
-        else:
-            results[name] = verify(embedder, path).to_dict()
+            results[name]['lowres'] = {f'x{f}': result.accuracy for f, result in by_factor.items()}
+        results[name]['decisions'] = {f'x{f}': pack_decisions(result.correct) for f, result in by_factor.items()}
     return {'images': trainer.images, 'precision': trainer.config.precision, 'seconds': round(time.monotonic() - began),
             'curve': _curve(config), 'results': results}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import statistics
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from zoo.plots import sheet
 
-__all__ = ['Study', 'plot_curves', 'report']
+__all__ = ['Study', 'pack_decisions', 'plot_curves', 'report']
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ def report(study: Study, rows: list[dict]) -> str:
 def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:
     """The paper's pairs, and whether they hold here.
 
-    The error of a difference is that of two independent draws of the pairs and of the seeds, which is too large rather than too
-    small (all runs see the same pairs): below two of it nothing is said.
+    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said.
     """
     pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
     if not pairs:
@@ -81,20 +83,38 @@ def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> l
 
 def _compare(rows: list[dict], pair: tuple[str, str], name: str, key: str) -> tuple[str, str]:
     """Gain of the first over the second in points with its standard error, and the verdict."""
-    (first, first_error), (second, second_error) = (_accuracy(rows, label, name, key) for label in pair)
-    gain, error = first - second, (first_error ** 2 + second_error ** 2) ** 0.5
+    first, second = (_values(rows, label, (name, key)) for label in pair)
+    gain = statistics.fmean(first) - statistics.fmean(second)
+    of_seeds = sum(statistics.variance(values) / len(values) for values in (first, second) if len(values) > 1)
+    error = (_of_pairs(rows, pair, name, key) + of_seeds) ** 0.5
     verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
     return f'{gain:+.2f} +- {error:.2f}', verdict
 
 
-def _accuracy(rows: list[dict], label: str, name: str, key: str) -> tuple[float, float]:
-    """Mean accuracy in percent and its standard error: of the seeds, and of the number of pairs."""
-    results = [row['results'][name] for row in rows if row['run'] == label]
-    values = _values(rows, label, (name, key))
-    mean = statistics.fmean(values)
-    of_pairs = mean * (100 - mean) / results[0]['pairs']
-    of_seeds = statistics.variance(values) / len(values) if len(values) > 1 else 0.0
-    return mean, (of_pairs + of_seeds) ** 0.5
+def _of_pairs(rows: list[dict], labels: tuple[str, str], name: str, key: str) -> float:
+    """Variance of the difference of two runs by the draw of the pairs, in squared points.
+
+    Both runs saw the same pairs: where their decisions were kept they are compared pair by pair, those of several seeds as
+    means. Otherwise it is taken for that of two draws, which is too large rather than too small.
+    """
+    factor = key.split()[-1] if key.startswith('lowres') else 'x1'
+    runs = [[row['results'][name] for row in rows if row['run'] == label] for label in labels]
+    kept = [[_unpack_decisions(result['decisions'][factor], result['pairs']) for result in results if 'decisions' in result]
+            for results in runs]
+    if all(kept):
+        first, second = (np.mean(decisions, 0) for decisions in kept)
+        return float(np.var(100 * (first - second)) / len(first))
+    means = [statistics.fmean(_values(rows, label, (name, key))) for label in labels]
+    return sum(mean * (100 - mean) / results[0]['pairs'] for mean, results in zip(means, runs, strict=True))
+
+
+def pack_decisions(correct: np.ndarray) -> str:
+    """Bool ``(P,)`` as text that is short enough for a row of results."""
+    return base64.b64encode(np.packbits(correct)).decode()
+
+
+def _unpack_decisions(text: str, pairs: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=pairs)
 
 
 def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recipes.config import RecipeError
 from recipes.experiments import STUDIES, load_study, run_study
-from recipes.report import Study, plot_curves, report
+from recipes.report import Study, pack_decisions, plot_curves, report
 from tests.conftest import TINY
 from zoo.cli import main
 
@@ -31,6 +33,9 @@ def test_study(study, tmp_path, face_bin, capsys, monkeypatch):
     assert [(row['run'], row['seed']) for row in rows] == [('teacher', 1), ('student', 1), ('teacher', 2), ('student', 2)]
     assert set(rows[0]['results']['six']['lowres']) == {'x1', 'x2', 'x4', 'x8'} and rows[0]['images'] == 48
     assert rows[0]['precision'] == '32'
+    six = rows[0]['results']['six']
+    decided = np.unpackbits(np.frombuffer(base64.b64decode(six['decisions']['x4']), np.uint8), count=six['pairs'])
+    assert decided.mean() == pytest.approx(six['lowres']['x4'], abs=0.02)  # folds of unequal size count alike there
     logged = [json.loads(line) for line in next(tmp_path.glob('work/study/student-1-*/log.jsonl')).read_text().splitlines()]
     assert {'margin', 'label', 'embedding'} <= set(logged[0])
 
@@ -71,6 +76,20 @@ def test_orderings_are_judged_by_their_error():
     assert '| a > b | +10.00 +- 0.70 | holds |' in text and '| b > c | -40.00 +- 0.58 | reversed |' in text
     noisy = [row('a', 0.7, 10_000), row('a', 0.5, 10_000, 2), row('b', 0.5, 10_000)]
     assert '| a > b | +10.00 +- 10.02 | not told apart |' in report(study, noisy)
+
+
+def test_runs_that_saw_the_same_pairs_are_compared_pair_by_pair():
+    """Of 10 000 pairs 1000 are decided rightly by a alone and 500 by b alone: sqrt(0.15 - 0.05 ** 2) / 100 = 0.384 points."""
+    right = {'a': np.arange(10_000) < 6000, 'b': np.arange(10_000) >= 1000}
+    right['b'][6500:] = False
+
+    def row(run: str, seed: int = 1, keep: bool = True) -> dict:
+        result = {'accuracy': right[run].mean(), 'tar@1e-3': 0, 'pairs': 10_000}
+        kept = {'decisions': {'x1': pack_decisions(right[run])}} if keep else {}
+        return {'run': run, 'seed': seed, 'images': 1, 'precision': '32', 'results': {'lfw': result | kept}}
+    study = Study('x', 'X', 'a > b', 'r', {'a': {}, 'b': {}}, expect=(('a', 'b'),))
+    assert '| a > b | +5.00 +- 0.38 | holds |' in report(study, [row('a'), row('b'), row('b', 2, keep=False)])
+    assert '| a > b | +5.00 +- 0.70 | holds |' in report(study, [row('a', keep=False), row('b')])
 
 
 def test_low_resolution_is_judged_where_the_paper_prints_it():

@@ -9,7 +9,7 @@ pairs is embedded once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,8 @@ class VerificationResult:
         pairs: number of pairs; ``impostors`` of them of different persons. A FAR below ``1 / impostors`` cannot be
             resolved: it then means no false accept at all.
         fold_thresholds: of each fold, the squared distance below which a pair counts as one person: best on the other folds.
+        correct: bool ``(P,)``: the pair was decided rightly at its fold's threshold. Of two embedders on one set it tells how
+            sure their difference is.
         at_reference: accuracy at the fold thresholds of another result, when :func:`verify` was given one.
     """
 
@@ -65,6 +67,7 @@ class VerificationResult:
     pairs: int
     impostors: int
     fold_thresholds: tuple[float, ...]
+    correct: np.ndarray = field(repr=False, compare=False)
     at_reference: float | None = None
 
     def to_dict(self) -> dict:
@@ -163,15 +166,17 @@ def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, fold
     distance = np.square(first - second).sum(1)
     parts = np.array_split(np.arange(len(same)), folds)  # contiguous, as scikit-learn's KFold
     fold_thresholds = _best_thresholds(distance, same, parts)
-    accuracy = _accuracy_at(fold_thresholds, distance, same, parts)
-    at_reference = float(_accuracy_at(reference.fold_thresholds, distance, same, parts).mean()) if reference else None
+    correct = _decide(fold_thresholds, distance, parts) == same
+    accuracy = _by_fold(correct, parts)
+    at_reference = (float(_by_fold(_decide(reference.fold_thresholds, distance, parts) == same, parts).mean())
+                    if reference else None)
     similarity = 1 - distance / 2
     tar, threshold = {}, {}
     for far in fars:
         threshold[far] = threshold_at(similarity[~same], float(far))
         tar[far] = float((similarity[same] > threshold[far]).mean())
     return VerificationResult(float(accuracy.mean()), float(accuracy.std()), tar, threshold, xnorm, len(same),
-                              int((~same).sum()), fold_thresholds, at_reference)
+                              int((~same).sum()), fold_thresholds, correct, at_reference)
 
 
 def threshold_at(impostor_scores: np.ndarray, far: float) -> float:
@@ -187,10 +192,13 @@ def _best_thresholds(distance: np.ndarray, same: np.ndarray, parts: list[np.ndar
     return tuple(thresholds[(correct.sum(0) - correct).argmax(1)].tolist())
 
 
-def _accuracy_at(chosen: tuple[float, ...], distance: np.ndarray, same: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """Accuracy on each fold at its threshold."""
-    return np.array([correct_decisions(distance[part], same[part], threshold) / len(part)
-                     for threshold, part in zip(chosen, parts, strict=True)])
+def _decide(chosen: tuple[float, ...], distance: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
+    """Bool ``(P,)``: taken for one person at the threshold of its fold."""
+    return np.concatenate([distance[part] < threshold for threshold, part in zip(chosen, parts, strict=True)])
+
+
+def _by_fold(correct: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
+    return np.array([correct[part].mean() for part in parts])
 
 
 def correct_decisions(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
