@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import zoo
+from plugins.layers import ECA
 from plugins.preprocess import PictureNorm, Preprocess, l2_normalise
 from zoo.export.artefact import export
 from zoo.export.gates import Gates
@@ -61,6 +62,18 @@ def test_embeddings_stay(quantised, crops):
     assert np.median(exact @ exact.T) < 0.9, 'the net does not tell faces apart'
     assert 0.97 < (exact * found).sum(1).min() < 0.999999  # near, but rounded
     assert np.argmax(found @ exact.T, 1).tolist() == list(range(len(crops)))
+
+
+def test_attention_over_channels_runs_in_8_bits(small_net, faces, crops):
+    """ECA convolves the channels: weights of three dimensions, as the bundled mobilefacenet96_eca has them."""
+    net = torch.nn.Sequential(*small_net.features[:3], ECA(32), *small_net.features[3:], *small_net.head).eval()
+    net.input_size = small_net.input_size
+    quantiser = Quantiser(Graph(to_onnx(net)), faces, Preprocess())
+    assert [layer.weight.ndim for layer in quantiser.graph.layers].count(3) == 1
+    model = onnxruntime_int8_graph(quantiser.graph, quantiser.plan('onnxruntime').calibration)
+    exact, found = (dict(Activations(Graph(proto), ('embedding',))(Preprocess()(crops)))['embedding']
+                    for proto in (quantiser.graph.model, model))
+    assert 0.9 < (l2_normalise(exact) * l2_normalise(found)).sum(1).min() < 0.999999
 
 
 def test_kept_layers_stay_in_floating_point(quantised):

@@ -164,7 +164,7 @@ def _split_prelu(model, graph: Graph, tensors: set[str]) -> None:
 def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.float32) -> list:
     """Let a convolution read stored integers: weights in 8 bits an output channel, the bias in 32 in steps of the products."""
     scale = weight_amax(layer.weight) / 127
-    rounded = np.rint(layer.weight / scale.reshape(-1, 1, 1, 1)).clip(-127, 127).astype(np.int8)
+    rounded = np.rint(layer.weight / scale.reshape(-1, *[1] * (layer.weight.ndim - 1))).clip(-127, 127).astype(np.int8)
     parts = [('weight', 1, rounded, scale)]
     if len(node.input) > 2:
         bias = graph.initializers[node.input[2]]
