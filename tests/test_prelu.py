@@ -56,6 +56,23 @@ def test_every_position(tmp_path):
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
+@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1, 1), (1, 1, 1), (1, 1, 1, 1), (1,)])
+def test_slope_that_channels_share(shape):
+    """One slope for all channels, as PyTorch's PReLU() has it, stays a PRelu; one a channel is rewritten."""
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    values = {'w': rng.normal(size=(8, 3, 1, 1)), 'slope': rng.uniform(0.1, 0.9, shape)}
+    nodes = [helper.make_node('Conv', ['image', 'w'], ['x'], 'conv'), helper.make_node('PRelu', ['x', 'slope'], ['out'], 'act')]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['N', channels, 4, 4])
+            for name, channels in (('image', 3), ('out', 8))]
+    weights = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    model = helper.make_model(helper.make_graph(nodes, 'net', ends[:1], ends[1:], weights),
+                              opset_imports=[helper.make_opsetid('', 13)], ir_version=7)
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    before = run(model, x)
+    assert replace_prelu(model) == (8 in shape)
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['fdfacenet', 'mobilefacenet'])
 def test_exact_on_real_faces(name, tmp_path, crops):
     model = zoo.load(name) if zoo.card(name).weights else zoo.create(name).eval()

@@ -65,7 +65,7 @@ class _Rewriter:
         if node.op_type != 'PRelu' or node.input[1] not in self.values:
             return None
         slopes = self._array(node.input[1])
-        fits = slopes.ndim >= 3 and slopes.shape[-2:] == (1, 1) and slopes.size == slopes.shape[-3]
+        fits = slopes.ndim >= 3 and slopes.shape[-2:] == (1, 1) and slopes.size == slopes.shape[-3] > 1  # 1: all share it
         return slopes.reshape(-1) if fits and slopes.dtype == np.float32 else None
 
     def _can_scale(self, node, slopes: np.ndarray) -> bool:
