@@ -45,8 +45,9 @@ def _half(graph: Graph, absmax: dict[str, float], name: str) -> Variant:
 
 
 def _typed_half(graph: Graph, absmax: dict[str, float], name: str) -> Variant:
-    model = typed_half_graph(graph, overflowing_nodes(graph, absmax))
-    return Variant(model, {name: model.SerializeToString()})
+    pinned = overflowing_nodes(graph, absmax)
+    # not the typed graph itself, which onnxruntime computes in float32 on a CPU: nothing would overflow
+    return Variant(half_graph(graph, pinned), {name: typed_half_graph(graph, pinned).SerializeToString()})
 
 
 def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
