@@ -20,6 +20,7 @@ import pytest
 
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 from zoo.export.artefact import export
+from zoo.jetson import verify
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
 from zoo.jetson.recogniser import Recogniser
@@ -134,6 +135,16 @@ def test_build_verify_run(python, version, tx2, cudart):
     assert done.returncode == 0 and 'building' not in done.stderr
     with np.load(tx2 / 'e.npz') as found, np.load(tx2 / 'samples.npz') as samples:
         np.testing.assert_allclose(found['embeddings'], samples['embeddings'], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(('alone', 'batch', 'passed'), [(1, 1, True), (-1, 1, False), (np.nan, 1, False), (1, np.nan, False)])
+def test_an_engine_must_be_right_alone_and_in_a_batch(alone, batch, passed):
+    embeddings = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    samples = {'faces': np.zeros((6, 8, 8, 3), np.uint8), 'embeddings': embeddings, 'pairs': np.array([[0, 1]]),
+               'same': np.array([False])}
+    found = verify._check(lambda faces: embeddings[:len(faces)] * (alone if len(faces) == 1 else batch), samples, 0.99, 0.3)
+    assert found['passed'] == passed
+    json.dumps(verify._finite({'engines': {'fp16': found}}), allow_nan=False)
 
 
 def test_stale_engine_is_rebuilt(tx2, cudart):

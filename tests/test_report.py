@@ -95,6 +95,14 @@ def test_measured_times(measured):
         read_measured(measured, 'other')
 
 
+@pytest.mark.parametrize(('engine', 'detector'), [(True, True), (True, False), (False, True)])
+def test_what_failed_on_the_board_is_said(engine, detector, tmp_path):
+    (tmp_path / 'm.json').write_text(json.dumps({
+        **MEASURED, 'engines': {'fp16': {**MEASURED['engines']['fp16'], 'passed': engine}}, 'detector': {'passed': detector}}))
+    for time in read_measured(tmp_path / 'm.json', 'small'):
+        assert [f'THE {what} FAILED ITS CHECK' in time.source for what in ('ENGINE', 'DETECTOR')] == [not engine, not detector]
+
+
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"model": "small"}', json.dumps({**MEASURED, 'engines': {'fp16': {}}})])
 def test_damaged_measurements(tmp_path, text):
     (tmp_path / 'm.json').write_text(text)

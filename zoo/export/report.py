@@ -186,6 +186,7 @@ def read_measured(path: str | os.PathLike, model: str) -> list[DeviceTime]:
         data = json.loads(Path(path).read_text())
         board = data['board']
         where = f"{board['device']}, TensorRT {board['tensorrt']}, {data['power_mode'] or 'power mode unknown'}, {data['time']}"
+        where += '' if data.get('detector', {'passed': True})['passed'] else '; THE DETECTOR FAILED ITS CHECK'
         times = [DeviceTime(data['target'], f'{precision}, {copies} copies', 'measured',
                             float(engine['latency_ms'][f'batch 1, {copies} copies']['p50']),
                             where + ('' if engine['passed'] else '; THE ENGINE FAILED ITS CHECK'))
