@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from zoo.export.artefact import export
 from zoo.export.gates import Gates
 from zoo.export.pack import PackError, write_pack
 from zoo.export.parity import GateError, check_parity
+from zoo.export.target import target
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import save_weights
@@ -132,6 +134,13 @@ def test_net_that_ignores_its_input_is_refused(tmp_path, crops):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_precision_is_the_target_s_unless_named(small_net, tmp_path, monkeypatch):
+    monkeypatch.setattr(artefact, 'target', lambda name: replace(target(name), default='fp16'))
+    assert export(small_net, 'net', 'ncnn', tmp_path / 'a', device='rk3288')['precision'] == 'fp16'
+    assert export(small_net, 'net', 'ncnn', tmp_path / 'b', precision='fp32', device='rk3288')['precision'] == 'fp32'
+    assert export(small_net, 'net', 'onnx', tmp_path / 'c.onnx', device='jetson-tx2')['precision'] == 'fp32'
+
+
 def test_wrong_artefact_is_not_handed_out(model, tmp_path, monkeypatch, face_bin):
     """A converter that loses precision must be caught by parity, and one that parity lets pass by accuracy."""
     import onnx
@@ -195,6 +204,7 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
     ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
     ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
+    ('fdfacenet', ['--to', 'ncnn', '--target', 'jetson-tx2'], '--target jetson-tx2 runs TensorRT: leave out --to ncnn'),
     ('retinaface_mnet025', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
     ('retinaface_mnet025', ['--to', 'onnx', '--gate-set', 'lfw.bin'], '--gate-set is for recognisers'),
     ('retinaface_mnet025', ['--target', 'raspberrypi-4'], '--target is for recognisers')])

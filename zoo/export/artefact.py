@@ -22,7 +22,7 @@ from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
 from zoo.export.sidecar import finish_sidecar
-from zoo.export.target import target
+from zoo.export.target import TargetError, target
 from zoo.export.tensorrt import write_bundle
 from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
@@ -117,11 +117,15 @@ def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None 
         raise ValueError(f'{to!r}: a recogniser is exported to {", ".join((*SUFFIXES, "pack"))}')
     if detector:
         raise ValueError(f'--detector: {to} holds the recogniser only; export the detector to a file of its own')
-    return _export_file(job, to, Path(out), precision or FORMATS[to].precisions[0])
+    return _export_file(job, to, Path(out), precision)
 
 
-def _export_file(job: Job, to: str, out: Path, precision: str) -> dict:
-    form = FORMATS[to]
+def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
+    form, kind = FORMATS[to], job.target.runtime.kind if job.target else None
+    if to == 'ncnn' and kind == 'tensorrt':
+        raise TargetError(f'--target {job.target.name} runs TensorRT: leave out --to ncnn for its bundle, or --target for an '
+                          'NCNN model')
+    precision = precision or (job.target.default if kind == to else form.precisions[0])
     if precision not in form.precisions:
         raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
     verdict = job.target.verdict(precision) if job.target else ''
