@@ -241,6 +241,26 @@ def test_files_that_are_not_those_of_the_sidecar_are_refused(name, to, suffix, s
             opened(artefact, threads=1)
 
 
+@pytest.mark.parametrize('name', ['fdfacenet', 'retinaface_mnet025'])
+def test_two_artefacts_do_not_share_a_sidecar(name, small_net, tmp_path):
+    """The first would be opened without its options, and could not be checked."""
+    from zoo.export.detector import export_detector
+    from zoo.runtime import open_embedder
+    from zoo.runtime.detector import open_detector
+    make, opened, model = ((export, open_embedder, small_net) if name == 'fdfacenet' else
+                           (export_detector, open_detector, zoo.load(name)))
+    make(model, 'net', 'ncnn', tmp_path / 'a')
+    sidecar = (tmp_path / 'a' / 'net.json').read_text()
+    with pytest.raises(ValueError, match=r'net\.json belongs to net\.\w+, which .* choose another --out'):
+        make(model, 'net', 'onnx', tmp_path / 'a' / 'net.onnx')
+    make(model, 'net', 'ncnn', tmp_path / 'a')  # again, in its place
+    assert json.loads((tmp_path / 'a' / 'net.json').read_text())['sha256'] == json.loads(sidecar)['sha256']
+    make(model, 'net', 'onnx', tmp_path / 'net.onnx')
+    (tmp_path / 'a' / 'net.json').write_bytes((tmp_path / 'net.json').read_bytes())
+    with pytest.raises(ValueError, match=r'net\.param: net\.json beside it belongs to another export \(net\.onnx\)'):
+        opened(tmp_path / 'a' / 'net.param', threads=1)
+
+
 @pytest.mark.parametrize('text', ['[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{'])
 def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
     (tmp_path / 'm.onnx').write_bytes(onnx_file.read_bytes())

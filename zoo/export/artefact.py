@@ -21,7 +21,7 @@ from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
-from zoo.export.sidecar import finish_sidecar
+from zoo.export.sidecar import finish_sidecar, require_own_sidecar
 from zoo.export.target import TargetError, target
 from zoo.export.tensorrt import write_bundle
 from zoo.runtime import open_embedder
@@ -111,6 +111,7 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
 def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None = None, detector: Path | None = None) -> dict:
     """One artefact of a job, whose measurements further artefacts share; see :func:`export`."""
     if to == 'tensorrt':
+        require_own_sidecar(Path(out))
         with _staging(Path(out), to) as stage:
             return finish_sidecar(write_bundle(job, precision, stage, detector), stage, [stage])
     if to not in FORMATS:
@@ -129,6 +130,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
     if precision not in form.precisions:
         raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
     verdict = job.target.verdict(precision) if job.target else ''
+    require_own_sidecar(form.artefact(job.name, out))
     with _staging(out, to) as stage:
         facts, plan = form.build(job, precision, stage)
         artefact = form.artefact(job.name, stage)

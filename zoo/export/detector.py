@@ -31,7 +31,7 @@ from zoo.export.ncnn_int8 import make_table, quantise_ncnn
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
 from zoo.export.quantize import onnxruntime_int8_graph
-from zoo.export.sidecar import finish_sidecar
+from zoo.export.sidecar import finish_sidecar, require_own_sidecar
 from zoo.jetson.decode import fit
 from zoo.runtime.detector import DetectorNet, FaceDetector, open_detector
 from zoo.runtime.embedder import score_of, sidecar_path
@@ -73,6 +73,8 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     form, out = FORMATS[to], Path(out)
     if to == 'onnx' and out.suffix != form.suffix:
         raise ValueError(f'--out {out}: onnx is one file; name it with {form.suffix}')
+    target = out if to == 'onnx' else out / f'{name}{form.suffix}'
+    require_own_sidecar(target)
     folded = fold_batchnorm(model)
     shape = (3, *traced_size(model))
     with tempfile.TemporaryDirectory() as work:
@@ -90,7 +92,6 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         else:
             form.write(graph, shape, artefact)
             sidecar['parity'] = _check(reference, open_detector(artefact, threads=1).net)
-        target = out if to == 'onnx' else out / artefact.name
         files = [file for file in (artefact, artefact.with_suffix('.bin')) if file.exists()]
         for file in files:
             write_atomic(target.with_suffix(file.suffix), file.read_bytes())

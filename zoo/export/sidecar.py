@@ -11,9 +11,22 @@ from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from zoo.runtime.embedder import sidecar_path
 
-__all__ = ['finish_sidecar']
+__all__ = ['finish_sidecar', 'require_own_sidecar']
 
 PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
+
+
+def require_own_sidecar(artefact: Path) -> None:
+    """Raises:
+        ValueError: a file of another format has the sidecar that an artefact at this place would overwrite.
+    """
+    sidecar = sidecar_path(artefact)
+    try:
+        files = [sidecar.with_suffix(Path(name).suffix) for name in json.loads(sidecar.read_text())['sha256']]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none
+    if artefact.suffix not in {file.suffix for file in files} and any(file.exists() for file in files):
+        raise ValueError(f'{sidecar} belongs to {files[0].name}, which could not be checked without it; choose another --out')
 
 
 def finish_sidecar(sidecar: dict, artefact: Path, files: Sequence[Path]) -> dict:

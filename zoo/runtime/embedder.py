@@ -134,6 +134,9 @@ def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
     by_suffix = {Path(name).suffix: digest for name, digest in hashes.items()}
     for file in (path, path.with_suffix('.bin')) if path.suffix == '.param' else (path,):
         stated = hashes.get(file.name, by_suffix.get(file.suffix))
+        if hashes and not stated:
+            raise ValueError(f'{file}: {sidecar_path(path).name} beside it belongs to another export ({", ".join(hashes)}); '
+                             'export again, to another name or folder')
         if stated and file.is_file() and sha256_file(file) != stated:
             raise ValueError(f'{file}: not the file that {sidecar_path(path).name} beside it was written with (its SHA-256 is '
                              'another): damaged, or of another export; copy all files of the export again, or export again')
