@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_bundle_contents(tx2_tar, tx2, small_net):
     assert {'README.md', 'build.sh', 'build_engine.py', 'bundle.json', 'calibration.json', 'int8.calib', 'model.onnx', 'run.py',
             'samples.npz', 'verify.py', 'facezoo_jetson/recogniser.py'} <= set(names)
     assert names['build.sh'].mode == 0o755
+    assert all(time.time() - member.mtime < 86_400 for member in names.values())  # Python takes 1970 for unchanged
     facts = json.loads((tx2 / 'bundle.json').read_text())
     assert facts['default'] == 'fp16' and facts['variants']['int8']['verdict'].startswith('no INT8 units')
     scales = read_cache((tx2 / 'int8.calib').read_text(), version='8.2.1')

@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,4 +159,5 @@ def _write_tar(path: Path, folder: str, files: dict[str, bytes]) -> None:
         for name, data in files.items():
             entry = tarfile.TarInfo(f'{folder}/{name}')
             entry.size, entry.mode = len(data), 0o755 if name in ('build.sh', *(f'{s}.py' for s in _SCRIPTS)) else 0o644
+            entry.mtime = int(time.time())  # by which Python on the board tells that a module has changed
             tar.addfile(entry, io.BytesIO(data))
