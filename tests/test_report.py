@@ -11,8 +11,10 @@ from zoo.export import gates
 from zoo.export.calibrate import Calibration
 from zoo.export.gates import Gates, Judge
 from zoo.export.job import Job
+from zoo.export.lint import LintError
+from zoo.export.ncnn_model import NcnnFormatError
 from zoo.export.parity import GateError
-from zoo.export.report import ReportError, make_report, predicted_times, read_measured
+from zoo.export.report import ReportError, make_report, measure_artefacts, predicted_times, read_measured
 from zoo.export.report_text import draw_report, report_markdown
 from zoo.export.search import Int8Plan
 from zoo.export.target import target
@@ -64,6 +66,18 @@ def test_every_artefact_is_a_row(made):
 def test_refused_row_says_why_and_keeps_its_figures(made):
     row = next(row for row in made[0]['rows'] if row['precision'] == 'bf16')
     assert 'parity gate: minimum cosine' in row['reason'] and row['min_cosine'] < 1 and row['latency_ms'] is None
+
+
+@pytest.mark.parametrize('error', [LintError('error: Mod a: no importer\nerror: Mod b: no importer'), NcnnFormatError('pnnx')])
+def test_what_cannot_be_built_is_a_row(error, small_net, face_bin, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr('zoo.export.report.export_job', fail)
+    job = Job(small_net, 'small', Judge(TorchEmbedder(small_net, small_net.preprocess, 'small'), face_bin))
+    rows, paths = measure_artefacts(job, [target('jetson-tx2')], tmp_path)
+    assert len(rows) == 6 and not paths
+    assert all(not row.passed and row.reason == str(error).replace('\n', '; ') and row.accuracy is None for row in rows)
 
 
 def test_refusal_of_eight_bits_names_the_layer(small_net):

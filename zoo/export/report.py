@@ -1,6 +1,6 @@
 """What every way to deploy a model costs: each artefact made, measured and gated as the exporter does it, as data.
 
-An artefact that fails its gate is a row as well, with the figures that refused it.
+An artefact that fails its gate is a row as well, with the figures that refused it; so is one that cannot be built, without.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from zoo.bench import Candidate, bench, machine
 from zoo.complexity import profile
 from zoo.export.artefact import FORMATS, SUFFIXES, export_job
 from zoo.export.job import Job
+from zoo.export.lint import LintError
+from zoo.export.ncnn_model import NcnnFormatError
 from zoo.export.parity import GateError
 from zoo.export.target import Target
 from zoo.latency import OutOfRange, features_of, load_latency
@@ -123,6 +125,8 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tupl
             paths[row.label] = out
         except GateError as error:
             row = replace(_with_figures(row, error.report), passed=False, reason=str(error))
+        except (LintError, NcnnFormatError) as error:
+            row = replace(row, passed=False, reason='; '.join(str(error).splitlines()))
         rows.append(row)
     return rows, paths
 
