@@ -219,12 +219,15 @@ def test_tar_that_was_cut_off(tx2_tar, tmp_path):
 
 
 def test_errors_are_one_line(tx2, cudart, tmp_path):
+    empty = tmp_path / 'empty.npz'
+    empty.write_bytes(b'')
     cases = [
         (('verify.py', 'bf16'), {}, "has no 'bf16', only fp16, int8"),
         (('verify.py',), {'version': '8.0.1.6'}, 'older than the 8.2.1'),
         (('build_engine.py',), {'FAKE_TENSORRT_NO_GPU': '1'}, 'CUDA initialization failure with error: 35'),
         (('verify.py',), {'PYTHONPATH': str(tmp_path)}, 'tensorrt cannot be imported'),
         (('run.py', 'nothing.npz'), {}, 'nothing.npz: no such file'),
+        (('run.py', str(empty)), {}, 'empty.npz: not an .npz of arrays'),
         (('build_engine.py', 'int8'), {'version': '11.4.1'}, 'has no builder flag'),
     ]
     for command, env, message in cases:

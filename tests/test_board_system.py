@@ -22,7 +22,9 @@ from zoo.export.lint import LintError
 from zoo.export.parity import GateError
 from zoo.jetson import recognise
 from zoo.jetson.align import align
+from zoo.jetson.bundle import BundleError
 from zoo.jetson.detector import agrees, compare
+from zoo.jetson.pictures import read_picture
 from zoo.jetson.recogniser import Recogniser
 from zoo.pipeline.sample import sample_image, sample_landmarks
 from zoo.runtime.detector import open_detector
@@ -124,11 +126,38 @@ def test_names_in_pictures(python, system, cudart, people, photo, detector_file,
     assert min(face['similarity'] for face in ordered[:3]) > 0.6
 
 
+def test_more_pixels_than_opencv_takes(tmp_path):
+    (tmp_path / 'a.ppm').write_bytes(b'P6 60000 60000 255\n')
+    with pytest.raises(BundleError, match=r'a\.ppm: refused by OpenCV \(.*PIXELS'):
+        read_picture(tmp_path / 'a.ppm')
+
+
+def test_who_is_not_enrolled_is_named(people, wide_crops, capsys):
+    webp, empty, loose = people / 'Bo' / '1.webp', people / 'Dora', people / 'Eve.jpg'
+    webp.write_bytes(encode_image(wide_crops[1], '.webp'))
+    (people / 'Bo' / '1.png').write_bytes(b'')
+    empty.mkdir()
+    loose.write_bytes(b'')
+    (people / '.DS_Store').write_bytes(b'')
+    known = object.__new__(recognise.System)
+    known.size, known.detector = 112, lambda picture: (np.float32([[72, 72, 184, 184]]), 72 + sample_landmarks()[:1], None)
+    known.recogniser = lambda crops: np.float32([[len(crops), 0, 0]] * len(crops))
+    assert known._enrol(str(people))[0] == ['Ada', 'Bo', 'Cleo']
+    assert capsys.readouterr().err.splitlines() == [
+        f'{people / "Bo" / "1.png"}: not an image; left out', f'{empty}: no picture of a face in it; left out',
+        f'{loose}: no picture of a face in it; left out']
+
+
 def test_whole_pictures_are_compared(system, cudart, wide_crops, tmp_path):
     for index, crop in enumerate(wide_crops[:2]):
         (tmp_path / f'{index}.png').write_bytes(encode_image(crop, '.png'))
     done = run_on_board(sys.executable, system, cudart, 'run.py', str(tmp_path / '0.png'), str(tmp_path / '1.png'))
     assert done.returncode == 0 and 'persons' in done.stdout, done.stderr
+    names = [str(tmp_path / f'{index % 2}.png') for index in range(6)]
+    done = run_on_board(sys.executable, system, cudart, 'run.py', *names)
+    assert len(done.stdout.splitlines()) == 15, 'each two'
+    done = run_on_board(sys.executable, system, cudart, 'run.py', names[0])
+    assert done.returncode == 1 and '0.png: 1 faces; name two to compare, or --out' in done.stderr and not done.stdout
     (tmp_path / '1.png').write_bytes(encode_image(np.zeros((90, 90, 3), np.uint8), '.png'))
     done = run_on_board(sys.executable, system, cudart, 'run.py', str(tmp_path / '0.png'), str(tmp_path / '1.png'))
     assert done.returncode == 1 and '1.png: no face found' in done.stderr and 'Traceback' not in done.stderr

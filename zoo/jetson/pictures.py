@@ -34,7 +34,10 @@ def read_picture(path):
             data = np.frombuffer(file.read(), np.uint8)
     except OSError as error:
         raise BundleError('%s: %s' % (path, error.strerror)) from None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:  # more pixels than OpenCV takes
+        raise BundleError('%s: refused by OpenCV (%s)' % (path, error.err)) from None
     if picture is None:
         raise BundleError('%s: not an image' % path)
     return np.ascontiguousarray(picture[..., ::-1])

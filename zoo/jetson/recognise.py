@@ -26,7 +26,6 @@ from .session import Session, make_parser, run_script
 
 __all__ = ['System', 'main']
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp')
 GREEN, RED = (0, 160, 0), (0, 0, 200)  # BGR
 
 
@@ -63,11 +62,13 @@ class System:
         if not os.path.isdir(people):
             raise BundleError('%s: no such folder' % people)
         names, persons = [], []
-        for name in sorted(os.listdir(people)):
-            crops = [crop for crop in map(self._central, _images(os.path.join(people, name))) if crop is not None]
+        for path in _entries(people):
+            crops = [crop for crop in map(self._central, _entries(path)) if crop is not None]
             if crops:
-                names.append(name)
+                names.append(os.path.basename(path))
                 persons.append(unit(unit(self.recogniser(np.stack(crops))).mean(0)[None])[0])
+            else:
+                sys.stderr.write('%s: no picture of a face in it; left out\n' % path)
         if not names:
             raise BundleError('%s: no person in it; it must hold a folder a person with pictures, NAME/*.jpg' % people)
         return names, np.stack(persons)
@@ -101,9 +102,9 @@ class System:
         return faces
 
 
-def _images(folder):
+def _entries(folder):
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return [os.path.join(folder, name) for name in names if name.lower().endswith(IMAGES)]
+    return [os.path.join(folder, name) for name in names if not name.startswith('.')]
 
 
 def _run(arguments):

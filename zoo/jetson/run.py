@@ -1,6 +1,6 @@
 """Embed faces and compare them.
 
-  python3 run.py a.jpg b.jpg              cosine similarity, and whether it is one person
+  python3 run.py a.jpg b.jpg              cosine similarity of each two, and whether it is one person
   python3 run.py faces.npz --out e.npz    embeddings of many (array `faces`, uint8 RGB (N, 112, 112, 3))
 
 Images need OpenCV (JetPack has it). They must be aligned crops, unless the bundle has a detector: then the face in the middle
@@ -35,11 +35,14 @@ def _run(arguments):
     if arguments.out:
         np.savez(arguments.out, embeddings=embeddings)
         sys.stdout.write('%s: %d embeddings of length %d\n' % (arguments.out, *embeddings.shape))
-    elif len(faces) > 1:
+    elif len(faces) < 2:
+        raise BundleError('%s: %d faces; name two to compare, or --out FILE.npz for embeddings'
+                          % (arguments.faces[0], len(faces)))
+    else:
         similarity = unit(embeddings).dot(unit(embeddings).T)
         threshold = session.bundle.facts['threshold']
         for i in range(len(faces) - 1):
-            for j in range(i + 1, min(len(faces), i + 5)):
+            for j in range(i + 1, len(faces) if len(arguments.faces) > 1 else min(len(faces), i + 5)):
                 sys.stdout.write('%s  %s  %.3f  %s\n' % (
                     _name(arguments.faces, i), _name(arguments.faces, j), similarity[i, j],
                     'one person' if similarity[i, j] > threshold else 'different persons'))
@@ -61,7 +64,7 @@ def read_faces(paths, session):
             raise BundleError('%s: no such file' % paths[0])
         try:
             arrays = dict(np.load(paths[0], allow_pickle=False))
-        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError('%s: not an .npz of arrays (%s)' % (paths[0], error)) from None
         if 'faces' not in arrays:
             raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
