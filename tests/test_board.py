@@ -7,6 +7,7 @@ Under the interpreter of the tests and, where there is one with numpy and onnxru
 from __future__ import annotations
 
 import ast
+import fnmatch
 import json
 import os
 import shutil
@@ -15,13 +16,15 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 from zoo.export.artefact import export
-from zoo.jetson import verify
+from zoo.jetson import board, verify
+from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
 from zoo.jetson.recogniser import Recogniser
@@ -233,6 +236,25 @@ def test_errors_are_one_line(tx2, cudart, tmp_path):
     for command, env, message in cases:
         done = run_on_board(sys.executable, tx2, cudart, *command, **env)
         assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr, (command, done.stderr)
+
+
+def test_plugins_are_registered(monkeypatch):
+    registered = []
+    module = SimpleNamespace(__version__='8.2.1.8', init_libnvinfer_plugins=lambda *arguments: registered.append(arguments))
+    monkeypatch.setitem(sys.modules, 'tensorrt', module)
+    assert import_tensorrt('8.2.1') is module and registered == [(None, '')]
+
+
+def test_temperatures(monkeypatch):
+    """Those of a TX2, whose PMIC-Die is no sensor."""
+    zones = {'BCPU-therm': '47500', 'GPU-therm': '48000', 'off': '-256000', 'PMIC-Die': '100000'}
+    files = {f'/sys/class/thermal/thermal_zone{index}/{name}': text for index, zone in enumerate(zones.items())
+             for name, text in zip(('type', 'temp'), zone, strict=True)}
+    monkeypatch.setattr(board.glob, 'glob', lambda pattern: fnmatch.filter(files, pattern))
+    monkeypatch.setattr(board, '_first_line', lambda path: files.get(path, ''))
+    assert board.clocks() == {'temperature': 48.0}
+    del files['/sys/class/thermal/thermal_zone0/temp'], files['/sys/class/thermal/thermal_zone1/temp']
+    assert board.clocks() == {}
 
 
 def test_no_cuda_library(tx2, tmp_path):

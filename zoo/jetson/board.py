@@ -25,7 +25,10 @@ def clocks():
                                   ('/sys/class/devfreq/*gp*/cur_freq', 'gpu', 1e6),  # TX2 gp10b, Nano and JetPack 6 .gpu
                                   ('/sys/class/devfreq/*.g[av]1*b/cur_freq', 'gpu', 1e6),  # Xavier gv11b, Orin ga10b
                                   ('/sys/class/thermal/thermal_zone*/temp', 'temperature', 1e3)):
-        values = [int(text) / scale for text in map(_first_line, sorted(glob.glob(pattern))) if text.lstrip('-').isdigit()]
+        # the PMIC's zone is a dummy that always says 100 degrees, and a sensor that is off says less than 0
+        paths = [path for path in sorted(glob.glob(pattern))
+                 if not _first_line(os.path.join(os.path.dirname(path), 'type')).startswith('PMIC')]
+        values = [int(text) / scale for text in map(_first_line, paths) if text.isdigit()]
         if values:
             found[label] = max(values)
     return found

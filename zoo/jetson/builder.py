@@ -39,6 +39,8 @@ def import_tensorrt(wanted=None):
     if wanted and _version(tensorrt.__version__) < _version(wanted)[:2]:
         raise BuildError('TensorRT %s is older than the %s that this bundle was checked for; update JetPack (4.6.1 or later on '
                          'TX2 and Nano), or export the bundle for another target' % (tensorrt.__version__, wanted))
+    if hasattr(tensorrt, 'init_libnvinfer_plugins'):  # its parser makes InstanceNormalization of one of them
+        tensorrt.init_libnvinfer_plugins(None, '')  # no logger: the library would keep a pointer to it
     return tensorrt
 
 
