@@ -143,7 +143,7 @@ def test_download(server, tmp_path, monkeypatch):
     with pytest.raises(HubError, match='FACEZOO_OFFLINE is set'):
         resolve(weights)
     monkeypatch.setenv('FACEZOO_OFFLINE', '0')
-    with pytest.raises(HubError, match='sha256'):
+    with pytest.raises(HubError, match=rf'^{url}/w\.bin: sha256 is .* load again'):
         resolve(dataclasses.replace(weights, sha256='0' * 64))
     assert not list((tmp_path / 'cache' / 'weights').iterdir()), 'a bad download must not be kept'
     assert resolve(weights).read_bytes() == b'weights'
@@ -151,6 +151,25 @@ def test_download(server, tmp_path, monkeypatch):
     assert resolve(weights).read_bytes() == b'weights', 'the second time comes from the cache'
     with pytest.raises(HubError, match='cannot download'):
         resolve(entry(bundled_path(), file='other.bin', url=f'{url}/missing.bin'))
+
+
+def test_a_server_that_breaks_off(tmp_path, monkeypatch):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header('Transfer-Encoding', 'chunked')
+            self.end_headers()
+            self.wfile.write(b'1000\r\nweights')
+
+    monkeypatch.setenv('FACEZOO_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setenv('FACEZOO_OFFLINE', '0')
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{httpd.server_address[1]}/w.bin'
+        with pytest.raises(HubError, match=rf'cannot download {url}: IncompleteRead'):
+            resolve(entry(bundled_path(), file='other.bin', url=url))
+        httpd.shutdown()
+    assert not list((tmp_path / 'cache' / 'weights').iterdir())
 
 
 def test_many_at_once_get_one_whole_file(server, tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def resolve(weights: Weights) -> Path:
     """
     for path in (BUNDLED / weights.file, cache_folder() / 'weights' / weights.file):
         if path.is_file():
-            _verify(path, weights)
+            _verify(path, weights, f'{path}', 'delete it and load again')
             return path
     if not weights.url:
         raise HubError(f'{weights.file} is not bundled with this installation and its card gives no URL; reinstall facezoo')
@@ -46,7 +46,7 @@ def resolve(weights: Weights) -> Path:
                        f'fetch {weights.url} and put it there')
     with atomic_path(path) as temporary:
         _download(weights.url, temporary)
-        _verify(temporary, weights)
+        _verify(temporary, weights, weights.url, 'load again')
     return path
 
 
@@ -60,11 +60,11 @@ def weights_path(name: str | os.PathLike) -> Path:
     return resolve(weights) if weights else Path(name)
 
 
-def _verify(path: Path, weights: Weights) -> None:
+def _verify(path: Path, weights: Weights, source: str, remedy: str) -> None:
     found = sha256_file(path)
     if found != weights.sha256:
-        raise HubError(f'{path}: sha256 is {found}, the card says {weights.sha256}: the file is truncated, damaged or not '
-                       'the one that was measured; delete it and load again')
+        raise HubError(f'{source}: sha256 is {found}, the card says {weights.sha256}: the file is truncated, damaged or not '
+                       f'the one that was measured; {remedy}')
 
 
 def _download(url: str, target: Path) -> None:
@@ -75,5 +75,5 @@ def _download(url: str, target: Path) -> None:
                 while chunk := response.read(1 << 20):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (urllib.error.URLError, OSError) as error:
-        raise HubError(f'cannot download {url}: {error}') from None
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise HubError(f'cannot download {url}: {str(error).strip()}') from None
