@@ -45,7 +45,7 @@ class TestContract:
         assert not without
 
     def test_state_dict_round_trip(self, name):
-        first, second = build(name), build(name, fp16=True)
+        first, second = build(name, dropout=0.0), build(name, dropout=0.5, fp16=True)  # InsightFace trains without dropout
         with torch.no_grad():
             for parameter in second.parameters():
                 parameter.fill_(7)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-__all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'make_divisible', 'scale_channels', 'to_hw']
+__all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'flatten', 'make_divisible', 'scale_channels', 'to_hw']
 
 
 class Backbone(nn.Module):
@@ -112,17 +112,16 @@ def make_divisible(channels: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def flatten(dropout: float) -> nn.Module:
+    """Flatten, and dropout where there is some: one module, so that the tensors behind it are called the same either way."""
+    return nn.Sequential(nn.Flatten(1), nn.Dropout(dropout)) if dropout > 0 else nn.Flatten(1)
+
+
 def classifier_head(in_features: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
     """Global average pooling and one fully connected layer: logits ``(N, num_classes)`` of an image classifier."""
-    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
-    if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), flatten(dropout), nn.Linear(in_features, num_classes))
 
 
 def embedding_head(in_features: int, num_features: int, dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
     """Flatten, optional dropout, Linear, BatchNorm1d: how most of the papers end."""
-    layers: list[nn.Module] = [nn.Flatten(1)]
-    if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(in_features, num_features, bias=bias), nn.BatchNorm1d(num_features))
+    return nn.Sequential(flatten(dropout), nn.Linear(in_features, num_features, bias=bias), nn.BatchNorm1d(num_features))

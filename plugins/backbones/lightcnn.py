@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plugins.backbones._base import Backbone
+from plugins.backbones._base import Backbone, flatten
 from plugins.registry import register_backbone
 
 # (output channels, residual blocks before the group, max-pooling behind it) a group
@@ -73,8 +73,7 @@ class LightCNN(Backbone):
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
                 height, width = -(-height // 2), -(-width // 2)
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Flatten(1), *([nn.Dropout(dropout)] if dropout > 0 else []),
-                                  MFM(nn.Linear(channels * height * width, 2 * num_features)))
+        self.head = nn.Sequential(flatten(dropout), MFM(nn.Linear(channels * height * width, 2 * num_features)))
         self.init_weights()
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import copy
 
 from torch import Tensor, nn
 
-from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_channels, to_hw
+from plugins.backbones._base import Backbone, conv_out, embedding_head, flatten, scale_channels, to_hw
 from plugins.layers import GDC, ConvBNAct, InvertedResidual
 from plugins.registry import register_backbone
 
@@ -75,7 +75,7 @@ class MobileFaceNet(Backbone):
         if project or channels != num_features:
             self.head = embedding_head(channels, num_features, dropout, bias=False)
         else:
-            self.head = nn.Sequential(nn.Flatten(1), *([nn.Dropout(dropout)] if dropout > 0 else []))
+            self.head = flatten(dropout)
         self.init_weights()
 
     def at(self, input_size: int | tuple[int, int]) -> MobileFaceNet:
