@@ -142,7 +142,8 @@ class TestLaunch:
     def test_networks(self, fake):
         get_model = bridge._registry_first(lambda name, **options: ('theirs', name), checkout.upstream_networks(fake))
         assert get_model('r50') == ('theirs', 'r50')
-        assert get_model('fdfacenet', dropout=0.0, fp16=False, num_features=512).num_features == 512
+        assert get_model('fdfacenet', dropout=0.0, fp16=False, num_features=256).num_features == 256
+        assert get_model('mobilefacenet_s', dropout=0, fp16=False).num_features == 512  # eval_ijbc.py asks so; its own is 128
         with pytest.raises(ValueError, match=r"neither facezoo nor InsightFace has it; did you mean 'fdfacenet'"):
             get_model('fdfacenett')
         with pytest.raises(ValueError, match='InsightFace feeds 112x112'):

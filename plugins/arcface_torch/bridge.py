@@ -20,6 +20,7 @@ __all__ = ['RECIPES', 'Launch', 'LaunchError', 'load_config', 'prepare', 'run']
 
 RECIPES = Path(__file__).parents[2] / 'recipes'
 INPUT = (112, 112)
+EMBEDDING = 512  # what its scripts mean that do not say it (eval_ijbc.py, inference.py, flops.py)
 
 
 class LaunchError(ValueError):
@@ -127,7 +128,7 @@ def _registry_first(original: Callable, upstream: list[str]) -> Callable:
             if name not in upstream:
                 raise ValueError(f'network={name!r}: neither facezoo nor InsightFace has it{suggest(name, own + upstream)}')
             return original(name, **options)
-        model = create_backbone(name, **options)
+        model = create_backbone(name, **{'num_features': EMBEDDING, **options})
         if model.input_size != INPUT:
             raise ValueError(f'network={name!r} takes {model.input_size[0]}x{model.input_size[1]} faces; InsightFace feeds '
                              '112x112: train it with `facezoo train`')
