@@ -10,16 +10,19 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
 from plugins.files import sha256_file
+from plugins.preprocess import PictureNorm, Preprocess
 from zoo import hub
 from zoo.hub import HubError, resolve, weights_path
 from zoo.model_card import CardError, Weights, read_card
 from zoo.pipeline.threshold import FARS
+from zoo.runtime import open_embedder
 from zoo.weights import WeightsError, read_state, save_weights
 
 
@@ -123,6 +126,15 @@ def test_a_file_says_what_it_is(tmp_path):
     save_weights(tmp_path / 'mine.safetensors', model, 'fdfacenet', {'width': 0.5})
     again = zoo.load(tmp_path / 'mine.safetensors')
     assert again.num_features == 64 and zoo.profile(again).params == zoo.profile(model).params
+
+
+def test_a_network_of_another_size_eats_that_size(tmp_path):
+    args = {'width': 0.25, 'num_features': 16, 'input_size': 96}
+    save_weights(tmp_path / 'mine.safetensors', zoo.create('fdfacenet', **args), 'fdfacenet', args)
+    model = zoo.load(tmp_path / 'mine.safetensors')
+    assert model.input_size == (96, 96) and model.preprocess == Preprocess(96)
+    assert open_embedder(tmp_path / 'mine.safetensors')(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, 16)
+    assert zoo.load('retinaface_mnet025').preprocess == PictureNorm()
 
 
 @pytest.fixture

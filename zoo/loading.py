@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ def build_any(name: str) -> Backbone:
     refuse_file(name)
     create, preprocess = _builder(name)
     model = create(name).eval()
-    model.preprocess = preprocess
+    model.preprocess = _at_its_size(model, preprocess)
     return model
 
 
@@ -89,6 +90,13 @@ def _embedding_size(network: str, options: dict, path: Path) -> int:
 
 
 def _finish(model: Backbone, path: Path, preprocess: Preprocess, origin: str | None = None) -> Backbone:
-    model.preprocess, model.origin = preprocess, origin
+    model.preprocess, model.origin = _at_its_size(model, preprocess), origin
     load_weights(model, path)  # another project's layout may bring its own preprocessing
     return model.eval()
+
+
+def _at_its_size(model: Backbone, preprocess: Preprocess | PictureNorm) -> Preprocess | PictureNorm:
+    """What a network built for another size than its card's eats; a detector takes any size, a face is square."""
+    height, width = model.input_size
+    fixed = isinstance(preprocess, Preprocess) and height == width
+    return dataclasses.replace(preprocess, input_size=height) if fixed else preprocess
