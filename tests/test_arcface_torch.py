@@ -160,6 +160,11 @@ class TestLaunch:
         with pytest.raises(LaunchError, match=r'hides .*rename yours'):
             bridge.load_config(made)
 
+    def test_inside_the_checkout_by_another_spelling(self, fake, tmp_path):
+        (tmp_path / 'link').symlink_to(fake)
+        ran = launch(tmp_path / 'link', fake, 'train_v2.py', 'configs/ms1mv3_r50')
+        assert 'the recipe lacks rec, num_classes' in ran.stderr  # read: its configs are also ./configs, nothing is hidden
+
 
 class TestPreflight:
     @pytest.fixture

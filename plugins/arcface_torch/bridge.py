@@ -90,9 +90,9 @@ def load_config(launch: Launch) -> dict | None:
         where = ', '.join(map(str, launch.recipes))
         raise LaunchError(f'{named}: no such recipe{suggest(name, known) if name not in known else ""} '
                           f'Write configs/NAME; recipes come from the checkout, {where}')
-    hidden = [folder for folder in launch.recipes if (folder / f'{name}.py').is_file() and known[name].parent != folder]
-    if hidden:
-        raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0] / name}.py: rename yours')
+    others = [path for folder in launch.recipes if (path := folder / f'{name}.py').is_file()]
+    if hidden := [path for path in others if not path.samefile(known[name])]:  # ./configs may be the checkout's own
+        raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0]}: rename yours')
     module = importlib.import_module(f'configs.{name}')
     if not hasattr(module, 'config'):
         raise LaunchError(f'{known[name]}: defines no `config`')
