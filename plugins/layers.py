@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = ['CBAM', 'ECA', 'GDC', 'AttentionMaps', 'ChannelAttention', 'ConvBNAct', 'DepthwiseSeparable', 'InvertedResidual',
-           'SpatialAttention', 'attention', 'channel_shuffle', 'make_act']
+           'SpatialAttention', 'attention', 'autocast', 'channel_shuffle', 'make_act']
 
 
 def make_act(name: str | None, channels: int) -> nn.Module:
@@ -194,3 +194,9 @@ def channel_shuffle(x: Tensor, groups: int = 2) -> Tensor:
     height, width = x.shape[2:]
     x = x.reshape(-1, groups, x.shape[1] // groups, height, width)
     return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[2], height, width)
+
+
+def autocast(x: Tensor, enabled: bool = True) -> torch.autocast:
+    """Half precision on the device of ``x``, or none."""
+    device = 'cpu' if x.is_meta else x.device.type  # meta tensors, which count layers without memory, have no autocast
+    return torch.autocast(device, torch.float16 if device == 'cuda' else torch.bfloat16, enabled=enabled)

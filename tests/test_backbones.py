@@ -67,6 +67,12 @@ class TestContract:
         for embedding in (own, outer):
             assert embedding.dtype == torch.float32 and torch.isfinite(embedding).all()
 
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+    def test_whole_in_another_precision(self, name, dtype, images):
+        model = build(name).to(dtype).eval()
+        with torch.inference_mode():
+            assert torch.isfinite(model(inputs_for(model, images[:1]).to(dtype))).all()
+
     def test_card(self, name):
         card = zoo.card(name)
         with torch.device('meta'):  # counts the full networks without their memory and time

@@ -56,6 +56,9 @@ def test_contract(name):
     count = len(model.anchors.priors(height, width))
     assert logits.shape == (2, count, 2) and boxes.shape == (2, count, 4) and landmarks.shape == (2, count, 10)
     assert logits.dtype == torch.float32 and not torch.equal(logits[0], logits[1])
+    with torch.no_grad():  # a whole network in another precision, and without memory
+        assert torch.isfinite(model.bfloat16()(torch.randn(1, 3, height, width).bfloat16())[0]).all()
+        assert model.to('meta')(torch.zeros(1, 3, height, width, dtype=torch.bfloat16, device='meta'))[0].shape == (1, count, 2)
 
 
 @pytest.mark.parametrize('name', list_detectors())

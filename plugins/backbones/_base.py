@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from plugins.layers import autocast
+
 __all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'flatten', 'make_divisible', 'scale_channels', 'to_hw']
 
 
@@ -43,11 +45,13 @@ class Backbone(nn.Module):
 
     def _precision(self, x: Tensor) -> AbstractContextManager:
         """Half precision where the ``fp16`` flag asks for it; an outer autocast is left alone."""
-        return _autocast(x) if self.fp16 else nullcontext()
+        return autocast(x) if self.fp16 else nullcontext()
 
     def _embed(self, x: Tensor) -> Tensor:
-        with _autocast(x, enabled=False):
-            return self.forward_head(x.float())
+        weight = next(self.head.parameters(), None)
+        dtype = torch.float32 if weight is None else weight.dtype  # another after .half() and .double()
+        with autocast(x, enabled=False):
+            return self.forward_head(x.to(dtype))
 
     def init_weights(self) -> None:
         """He initialisation (fan-out) of convolutions, N(0, 0.01) of fully connected layers, unit BatchNorm."""
@@ -58,11 +62,6 @@ class Backbone(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _autocast(x: Tensor, enabled: bool = True) -> torch.autocast:
-    device = 'cpu' if x.is_meta else x.device.type  # meta tensors, which count layers without memory, have no autocast
-    return torch.autocast(device, torch.float16 if device == 'cuda' else torch.bfloat16, enabled=enabled)
 
 
 def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:

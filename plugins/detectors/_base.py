@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from plugins.detectors.anchors import LANDMARKS, Anchors
+from plugins.layers import autocast
 from plugins.preprocess import PictureNorm
 
 __all__ = ['Detector', 'Heads']
@@ -77,5 +78,6 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.extract(x)
-        with torch.autocast(x.device.type, enabled=False):  # offsets of a tenth of a pixel need float32
-            return self.heads([m.float() for m in maps])
+        dtype = next(self.heads.parameters()).dtype  # another after .half() and .double()
+        with autocast(x, enabled=False):  # offsets of a tenth of a pixel need float32
+            return self.heads([m.to(dtype) for m in maps])
