@@ -118,6 +118,15 @@ class TestCheckout:
                                           'from utils import utils_config\ndef f():\n    import nonesuch_c\n')
         assert checkout.missing_modules(fake, 'train_v2.py') == ['nonesuch_a', 'nonesuch_b']
 
+    def test_what_is_imported_by_name_is_looked_for(self, fake, monkeypatch):
+        (fake / 'configs' / 'base.py').write_text('from easydict import EasyDict\n')
+        (fake / 'train_v2.py').write_text('from torch.utils.tensorboard import SummaryWriter\n'
+                                          'from utils.utils_config import get_config\n')
+        monkeypatch.setattr(checkout.importlib.util, 'find_spec', lambda name: name == 'torch' or None)
+        for name in ('easydict', 'tensorboard'):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        assert checkout.missing_modules(fake, 'train_v2.py') == ['easydict', 'tensorboard']
+
 
 class TestLaunch:
     def test_recipe_and_backbone_of_facezoo(self, fake, tmp_path, face_folder):

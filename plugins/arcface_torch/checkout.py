@@ -16,6 +16,7 @@ COMMIT = '7fadd42'  # of deepinsight/insightface; the folder has not changed in 
 CLONE = 'git clone --depth 1 https://github.com/deepinsight/insightface'
 MODULES = frozenset({'backbones', 'configs', 'dataset', 'eval', 'losses', 'lr_scheduler', 'onnx_helper', 'partial_fc_v2',
                      'utils'})
+BY_NAME = {'utils.utils_config': 'configs.base', 'torch.utils.tensorboard': 'tensorboard'}  # module: what it imports unseen
 
 # what the launcher replaces, extends or relies on: file, function, parameters
 SEAMS = (
@@ -107,7 +108,8 @@ def missing_modules(checkout: Path, script: str) -> list[str]:
         if path in seen:
             continue
         seen.add(path)
-        for name in _imports(_parse(path)):
+        names = _imports(_parse(path))
+        for name in (*names, *(BY_NAME[name] for name in names if name in BY_NAME)):
             local = [p for p in (checkout / f'{name.replace(".", "/")}.py', checkout / name.replace('.', '/') / '__init__.py')
                      if p.is_file()]
             waiting += local
