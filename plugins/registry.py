@@ -38,10 +38,11 @@ class Registry(Generic[Network]):
     Args:
         kind: what to call them in messages.
         package: whose modules (but those that begin with ``_``) register them when they are imported.
+        facts: attributes that a network must have.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, facts: tuple[str, ...]) -> None:
+        self.kind, self.package, self.facts = kind, package, facts
         self._entry_points: dict[str, Callable[..., Network]] = {}
 
     def register(self, entry_point: Callable[..., Network]) -> Callable[..., Network]:
@@ -72,16 +73,21 @@ class Registry(Generic[Network]):
         Raises:
             KeyError: unknown name; the message suggests close ones.
             OptionError: an option that this network does not have.
+            ValueError: the function returns something else than such a network.
         """
         self._import_families()
         if name not in self._entry_points:
             raise KeyError(f'unknown {self.kind} {name!r}{suggest(name, self._entry_points)}')
         try:
-            return self._entry_points[name](**kwargs)
+            network = self._entry_points[name](**kwargs)
         except TypeError as error:
             if 'argument' not in str(error):
                 raise
             raise OptionError(f'{self.kind} {name!r} was called with {sorted(kwargs)}: {error}') from error
+        if lacking := [fact for fact in self.facts if not hasattr(network, fact)]:
+            raise ValueError(f'{self.kind} {name!r} is a {type(network).__name__} without {" and ".join(lacking)}: derive its '
+                             f'class from {self.package}._base.{self.kind.capitalize()}')
+        return network
 
     def family(self, name: str) -> str:
         """Name of the module that defines ``name``."""
@@ -103,9 +109,9 @@ def suggest(name: str, known, otherwise: str = '') -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else otherwise or f"; known: {', '.join(sorted(known))}"
 
 
-_BACKBONES: Registry[Backbone] = Registry('backbone', 'plugins.backbones')
+_BACKBONES: Registry[Backbone] = Registry('backbone', 'plugins.backbones', ('input_size', 'num_features'))
 register_backbone, list_backbones, create_backbone = _BACKBONES.register, _BACKBONES.names, _BACKBONES.create
 backbone_family = _BACKBONES.family
 
-_DETECTORS: Registry[Detector] = Registry('detector', 'plugins.detectors')
+_DETECTORS: Registry[Detector] = Registry('detector', 'plugins.detectors', ('input_size', 'anchors'))
 register_detector, list_detectors, create_detector = _DETECTORS.register, _DETECTORS.names, _DETECTORS.create

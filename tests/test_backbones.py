@@ -110,6 +110,14 @@ def test_duplicate_name_is_refused():
         register_backbone(fdfacenet)
 
 
+def test_a_network_that_does_not_say_what_it_eats_is_refused(monkeypatch):
+    def bare(**options):
+        return torch.nn.Flatten()
+    monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {'bare': bare})
+    with pytest.raises(ValueError, match=r"'bare' is a Flatten without input_size and num_features: .*_base\.Backbone"):
+        create_backbone('bare', num_features=512)
+
+
 @pytest.mark.parametrize(('name', 'options', 'message'), [
     ('fdfacenet', {'input_size': 0}, 'input_size=0'), ('vgg16', {'input_size': 16}, 'too small'),
     ('cnn8_fd_pooling', {'input_size': 16}, 'too small'),
