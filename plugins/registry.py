@@ -49,12 +49,13 @@ class Registry(Generic[Network]):
         """Decorator: make ``entry_point`` available under its own name.
 
         Raises:
-            ValueError: the name is taken by another function.
+            ValueError: the name is taken by a function of another module.
         """
-        name = entry_point.__name__
-        if name in self._entry_points:
-            raise ValueError(f'{self.kind} {name!r} is registered twice: by {self._entry_points[name].__module__} and by '
-                             f'{entry_point.__module__}; rename one of the functions')
+        name, module = entry_point.__name__, entry_point.__module__
+        other = self._entry_points.get(name, entry_point).__module__
+        if other != module:  # the same one defines it again when a notebook's cell or a file that failed is run again
+            raise ValueError(f'{self.kind} {name!r} is registered twice: by {other} and by {module}; rename one of the '
+                             'functions')
         self._entry_points[name] = entry_point
         return entry_point
 

@@ -110,6 +110,16 @@ def test_duplicate_name_is_refused():
         register_backbone(fdfacenet)
 
 
+def test_a_file_that_failed_says_so_again(tmp_path, monkeypatch):
+    (tmp_path / 'mine.py').write_text('from plugins.registry import register_backbone\n'
+                                      '@register_backbone\ndef mine(**options): ...\nimport nonesuch\n')
+    monkeypatch.setenv('FACEZOO_PLUGINS', str(tmp_path / 'mine.py'))
+    monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {})
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match='nonesuch'):
+            list_backbones()
+
+
 def test_a_network_that_does_not_say_what_it_eats_is_refused(monkeypatch):
     def bare(**options):
         return torch.nn.Flatten()
