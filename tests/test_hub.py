@@ -76,6 +76,9 @@ def test_truncated_and_damaged_files(bundled, tmp_path):
     (tmp_path / 'x.pt').write_bytes(b'PK nothing')
     with pytest.raises(WeightsError, match='cannot be read'):
         read_state(tmp_path / 'x.pt')
+    (tmp_path / 'x.pt').write_bytes(b'')
+    with pytest.raises(WeightsError, match='it is empty or cut short'):
+        read_state(tmp_path / 'x.pt')
 
 
 def test_wrong_hash_is_refused(bundled, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), 'it is empty or cut short')
         raise WeightsError(f'{path}: cannot be read as weights ({type(error).__name__}: {reason})') from None
     for key in ('state_dict_backbone', 'state_dict', 'net_state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
