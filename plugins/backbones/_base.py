@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -92,21 +93,20 @@ def conv_out(size: tuple[int, int], strides, kernel: int = 3, padding: int = 1) 
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """``int(channels * width)``, the papers' rule; refuses a width that leaves no channel."""
-    scaled = int(channels * width)
-    if scaled < 1:
-        raise ValueError(f'width={width} leaves no channel of {channels}')
-    return scaled
+    """``int(channels * width)``, the papers' rule; refuses a width that leaves no channel, or is no number."""
+    if not 1 <= channels * width < math.inf:
+        raise ValueError(f'width={width}: {channels} channels times the width must be a number from 1')
+    return int(channels * width)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
     """``channels`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet).
 
     Raises:
-        ValueError: no channel is left.
+        ValueError: no channel is left, or no number of them.
     """
-    if channels <= 0:
-        raise ValueError(f'{channels:g} channels are left; choose a greater width')
+    if not 0 < channels < math.inf:
+        raise ValueError(f'{channels:g} channels are left; choose another width')
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 

@@ -22,6 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     import zoo
+    from plugins.registry import list_detectors
+    if args.name in list_detectors():
+        raise ValueError(f'{args.name} is a detector; this counts recognisers, `facezoo info {args.name}` has its size')
     result = zoo.profile(zoo.create(args.name, **backbone_options(args)))
     if args.json:
         print(json.dumps(result.to_dict(args.layers), indent=2))
