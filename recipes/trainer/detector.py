@@ -22,15 +22,7 @@ from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
-from recipes.trainer.run import (
-    Interrupted,
-    Run,
-    any_process,
-    make_optimizer,
-    moving_average,
-    save_recipe,
-    stop_signal,
-)
+from recipes.trainer.run import Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
 from recipes.trainer.schedule import learning_rate
 from zoo.export.fold import fold_batchnorm
 from zoo.hub import weights_path
@@ -115,7 +107,7 @@ class DetectorTrainer(Run):
         save_recipe(self.fabric, config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, step, self.world_batch,
                        self.fabric.is_global_zero)
-        saved = began = time.monotonic()
+        began = time.monotonic()
         means: dict[str, float] = {}
         with stop_signal() as stop:
             for views, faces, indices in face_loader(self.dataset, sampler, config.num_workers):
@@ -128,11 +120,7 @@ class DetectorTrainer(Run):
                     rate = config.frequent * self.world_batch / (time.monotonic() - began)
                     began = time.monotonic()
                     log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
-                stopping = any_process(self.fabric, bool(stop))
-                if stopping or time.monotonic() - saved > 60 * config.save_minutes:
-                    self._save()
-                    saved = time.monotonic()
-                if stopping:
+                if self._stops(stop):
                     log.close()
                     raise Interrupted(f'stopped after {self.images} views; go on with resume=true')
         self._save()

@@ -22,16 +22,7 @@ from plugins.preprocess import FaceError
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
-from recipes.trainer.run import (
-    Diverged,
-    Interrupted,
-    Run,
-    any_process,
-    make_optimizer,
-    moving_average,
-    save_recipe,
-    stop_signal,
-)
+from recipes.trainer.run import Diverged, Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
 from recipes.trainer.teacher import open_teacher, teacher_size
@@ -98,8 +89,8 @@ class Trainer(Run):
         save_recipe(self.fabric, config)
         self.total = per_epoch * config.num_epoch
         self.log = TrainLog(self.output, self.total * self.world_batch, step, self.world_batch, self.fabric.is_global_zero)
-        saved, results, verified = time.monotonic(), {}, -1
-        began, began_images = saved, self.images
+        results, verified = {}, -1
+        began, began_images = time.monotonic(), self.images
         with stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(batch, step, per_epoch)
@@ -117,11 +108,7 @@ class Trainer(Run):
                     began, began_images = time.monotonic(), self.images
                 if step % config.gradient_acc:
                     continue  # gradients are not saved
-                stopping = any_process(self.fabric, bool(stop))
-                if stopping or time.monotonic() - saved > 60 * config.save_minutes:
-                    self._save(best=self.best)
-                    saved = time.monotonic()
-                if stopping:
+                if self._stops(stop, best=self.best):
                     self.log.close()
                     raise Interrupted(f'stopped after {self.images} images; go on with resume=true')
         if verified != step:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_fin
 from recipes.trainer.cpu import computes_bf16, keep_layout, keep_memory
 from zoo.weights import save_weights
 
-__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'any_process', 'make_optimizer', 'moving_average', 'save_recipe',
+__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'make_optimizer', 'moving_average', 'save_recipe',
            'stop_signal']
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Run:
         if self.fabric.is_global_zero:
             _LOG.info('computes on %s in %s', self.config.device, 'bf16' if self.config.precision == 'bf16' else 'float32')
         self.world_batch = config.batch_size * self.fabric.world_size
-        self.images, self.saved_step = 0, None
+        self.images, self.saved_step, self._saved_at = 0, None, time.monotonic()
         self.watch = LossWatch(config.explode)
 
     @property
@@ -126,6 +127,17 @@ class Run:
         if self.ema:
             self.ema.update_parameters(self.trained)
 
+    def _stops(self, stop: list, **more) -> bool:
+        """Whether any process was asked to stop; before that, and every ``save_minutes``, all of them save.
+
+        They decide together: a save waits for every process, and each has its own clock.
+        """
+        late = time.monotonic() - self._saved_at > 60 * self.config.save_minutes
+        stopping, late = _any_process(self.fabric, bool(stop), late)
+        if stopping or late:
+            self._save(**more)
+        return stopping
+
     def _save(self, **more) -> None:
         """Write checkpoint and weights, unless they are no longer numbers: the last good ones stay."""
         state = self._finite_state()
@@ -133,7 +145,7 @@ class Run:
             save_checkpoint(self.output / 'checkpoint.pt', self.config, self.world_batch, self.data, images=self.images,
                             first_loss=self.watch.first, **state, **more)
             self._save_weights('last.safetensors')
-        self.saved_step = self.images // self.world_batch
+        self.saved_step, self._saved_at = self.images // self.world_batch, time.monotonic()
         self.fabric.barrier()
 
     def _finite_state(self) -> dict:
@@ -240,11 +252,11 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
 
 
-def any_process(fabric, flag: bool) -> bool:
-    """Whether the flag is set in any process: all must leave the loop at the same step."""
+def _any_process(fabric, *flags: bool) -> tuple[bool, ...]:
+    """Which of the flags are set in any process: all must save, and leave the loop, at the same step."""
     if fabric.world_size == 1:
-        return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op='max'))
+        return flags
+    return tuple(map(bool, fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=fabric.device), reduce_op='max')))
 
 
 @contextmanager
