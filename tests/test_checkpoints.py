@@ -114,6 +114,23 @@ def test_other_data_is_noticed_and_another_place_is_not(recipe, face_folder, tmp
         Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
 
 
+def test_the_best_weights_are_kept(recipe, monkeypatch):
+    """Of accuracies 0.9, 0.8 and, after an interruption, 0.85 the first; then 0.95 is better."""
+    best, scores, kept = Path(recipe().output, 'best.safetensors'), iter((0.9, 0.8, 0.85, 0.95)), []
+
+    class Scored:
+        def __init__(self, embedder, data):
+            kept.append(best.read_bytes() if best.exists() else None)
+
+        def to_dict(self):
+            return {'accuracy': next(scores), 'tar@1e-3': 0.0}
+
+    monkeypatch.setattr('recipes.trainer.engine.verify', Scored)
+    stop_after(Trainer(recipe(num_epoch=4)), 10)  # of 16 steps
+    Trainer(recipe(num_epoch=4, resume=True)).fit()
+    assert kept[0] is None and kept[1] and kept[1] == kept[2] == kept[3] != best.read_bytes()
+
+
 def test_a_file_of_something_else_is_no_checkpoint(recipe):
     config = recipe()
     Path(config.output).mkdir()

@@ -110,15 +110,19 @@ def test_voting_needs_no_face():
     assert len(vote(Nobody(), np.zeros((50, 70, 3), np.uint8))) == 0
 
 
+OPTIONS = {'num_epoch': 2, 'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0,
+           'frequent': 1, 'device': 'cpu'}
+
+
 def test_training_learns_and_resumes(labelled, tmp_path):
     from recipes.trainer.detector import DetectorTrainer
     from recipes.trainer.engine import Interrupted
-    options = {'pictures': str(labelled), 'labels': str(labelled / 'label.txt'), 'teacher': None, 'num_epoch': 2,
-               'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0, 'frequent': 1,
-               'device': 'cpu'}
+    options = {**OPTIONS, 'pictures': str(labelled), 'labels': str(labelled / 'label.txt'), 'teacher': None, 'num_epoch': 4,
+               'lr': 0.01}
     whole = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'whole')})).fit()
     losses = [json.loads(line) for line in (tmp_path / 'whole' / 'log.jsonl').read_text().splitlines()]
-    assert len(losses) == 6 and all(np.isfinite(whole['train'][key]) for key in ('score', 'box', 'landmark'))
+    assert len(losses) == 12 and all(np.isfinite(whole['train'][key]) for key in ('score', 'box', 'landmark'))
+    assert losses[-1]['score'] < 0.99 * losses[0]['score'], 'a running mean that forgets 1 % a step'
     assert (tmp_path / 'whole' / 'last.safetensors').is_file()
     broken = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves')}))
     step = broken._step
@@ -135,6 +139,23 @@ def test_training_learns_and_resumes(labelled, tmp_path):
     DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves'), 'resume': True})).fit()
     from plugins.files import sha256_file
     assert sha256_file(tmp_path / 'halves' / 'last.safetensors') == sha256_file(tmp_path / 'whole' / 'last.safetensors')
+
+
+def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_path):
+    from recipes.trainer.detector import DetectorTrainer
+
+    def trained(**options) -> dict:
+        config = load_recipe('retinaface_mnet025_kd', {**OPTIONS, 'num_epoch': 1, 'pictures': str(labelled), **options})
+        return DetectorTrainer(config).fit()['train']
+
+    teacher = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
+    taught = trained(teacher=teacher, output=str(tmp_path / 'taught'))
+    found = read_labels((tmp_path / 'taught' / 'label.txt').read_text())
+    for name, faces in read_labels((labelled / 'label.txt').read_text()).items():
+        distances = np.linalg.norm(found[name].landmarks - faces.landmarks, axis=2).mean(1)
+        assert distances.min() < 5 and found[name].scores[distances.argmin()] > 0.9
+    alone = trained(teacher=None, labels=str(tmp_path / 'taught' / 'label.txt'), output=str(tmp_path / 'alone'))
+    assert all(abs(taught[key] - alone[key]) > 0.01 for key in ('score', 'box', 'landmark'))
 
 
 def test_recipes_of_detectors_are_checked():

@@ -176,6 +176,18 @@ def test_a_teachers_head_has_the_margins_it_ended_with(recipe, tmp_path):
     assert student.teacher.network.head.margins == pytest.approx((1.0, 0.3, 0.1))
 
 
+def test_labels_are_taught_at_the_temperature(recipe, tmp_path):
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    found = []
+    for temperature in (1.0, 4.0):
+        trainer = Trainer(recipe(output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'label': 1.0},
+                                 label_temperature=temperature))
+        batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+        found.append(trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0)))
+    assert torch.equal(found[0]['margin'], found[1]['margin']) and abs(found[0]['label'] - found[1]['label']) > 0.1
+
+
 def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
     """Six other persons are as many, and still others; the same persons elsewhere are the same, by name or by image."""
     def copy(name: str, person: str) -> str:

@@ -80,6 +80,14 @@ def test_best_weights_are_those_that_were_measured(recipe):
     assert os.path.exists(f'{config.output}/last.safetensors') and not os.path.exists(f'{config.output}/best.safetensors')
 
 
+def test_margins_go_from_one_to_the_other(recipe, monkeypatch):
+    trainer, seen = Trainer(recipe(num_epoch=2, margin_end=(1.0, 0.6, 0.4), val_targets=[])), []  # from (1, 0.2, 0)
+    step = trainer._step
+    monkeypatch.setattr(trainer, '_step', lambda *args: (step(*args), seen.append(trainer.raw.head.margins))[0])
+    trainer.fit()
+    assert len(seen) == 8 and seen[0] == (1.0, 0.2, 0.0) and seen[4] == pytest.approx((1.0, 0.4, 0.2))
+
+
 def test_unstrided_depthwise_is_the_same_convolution():
     net, x = zoo.create('mobilefacenet96_eca').train(), torch.randn(8, 3, 96, 96)  # BatchNorm of the batch keeps faces apart
     before = net(x)
