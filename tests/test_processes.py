@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import zoo
@@ -27,9 +29,15 @@ def test_signal_to_all_processes_of_a_training_saves_it(recipe, tmp_path):
     assert (tmp_path / 'run' / 'checkpoint.pt').exists()
 
 
-def test_an_error_in_a_worker_ends_the_process(face_folder):
-    """The traceback holds the loader and so its workers, which outlive signals: Python used to wait for them for ever."""
+@pytest.mark.parametrize('method', [m for m in ('fork', 'forkserver') if m in multiprocessing.get_all_start_methods()])
+def test_an_error_in_a_worker_ends_the_process(face_folder, method):
+    """The traceback holds the loader and so its workers, which outlive signals: Python used to wait for them for ever.
+
+    The parent of a worker is the trainer, or the server that forked it, Python 3.14's way.
+    """
     script = f"""
+import multiprocessing
+multiprocessing.set_start_method({method!r})
 from plugins.data.datasets import FaceDataset, FaceSampler, face_loader
 from plugins.data.sources import open_faces
 loader = face_loader(FaceDataset(open_faces({str(face_folder)!r})), FaceSampler(1000, 100, 1, 0), 2)  # there are 48

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -120,16 +121,20 @@ def face_loader(dataset: FaceDataset, sampler: FaceSampler, workers: int) -> Dat
     """Loader over all remaining steps of a training; a worker's exception reaches the trainer with its traceback."""
     # here and not in the workers: a forked worker that shuts down OpenCV's inherited thread pool waits for ever
     cv2.setNumThreads(1)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is, worker_init_fn=_outlive_signals,
-                      prefetch_factor=4 if workers else None)
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
+                      worker_init_fn=partial(_outlive_signals, os.getpid()), prefetch_factor=4 if workers else None)
 
 
-def _outlive_signals(worker: int) -> None:
-    """Leave stopping to the trainer: torchrun and schedulers signal its workers, too, and it still has to save."""
+def _outlive_signals(trainer: int, worker: int) -> None:
+    """Leave stopping to the trainer: torchrun and schedulers signal its workers, too, and it still has to save.
+
+    Args:
+        trainer: its process, which need not be the worker's parent: that may be Python's fork server.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # macOS has none: there a worker ends with the group
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_obey, args=(trainer,), daemon=True).start()
 
 
 def _obey(trainer: int) -> None:
