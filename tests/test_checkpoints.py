@@ -109,9 +109,24 @@ def test_other_data_is_noticed_and_another_place_is_not(recipe, face_folder, tmp
     shutil.copytree(face_folder, tmp_path / 'moved')
     stop_after(Trainer(recipe()), 3)
     Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
-    (tmp_path / 'moved' / 'person2' / '3.jpg').unlink()
-    with pytest.raises(CheckpointError, match='images of the data: 48 -> 47'):
+    changed = tmp_path / 'moved' / 'person2' / '3.jpg'
+    changed.write_bytes((tmp_path / 'moved' / 'person1' / '3.jpg').read_bytes())
+    with pytest.raises(CheckpointError, match=r'recipe \(digest of the faces: \w+ -> \w+\)'):
         Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
+    changed.unlink()
+    with pytest.raises(CheckpointError, match='images: 48 -> 47'):
+        Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
+
+
+def test_what_a_checkpoint_does_not_know_is_said(recipe, caplog):
+    config = recipe()
+    stop_after(Trainer(config), 3)
+    path = Path(config.output, 'checkpoint.pt')
+    state = torch.load(path, weights_only=True)
+    state['data'] = {'images': 48, 'identities': 6, 'fingerprint': 'of another kind'}
+    torch.save(state, path)
+    Trainer(recipe(resume=True))
+    assert 'an earlier version of facezoo saved it, without digest of the faces' in caplog.text
 
 
 def test_the_best_weights_are_kept(recipe, monkeypatch):

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.data import pack
-from plugins.data.recordio import RecordError, RecordReader
-from plugins.data.sources import MemoryFaces, TreeFaces, open_faces, read_faces
+from plugins.data import pack, sources
+from plugins.data.recordio import RecordError, RecordHeader, RecordReader, RecordWriter
+from plugins.data.recordio import pack as pack_record
+from plugins.data.sources import MemoryFaces, TreeFaces, fingerprint, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, PictureNorm, Preprocess, decode_image, encode_image
@@ -42,6 +43,27 @@ def test_folder_and_zip_are_the_same(face_folder, face_zip):
     again = pickle.loads(pickle.dumps(archive))  # as a spawned loader worker gets it
     assert again.read(5) == archive.read(5)
     assert open_faces(f'{face_zip}/unlabelled').read(0)[1] == -1
+
+
+def test_fingerprint_tells_images_and_labels(face_folder, face_zip, tmp_path, monkeypatch):
+    """The same for the same faces in a folder, an archive or records; another for one label, or one image's size."""
+    def recorded(name: str, labels: list[int]) -> str:
+        with RecordWriter(tmp_path / name) as writer:
+            for key, label in enumerate(labels):
+                writer.write(key, pack_record(RecordHeader(float(label)), folder.read(key)[0]))
+        return fingerprint(open_faces(tmp_path / name))
+
+    folder = open_faces(face_folder)
+    labels = folder.labels.tolist()
+    same = fingerprint(folder)
+    assert same == fingerprint(open_faces(f'{face_zip}/labelled')) == recorded('same.rec', labels)
+    assert same != recorded('other.rec', [*labels[1:], 5])
+    monkeypatch.setattr(sources, '_SAMPLE', 2)
+    shutil.copytree(face_folder, tmp_path / 'copy')
+    assert fingerprint(open_faces(tmp_path / 'copy')) == fingerprint(folder)
+    with open(tmp_path / 'copy' / 'person2' / '3.jpg', 'ab') as file:
+        file.write(b'more')
+    assert fingerprint(open_faces(tmp_path / 'copy')) != fingerprint(folder)
 
 
 def test_pack_unpack_round_trip(face_folder, face_zip, tmp_path, capsys):

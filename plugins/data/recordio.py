@@ -117,10 +117,12 @@ class RecordReader:
 
     def _row(self, key: int) -> int | None:
         """Line of the index that holds ``key``, the last one if there are several (as in MXNet)."""
-        row = np.searchsorted(self.keys, key, 'right', sorter=self._order) - 1
-        if row >= 0 and self._order is not None:
-            row = self._order[row]
-        return int(row) if row >= 0 and self.keys[row] == key else None
+        row = int(self._rows(key))
+        return row if self.keys[row] == key else None
+
+    def _rows(self, keys: int | np.ndarray) -> np.ndarray:
+        rows = np.searchsorted(self.keys, keys, 'right', sorter=self._order) - 1
+        return rows if self._order is None else self._order[rows]
 
     def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
         text = self.idx.read_text()
@@ -193,6 +195,12 @@ class RecordReader:
         if row is None:
             raise KeyError(f'{self.idx or self.rec}: no record {key} (keys {self.keys.min()} to {self.keys.max()})')
         return self._read_at(int(self._offsets[row]))[0]
+
+    def image_sizes(self, keys: np.ndarray) -> np.ndarray:
+        """Bytes of the images of records, from the index alone: with their padding, and any label vector or second part."""
+        begins, own = np.sort(self._offsets), self._offsets[self._rows(keys)]
+        ends = np.append(begins, len(self._data))[np.searchsorted(begins, own, 'right')]
+        return ends - own - _PART.size - _HEADER.size
 
 
 def rebuild_index(rec: str | os.PathLike) -> int:

@@ -25,6 +25,9 @@ __all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces
            'read_faces', 'shrink_crop']
 
 
+_SAMPLE = 1000  # images of a fingerprint
+
+
 class FaceSource(Protocol):
     """Random access to encoded face images."""
 
@@ -86,6 +89,14 @@ class TreeFaces:
             return self._zip.read(str(self._prefix / name))
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise FaceError(f'{self.archive}/{name}: {error}; copy or download the archive again') from None
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of every image."""
+        if self.archive:
+            sizes = (self._zip.getinfo(str(self._prefix / name)).file_size for name in self.names)
+        else:
+            sizes = (os.stat(f'{self.root}/{name}').st_size for name in self.names)
+        return np.fromiter(sizes, np.int64, len(self))
 
     def name(self, index: int) -> str:
         return f'{self.root}/{self.names[index]}'
@@ -160,6 +171,10 @@ class RecordFaces:
         except (ValueError, OverflowError):
             raise RecordError(f'{self.name(index)}: label {header.label} is no class') from None
 
+    def sizes(self) -> np.ndarray:
+        """Bytes of every image, up to its padding."""
+        return self._reader.image_sizes(self._keys)
+
     def header_of(self, index: int) -> RecordHeader:
         """Header of an image's record: label and ids as they are stored."""
         return unpack(self._reader.read(int(self._keys[index])))[0]
@@ -186,6 +201,10 @@ class MemoryFaces:
 
     def read(self, index: int) -> tuple[bytes, int]:
         return self.images[index], -1
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of every image."""
+        return np.array([len(image) for image in self.images])
 
     def name(self, index: int) -> str:
         return f'{self.label}, image {index}'
@@ -260,12 +279,16 @@ def shrink_crop(image: np.ndarray, size: int, name: str = 'face') -> np.ndarray:
                     '(`facezoo data align`)')
 
 
-def fingerprint(source: FaceSource) -> str:
-    """Digest of a data set: its length and 64 of its images, evenly spread."""
-    digest = hashlib.sha256(str(len(source)).encode())
-    for index in np.linspace(0, len(source) - 1, 64).astype(int):
-        digest.update(source.read(int(index))[0])
-    return digest.hexdigest()
+def fingerprint(source: TreeFaces | RecordFaces | MemoryFaces) -> str:
+    """Digest of a data set: the sizes of all images, and a thousand images with their labels, evenly spread.
+
+    The same faces have the same one in a folder, an archive or records, whose padding to 4 bytes does not count.
+    """
+    digest = hashlib.sha256((-(-source.sizes() // 4)).astype('<i8').tobytes())
+    for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
+        image, label = source.read(int(index))
+        digest.update(image + b'%d' % label)
+    return digest.hexdigest()[:16]
 
 
 def _split_archive(path: Path) -> tuple[Path | None, PurePosixPath]:

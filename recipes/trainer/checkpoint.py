@@ -64,8 +64,11 @@ def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
         _LOG.warning('%s: goes on with precision %s instead of %s', path, now['precision'], then['precision'])
     changed = [f'{key}: {then.get(key)!r} -> {now[key]!r}' for key in now
                if key not in _FREE | lowered and plain(now[key]) != plain(then.get(key))]
-    changed += [f'{key} of the data: {state["data"][key]} -> {value}' for key, value in data.items()
-                if 'data' in state and state['data'][key] != value]
+    before = state.get('data', {})
+    changed += [f'{key}: {before[key]} -> {value}' for key, value in data.items() if before.get(key, value) != value]
+    if unknown := [key for key in data if key not in before]:
+        _LOG.warning('%s: an earlier version of facezoo saved it, without %s; whether those are the same is not checked', path,
+                     ', '.join(unknown))
     if state['world_batch'] != world_batch:
         changed.append(f'images a step: {state["world_batch"]} -> {world_batch} (batch_size times the number of processes)')
     if changed:

@@ -65,7 +65,7 @@ class Trainer(Run):
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.best = -1.0
-        self.data = {'images': len(source), 'identities': source.num_classes, 'fingerprint': fingerprint(source)}
+        self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': fingerprint(source)}
         if config.resume:
             self.best = self._restore()['best']
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)

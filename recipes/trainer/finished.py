@@ -72,7 +72,7 @@ def _first_line(error: Exception) -> str:
 def check_identities(run: Path, teacher: TrainConfig, student: TrainConfig, source: FaceSource) -> None:
     """Refuse a teacher whose classes are other persons than those of the student's faces ``source``.
 
-    A folder names its identities; records only number them, so there the images themselves are compared. A teacher whose
+    A folder names its identities; records only number them, so there images and labels are compared. A teacher whose
     faces are gone cannot be compared, which is logged.
 
     Raises:
@@ -91,7 +91,7 @@ def check_identities(run: Path, teacher: TrainConfig, student: TrainConfig, sour
         first = next((pair for pair in zip(theirs, mine, strict=False) if pair[0] != pair[1]), None)
         same, difference = theirs == mine, f'first difference: {first[0]} and {first[1]}' if first else 'another number of them'
     else:
-        same, difference = fingerprint(others) == fingerprint(source), 'other images'
+        same, difference = fingerprint(others) == fingerprint(source), 'other images or labels'
     if not same:
         raise RecipeError(f'teacher {run} learned the identities of {teacher.rec}, the student those of {student.rec} '
                           f'({difference}): label distillation needs the same training set for both')
