@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import zoo
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.engine import Diverged, Interrupted, Trainer
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import LossWatch
 from tests.conftest import training_log
+from zoo.export.onnx import export_onnx
+from zoo.weights import save_weights
 
 
 def test_resume_with_another_recipe_is_refused(recipe):
@@ -116,6 +119,24 @@ def test_other_data_is_noticed_and_another_place_is_not(recipe, face_folder, tmp
     changed.unlink()
     with pytest.raises(CheckpointError, match='images: 48 -> 47'):
         Trainer(recipe(resume=True, rec=str(tmp_path / 'moved')))
+
+
+def test_another_teacher_in_the_same_file_is_noticed(recipe, tmp_path):
+    files = [tmp_path / 'teacher.onnx', tmp_path / 'begin.safetensors']
+    options = {'margin_weight': 0, 'distill': {'embedding': 1.0}, 'teachers': [str(files[0])], 'init': str(files[1])}
+
+    def write(seed: int) -> None:
+        torch.manual_seed(seed)
+        net = zoo.create('fdfacenet', width=0.25, num_features=32).eval()
+        export_onnx(net, files[0])
+        save_weights(files[1], net, 'fdfacenet', {'width': 0.25})
+
+    write(1)
+    stop_after(Trainer(recipe(**options)), 3)
+    Trainer(recipe(**options, resume=True))
+    write(2)
+    with pytest.raises(CheckpointError, match=r'digest of \S+teacher\.onnx: .*digest of \S+begin\.safetensors: \w+ -> \w+\)'):
+        Trainer(recipe(**options, resume=True))
 
 
 def test_what_a_checkpoint_does_not_know_is_said(recipe, caplog):

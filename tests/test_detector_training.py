@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from recipes import bundle
 from recipes.bundle import score
 from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
+from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.labels import vote
 from tests.conftest import encode
 from zoo.evaluate.detection import GroundTruth
@@ -139,9 +141,16 @@ def test_training_learns_and_resumes(labelled, tmp_path):
     DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves'), 'resume': True})).fit()
     from plugins.files import sha256_file
     assert sha256_file(tmp_path / 'halves' / 'last.safetensors') == sha256_file(tmp_path / 'whole' / 'last.safetensors')
+    other = tmp_path / 'label.txt'
+    shutil.copy(labelled / 'label.txt', other)
+    halves = {**options, 'labels': str(other), 'output': str(tmp_path / 'others')}
+    DetectorTrainer(load_recipe('retinaface_mnet025_kd', halves))._save()
+    other.write_text(other.read_text().replace('# 0_25.jpg\n', '# 0_25.jpg\n1 2 30 40\n'))
+    with pytest.raises(CheckpointError, match=r'digest of the labels: \w+ -> \w+'):
+        DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**halves, 'resume': True}))
 
 
-def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_path):
+def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_path, monkeypatch):
     from recipes.trainer.detector import DetectorTrainer
 
     def trained(**options) -> dict:
@@ -149,11 +158,15 @@ def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_pat
         return DetectorTrainer(config).fit()['train']
 
     teacher = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
+    (tmp_path / 'taught').mkdir()
+    (tmp_path / 'taught' / 'label.txt').write_text('# 0_25.jpg\n1 2 30 40\n')  # of an earlier teacher
     taught = trained(teacher=teacher, output=str(tmp_path / 'taught'))
     found = read_labels((tmp_path / 'taught' / 'label.txt').read_text())
     for name, faces in read_labels((labelled / 'label.txt').read_text()).items():
         distances = np.linalg.norm(found[name].landmarks - faces.landmarks, axis=2).mean(1)
         assert distances.min() < 5 and found[name].scores[distances.argmin()] > 0.9
+    monkeypatch.setattr('recipes.trainer.detector.label_pictures', lambda *args: pytest.fail('labelled twice'))
+    trained(teacher=teacher, output=str(tmp_path / 'taught'), resume=True)
     alone = trained(teacher=None, labels=str(tmp_path / 'taught' / 'label.txt'), output=str(tmp_path / 'alone'))
     assert all(abs(taught[key] - alone[key]) > 0.01 for key in ('score', 'box', 'landmark'))
 

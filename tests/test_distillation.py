@@ -21,7 +21,7 @@ from recipes.config import RecipeError
 from recipes.trainer.engine import Trainer
 from recipes.trainer.student import forward_of, see
 from recipes.trainer.targets import principal, turn
-from recipes.trainer.teacher import EmbeddingTeacher, _fingerprint_model
+from recipes.trainer.teacher import EmbeddingTeacher, fingerprint_model
 from tests.conftest import training_log
 from zoo.export.onnx import export_onnx
 from zoo.runtime import open_embedder
@@ -88,9 +88,9 @@ def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
     prints = []
     for weights in (b'one', b'two'):
         (tmp_path / 'net.bin').write_bytes(weights)
-        prints.append(_fingerprint_model(tmp_path / 'net.param'))
+        prints.append(fingerprint_model(tmp_path / 'net.param'))
     assert prints[0] != prints[1]
-    assert zoo.card('fdfacenet').weights['default'].sha256.startswith(_fingerprint_model('fdfacenet'))
+    assert zoo.card('fdfacenet').weights['default'].sha256.startswith(fingerprint_model('fdfacenet'))
 
 
 TAUGHT = ('label', 'attention', 'askd', 'at', 'embedding')

@@ -16,6 +16,7 @@ from plugins.data.pictures import Pictures, read_labels
 from plugins.data.scenes import SceneAugment
 from plugins.detectors._base import Detector
 from plugins.faces import Faces
+from plugins.files import sha256_file
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
@@ -24,6 +25,7 @@ from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
 from recipes.trainer.schedule import learning_rate
+from recipes.trainer.teacher import fingerprint_model
 from zoo.export.fold import fold_batchnorm
 from zoo.hub import weights_path
 from zoo.loading import load_model
@@ -69,10 +71,10 @@ class DetectorTrainer(Run):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__(config)
         self.teacher = self._load_teacher() if config.teacher else None
-        if config.labels:
-            pictures = Pictures(config.pictures, read_labels(Path(config.labels).read_text(), config.labels))
-        else:
-            pictures = label_pictures(TorchDetector(self.teacher, config.teacher), config.pictures, self.output / 'label.txt')
+        labels = Path(config.labels or self.output / 'label.txt')
+        if not config.labels and not (config.resume and labels.is_file()):
+            label_pictures(TorchDetector(self.teacher, config.teacher), config.pictures, labels)
+        pictures = Pictures(config.pictures, read_labels(labels.read_text(), str(labels)))
         self.dataset = SceneDataset(pictures, config.view_size, SceneAugment(**config.augment), config.seed)
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw: Detector = create_detector(config.network, **config.network_args)
@@ -85,7 +87,8 @@ class DetectorTrainer(Run):
         self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw, config.ema)
-        self.data = {'pictures': len(pictures)}
+        self.data = {'pictures': len(pictures), 'digest of the labels': sha256_file(labels)[:16],
+                     **{f'digest of {name}': fingerprint_model(name) for name in (config.teacher, config.init) if name}}
         if config.resume:
             self._restore()
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)

@@ -25,7 +25,7 @@ from recipes.trainer.log import TrainLog
 from recipes.trainer.run import Diverged, Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
-from recipes.trainer.teacher import open_teacher, teacher_size
+from recipes.trainer.teacher import fingerprint_model, open_teacher, teacher_size
 from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.hub import weights_path
@@ -65,7 +65,8 @@ class Trainer(Run):
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.best = -1.0
-        self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': fingerprint(source)}
+        self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': fingerprint(source),
+                     **{f'digest of {name}': fingerprint_model(name) for name in (*config.teachers, config.init) if name}}
         if config.resume:
             self.best = self._restore()['best']
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from plugins.data.pictures import Pictures, read_labels, write_labels
+from plugins.data.pictures import Pictures, write_labels
 from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from plugins.files import write_atomic
@@ -22,18 +22,16 @@ LOWEST = 0.3  # faces scored lower are not written down; a trainer decides from 
 SCALES = (1.0, 2.0)
 
 
-def label_pictures(net: DetectorNet, root: str, path: Path) -> Pictures:
-    """The pictures below ``root`` with the labels in ``path``, which are made first when there are none."""
-    if not path.is_file():
-        tree = TreeFaces(root)
-        unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
-        labels = {}
-        with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
-            for index, name in enumerate(unlabelled.names):
-                labels[name] = vote(net, unlabelled.load(index)[0])
-                bar.update(1)
-        write_atomic(path, write_labels(labels))
-    return Pictures(root, read_labels(path.read_text(), str(path)))
+def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
+    """Label the pictures below ``root``, into the file ``path``."""
+    tree = TreeFaces(root)
+    unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
+    labels = {}
+    with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
+        for index, name in enumerate(unlabelled.names):
+            labels[name] = vote(net, unlabelled.load(index)[0])
+            bar.update(1)
+    write_atomic(path, write_labels(labels))
 
 
 def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCALES, overlap: float = 0.5) -> Faces:

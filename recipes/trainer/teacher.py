@@ -36,7 +36,7 @@ from zoo.runtime.embedder import Embedder
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import load_weights
 
-__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'check_there', 'open_teacher', 'teacher_size']
+__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'check_there', 'fingerprint_model', 'open_teacher', 'teacher_size']
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
@@ -210,7 +210,7 @@ class EmbeddingTeacher:
                                 f'{dataset.size}; they must see the same crop')
         self.length = sum(model.num_features for model in self.models)
         self._dataset = dataset
-        teachers = [(_fingerprint_model(path), model.preprocess.to_dict())
+        teachers = [(fingerprint_model(path), model.preprocess.to_dict())
                     for path, model in zip(paths, self.models, strict=True)]
         key = json.dumps([teachers, fingerprint(dataset.source), dataset.seed, vars(dataset.augment)])
         self._folder = cache_folder() / 'teachers' / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -283,13 +283,14 @@ def _join(models: Sequence[Embedder], faces: np.ndarray) -> np.ndarray:
     return np.concatenate([l2_normalise(model(faces)) for model in models], 1)
 
 
-def _fingerprint_model(name: str | os.PathLike) -> str:
-    """Digest of everything that a teacher computes with; of a model of the zoo, of its weights."""
+def fingerprint_model(name: str | os.PathLike) -> str:
+    """Digest of everything that a teacher computes with; of a model of the zoo, of its weights; of a training, of what it saved
+    last."""
     path = Path(name)
     if not path.exists():
         return weights_of(str(name)).sha256[:16]
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in ('.param', '.bin'))
+        files = sorted(p for p in path.iterdir() if p.suffix in ('.param', '.bin') or p.name == 'checkpoint.pt')
     else:
         files = [path, path.with_suffix('.bin')] if path.suffix == '.param' else [path]
     return '-'.join(sha256_file(file)[:16] for file in files)
