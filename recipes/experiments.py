@@ -87,9 +87,17 @@ def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
     for label in labels:
         if label not in study.runs:
             raise RecipeError(f'{study.name}: no run {label!r}{suggest(label, study.runs)}')
-    teachers = {teacher for label in labels for teacher in {**study.overrides, **(study.runs[label] or {})}.get('teachers', ())}
-    runs = {label: own for label, own in study.runs.items() if not labels or label in labels or f'@{label}' in teachers}
+    wanted = list(labels)
+    for label in wanted:  # which grows by the teachers of teachers
+        wanted += _teachers(study, label)
+    runs = {label: own for label, own in study.runs.items() if not labels or label in wanted}
     return dataclasses.replace(study, runs=runs, seeds=seeds or study.seeds)
+
+
+def _teachers(study: Study, label: str) -> list[str]:
+    """The runs of the study that teach one."""
+    teachers = {**study.overrides, **(study.runs[label] or {})}.get('teachers', ())
+    return [teacher[1:] for teacher in map(str, teachers) if teacher.startswith('@')]
 
 
 def _status(study: Study, rows: list[dict]) -> str:
@@ -124,6 +132,12 @@ def load_study(name: str) -> Study:
         raise RecipeError(f'{path}: {error}') from None
     for label in {label for pair in study.expect for label in pair} - set(study.runs):
         raise RecipeError(f'{path}: expect: no run {label!r}{suggest(label, study.runs)}')
+    before = []
+    for label in study.runs:
+        for teacher in _teachers(study, label):
+            if teacher not in before:
+                raise RecipeError(f'{path}: {label}: teachers: no run {teacher!r} before it{suggest(teacher, before)}')
+        before.append(label)
     return study
 
 
@@ -138,15 +152,29 @@ def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: di
         load_verification_set(path)  # a wrong one is said before the long work
     for seed in study.seeds:
         for label in study.runs:
-            config = _config(study, label, seed, work, overrides)
-            digest = config.output.rpartition('-')[2]
-            rows = _read(study, results)
-            if any((row['run'], row['seed'], row['config']) == (label, seed, digest) for row in rows):
+            if label not in _missing(study, seed, results, work, overrides):
                 continue
+            config = _config(study, label, seed, work, overrides)
             print(f'{study.name}: {label}, seed {seed}', flush=True)
-            row = {'run': label, 'seed': seed, 'config': digest, **_train_and_measure(config, study, sets)}
+            row = {'run': label, 'seed': seed, 'config': _digest(config), **_train_and_measure(config, study, sets)}
             rows = [old for old in _read(study, results) if (old['run'], old['seed']) != (label, seed)]
             write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
+
+
+def _missing(study: Study, seed: int, results: Path, work: Path, overrides: dict) -> list[str]:
+    """Runs without a result, and those that teach one of them and whose training is not in ``work``."""
+    done = {(row['run'], row['config']) for row in _read(study, results) if row['seed'] == seed}
+    missing = []
+    for label in reversed(study.runs):  # a teacher stands before those it teaches
+        config = _config(study, label, seed, work, overrides)
+        teaches = any(label in _teachers(study, each) for each in missing)
+        if (label, _digest(config)) not in done or (teaches and not Path(config.output, 'checkpoint.pt').is_file()):
+            missing.append(label)
+    return missing
+
+
+def _digest(config: TrainConfig) -> str:
+    return config.output.rpartition('-')[2]
 
 
 def _config(study: Study, label: str, seed: int, work: Path, overrides: dict) -> TrainConfig:

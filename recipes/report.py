@@ -47,12 +47,12 @@ def report(study: Study, rows: list[dict]) -> str:
     lowres = bool(study.lowres and sets and all('lowres' in row['results'][sets[-1]] for row in rows))
     if lowres:
         columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
-    head = '| run | seeds | ' + ' | '.join(f'{name} {key} %' for name, key in columns) + ' |'
+    head = f'| {" | ".join(["run", "seeds", *(f"{name} {key} %" for name, key in columns)])} |'
     lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
-    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if lowres else -2])[0]):
+    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if lowres else -2])[0]) if sets else shown:
         count = sum(row['run'] == label for row in rows)
         cells = [('{:.2f} +- {:.2f}' if count > 1 else '{:.2f}').format(*_mean(rows, label, column)) for column in columns]
-        lines.append(f'| {label} | {count} | ' + ' | '.join(cells) + ' |')
+        lines.append(f'| {" | ".join([label, str(count), *cells])} |')
     lines += _orderings(study, rows, shown, sets[-1]) if sets and lowres == study.lowres else []
     missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
@@ -60,6 +60,7 @@ def report(study: Study, rows: list[dict]) -> str:
         notes += [f'{what}: {", ".join(sorted({str(row[key]) for row in rows}))}.'] if rows else []
     if rows and any(sum(row['run'] == label for row in rows) == 1 for label in shown):
         notes.append('The error of a run of one seed is that of the pairs alone: another seed may turn what is close.')
+    notes += ['There is no set that all runs were measured on (`--set`).'] if rows and not sets else []
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
     return '\n'.join([*lines, '', *notes]) + '\n'
 

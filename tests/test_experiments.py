@@ -52,8 +52,14 @@ def test_study(study, tmp_path, face_bin, capsys, monkeypatch):
 def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
     """Runs and seeds by name; a teacher comes along with whom it teaches, and only then."""
     made = []
-    monkeypatch.setattr('recipes.experiments._train_and_measure',
-                        lambda config, *_: made.append(Path(config.output).name.rpartition('-')[0]) or {})
+
+    def pretend(config, *_) -> dict:
+        made.append(Path(config.output).name.rpartition('-')[0])
+        Path(config.output).mkdir(parents=True)
+        Path(config.output, 'checkpoint.pt').touch()
+        return {}
+
+    monkeypatch.setattr('recipes.experiments._train_and_measure', pretend)
     path = str(tmp_path / 'study.yaml')
     command = ['experiments', 'run', path, '--results', str(tmp_path / 'results'), '--work', str(tmp_path / 'work')]
     assert main([*command, '--run', 'teacher', '--seed', '7']) == 0 and made == ['teacher-7']
@@ -62,6 +68,19 @@ def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
     assert main([*command, '--run', 'studnet']) == 1 and "no run 'studnet'" in capsys.readouterr().err
     assert main(['experiments', 'status', path, '--results', str(tmp_path / 'results')]) == 0
     assert 'seed 1  seed 2  seed 7  seed 8' in capsys.readouterr().out
+
+
+def test_a_teacher_without_its_training_is_trained_again(study, tmp_path, face_bin, capsys):
+    """Its result is kept, but another work folder has not what its student needs; so it is with a teacher's teacher."""
+    path = tmp_path / 'study.yaml'
+    path.write_text(path.read_text() + '  pupil: {teachers: ["@student"], distill: {embedding: 1.0}}\n')
+    command = ['experiments', 'run', str(path), '--results', str(tmp_path / 'results'), '--seed', '1', '--work']
+    assert main([*command, str(tmp_path / 'work'), '--run', 'teacher']) == 0
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / 'elsewhere'), '--run', 'pupil']) == 0
+    said = [f'study: {label}, seed 1' for label in ('teacher', 'student', 'pupil')]
+    assert capsys.readouterr().out.splitlines() == said
+    assert main([*command, str(tmp_path / 'empty'), '--run', 'pupil']) == 0 and not capsys.readouterr().out
 
 
 def test_orderings_are_judged_by_their_error():
@@ -108,6 +127,9 @@ def test_a_set_that_was_named_later_leaves_the_earlier_runs_readable():
             for run, sets in (('a', ('lfw',)), ('b', ('lfw', 'agedb')))]
     text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
     assert 'lfw accuracy' in text and 'agedb' not in text
+    rows[0]['results'] = {}
+    text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
+    assert '| run | seeds |\n|---|---|\n| a | 1 |\n| b | 1 |\n' in text and 'no set that all runs were measured on' in text
 
 
 def test_curves_are_drawn(study, tmp_path):
@@ -120,6 +142,14 @@ def test_curves_are_drawn(study, tmp_path):
 def test_shipped_studies_load():
     for path in STUDIES.glob('*.yaml'):
         assert load_study(path.stem).runs
+
+
+@pytest.mark.parametrize('runs', ['{a: {teachers: ["@teachr"]}}', '{a: {teachers: ["@a"]}}',
+                                  '{b: {teachers: ["@a"]}, a: {}}'])
+def test_a_teacher_stands_before_those_it_teaches(tmp_path, runs):
+    (tmp_path / 'x.yaml').write_text(f'title: x\nclaim: x\nrecipe: x\nruns: {runs}')
+    with pytest.raises(RecipeError, match=r"x\.yaml: [ab]: teachers: no run '(a|teachr)' before it"):
+        load_study(str(tmp_path / 'x.yaml'))
 
 
 def test_wrong_studies(tmp_path):
