@@ -263,6 +263,18 @@ def test_damaged_teachers(recipe, tmp_path):
         refused(f'(?s){message}')
 
 
+def test_an_unfinished_teacher_is_named(recipe, tmp_path, caplog):
+    teacher = recipe(output=str(tmp_path / 'teacher'), num_epoch=2)
+    Trainer(teacher).fit()
+    student = recipe(output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'embedding': 1.0})
+    Trainer(student)
+    assert 'not finished' not in caplog.text
+    state = torch.load(tmp_path / 'teacher/checkpoint.pt', weights_only=True)
+    torch.save({**state, 'images': 36}, tmp_path / 'teacher/checkpoint.pt')
+    Trainer(student)
+    assert 'teacher: its training is not finished, it has seen 36 of 96 images' in caplog.text
+
+
 def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):
     """A chain of trainings: the second learned from the first alone, the third learns from the second's average."""
     first = recipe(output=str(tmp_path / 'first'), num_epoch=1)

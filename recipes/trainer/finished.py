@@ -45,7 +45,7 @@ def finished_recipe(run: Path) -> TrainConfig:
 
 
 def finished_state(run: Path) -> dict:
-    """What a training saved last: ``student`` and ``ema``, on the CPU.
+    """What a training saved last: ``student`` and ``ema``, on the CPU. One that has not ended is logged.
 
     Raises:
         RecipeError: ``checkpoint.pt`` is missing, damaged or of another program; the message names it.
@@ -62,6 +62,11 @@ def finished_state(run: Path) -> dict:
     if missing:
         raise RecipeError(f'{path}: has no {" and no ".join(sorted(missing))}, so it is no checkpoint of a recogniser\'s '
                           'training; to teach with weights alone, name the weights file itself')
+    if 'data' in state:  # not in those of the first versions
+        batch = state['world_batch']
+        total = state['config']['num_epoch'] * (state['data']['images'] // batch) * batch
+        if state['images'] < total:
+            _LOG.warning('teacher %s: its training is not finished, it has seen %d of %d images', run, state['images'], total)
     return state
 
 
