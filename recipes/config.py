@@ -147,6 +147,9 @@ class TrainConfig:
         for name, weight in self.distill.items():
             if not _is_number(weight) or weight < 0:
                 raise RecipeError(f'distill.{name}={weight!r}: must be a number from 0')
+        for key, remedy in (('num_features', 'set embedding_size'), ('input_size', 'leave it out, the network says it')):
+            if key in self.network_args:
+                raise RecipeError(f'network_args.{key}={self.network_args[key]!r}: {remedy}')
         if self.batch_size < 2:
             raise RecipeError(f'batch_size={self.batch_size}: BatchNorm behind the last layer needs two faces or more')
         if not self.margin_weight and not any(self.distill.values()):
@@ -278,12 +281,17 @@ def _cast(recipe: str, field_: dataclasses.Field, value):
     if field_.type.startswith('tuple'):
         if value is None and field_.type.endswith('None'):
             return None
-        if not isinstance(value, list | tuple):
-            raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be a list')
+        kind = field_.type.removeprefix('tuple[').partition(',')[0]
+        if not isinstance(value, list | tuple) or not all(_is_a(item, kinds[kind]) for item in value):
+            raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be a list of {kind}')
         return tuple(value)
     kind = kinds[field_.type]
     if field_.name == 'precision':
         value = str(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not _is_a(value, kind):
         raise RecipeError(f'recipe {recipe}: {field_.name}={value!r}: must be {field_.type}')
     return dict(value) if kind is dict else value
+
+
+def _is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -50,7 +50,7 @@ class DetectorConfig:
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = 'cosine'
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     box_weight: float = 2.0
     landmark_weight: float = 1.0

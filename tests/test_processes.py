@@ -101,5 +101,5 @@ def test_two_processes_learn_attention_alone(recipe, tmp_path):
     Trainer(recipe(**shared, num_epoch=1, output=str(tmp_path / 'teacher'))).fit()
     words = [f'{key}={value}' for key, value in shared.items()]
     torchrun(tmp_path, 29612, *words, f'output={tmp_path / "pupil"}', 'margin_weight=0', f'teachers=["{tmp_path / "teacher"}"]',
-             'distill={"attention": 1.0}', 'num_epoch=2')
+             'distill={"attention": 1.0}', 'num_epoch=2', 'seed=4294967295')  # the highest
     assert (tmp_path / 'pupil' / 'last.safetensors').is_file()

@@ -152,6 +152,11 @@ def test_every_shipped_recipe_loads():
     ({'seed': -1}, 'seed=-1: must not be negative'),
     ({'label_hard': 3}, 'label_hard=3'),
     ({'margin_list': [1, 0.5]}, 'three numbers'),
+    ({'margin_list': [1, 'a', 0]}, r"margin_list=\[1, 'a', 0\]: must be a list of float"),
+    ({'val_targets': [1]}, r'val_targets=\[1\]: must be a list of str'),
+    ({'network_args': {'num_features': 32}}, r'network_args\.num_features=32: set embedding_size'),
+    ({'network_args': {'input_size': 96}}, r'network_args\.input_size=96: leave it out'),
+    ({'degrade': {'factors': (float('inf'),)}}, r'degrade\.factors=\(inf,\): must be whole'),
     ({'degrade': {'factors': 2}}, 'degrade=.*of the wrong kind'),
     ({'augment': {'flip': 'yes'}}, 'augment=.*of the wrong kind'),
     ({'teachers': ['x'], 'distill': {'embedding': 'x'}}, "distill.embedding='x': must be a number"),
@@ -168,8 +173,11 @@ def test_wrong_data_is_refused(recipe, tmp_path, face_folder):
         Trainer(recipe(val_targets=['lfw']))
     with pytest.raises(FileNotFoundError, match='nowhere'):
         Trainer(recipe(rec=str(tmp_path / 'nowhere')))
-    with pytest.raises(FaceError, match='at least 2'):
-        Trainer(recipe(rec=str(face_folder / 'person0')))
+    for options in ({}, {'margin_weight': 0, 'centre_weight': 0.1, 'teachers': ['fdfacenet'], 'distill': {'embedding': 1.0}}):
+        with pytest.raises(FaceError, match='at least 2'):
+            Trainer(recipe(rec=str(face_folder / 'person0'), **options))
+    with pytest.raises(RecipeError, match=r"network='retinaface_mnet025' detects faces.*task='detection'"):
+        Trainer(recipe(network='retinaface_mnet025', network_args={}))
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FaceError, match='no images'):
         Trainer(recipe(rec=str(tmp_path / 'empty')))

@@ -88,7 +88,7 @@ class Degrade:
     landmarks: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.factors or any(int(f) != f or f < 1 for f in self.factors):
+        if not self.factors or any(not 1 <= f < math.inf or int(f) != f for f in self.factors):
             raise ValueError(f'degrade.factors={self.factors!r}: must be whole numbers from 1')
         if not 0 <= self.p <= 1:
             raise ValueError(f'degrade.p={self.p} is not a probability')

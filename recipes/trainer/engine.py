@@ -18,7 +18,7 @@ from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
 from plugins.data.degrade import Degrade
 from plugins.data.sources import FaceSource, fingerprint, open_faces
 from plugins.losses.margin import margin_at
-from plugins.preprocess import FaceError
+from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.cpu import avoid_strided_depthwise
 from recipes.trainer.log import TrainLog
@@ -49,6 +49,9 @@ class Trainer(Run):
         super().__init__(config)
         config = self.config
         self.preprocess = preprocess_of(config.network)
+        if not isinstance(self.preprocess, Preprocess):
+            raise RecipeError(f"network={config.network!r} detects faces, it does not recognise them; a detector's recipe has "
+                              "task='detection'")
         size = self.preprocess.input_size
         source = open_faces(config.rec)
         _check_data(config, source)
@@ -122,7 +125,8 @@ class Trainer(Run):
         """One forward and backward pass, and an optimiser step when its turn comes."""
         batch, epoch = Batch(*(tensor.to(self.fabric.device) for tensor in batch)), step / per_epoch
         # dropout is a function of the step, so that a resumed training drops what an uninterrupted one would
-        torch.manual_seed((self.config.seed * self.fabric.world_size + self.fabric.global_rank << 32) + step)
+        seed = (self.config.seed * self.fabric.world_size + self.fabric.global_rank) % 2 ** 32
+        torch.manual_seed((seed << 32) + step)
         seen = self.teacher(batch, int(epoch)) if self.teacher else None
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(self.config, epoch)
@@ -181,8 +185,9 @@ class Trainer(Run):
 
 
 def _check_data(config: TrainConfig, source: FaceSource) -> None:
-    if config.margin_weight and source.num_classes < 2:
-        raise FaceError(f'{config.rec}: {source.num_classes} identities; a margin head needs at least 2')
+    if (config.margin_weight or config.centre_weight) and source.num_classes < 2:
+        raise FaceError(f'{config.rec}: {source.num_classes} identities; a head (margin_weight) and the centre loss '
+                        '(centre_weight) need at least 2')
     for finding in check_counts(asdict(config), source):
         raise RecipeError(finding.text)
 
