@@ -181,7 +181,7 @@ def check_values(config, positive: tuple[str, ...]) -> None:
         if getattr(config, key) <= 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be positive')
     for key in ('seed', 'num_workers', 'warmup_epoch', 'weight_decay', 'views', 'verbose', 'save_minutes', 'explode',
-                'margin_weight', 'centre_weight'):
+                'margin_weight', 'centre_weight', 'box_weight', 'landmark_weight'):
         if getattr(config, key, 0) < 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must not be negative')
     for key in ('ema', 'momentum'):

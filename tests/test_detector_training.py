@@ -176,8 +176,12 @@ def test_recipes_of_detectors_are_checked():
         load_recipe('retinaface_mnet025_kd', {'view_size': 100})
     with pytest.raises(RecipeError, match='nothing to learn'):
         load_recipe('retinaface_mnet025_kd', {'teacher': None})
-    with pytest.raises(RecipeError, match=r'augment\.mosaic'):
-        load_recipe('retinaface_mnet025_kd', {'augment': {'mosaic': 1}})
+    for name, value in (('mosaic', 1), ('colour', 3), ('zoom', (0, 2)), ('zoom', (1,)), ('zoom', 1), ('grid', (1.5, -0.5)),
+                        ('angle', -1), ('smallest', float('nan'))):
+        with pytest.raises(RecipeError, match=rf'augment(\.|=.*){name}'):
+            load_recipe('retinaface_mnet025_kd', {'augment': {name: value}})
+    with pytest.raises(RecipeError, match=r'box_weight=-1\.0: must not be negative'):
+        load_recipe('retinaface_mnet025_kd', {'box_weight': -1.0})
 
 
 def test_pictures_that_are_not_there(labelled):

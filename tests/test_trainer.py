@@ -166,6 +166,16 @@ def test_wrong_recipe_is_refused(recipe, overrides, message):
         recipe(**overrides)
 
 
+@pytest.mark.parametrize(('overrides', 'message'), [
+    ({'warmup_epoch': 3}, 'warmup_epoch=3 is not below num_epoch=3'),
+    ({'schedule': 'step', 'milestones': [5]}, r'milestones=\[5\] must rise and lie within num_epoch=3'),
+    ({'head': 'softmax', 'margin_end': [1, 0.3, 0]}, r"margin_end=\[1, 0\.3, 0\]: head='softmax' has no margin"),
+])
+def test_what_would_not_be_heeded_is_refused(recipe, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        Trainer(recipe(**overrides))
+
+
 def test_wrong_data_is_refused(recipe, tmp_path, face_folder):
     with pytest.raises(RecipeError, match=r'num_classes=7 in the recipe, but .* holds 6'):
         Trainer(recipe(num_classes=7))

@@ -12,7 +12,7 @@ import numpy as np
 from plugins.data.sources import FaceSource, RecordFaces, decode_face, open_faces
 from plugins.preprocess import FaceError
 
-__all__ = ['Finding', 'check_counts', 'check_recipe']
+__all__ = ['Finding', 'check_counts', 'check_recipe', 'check_schedule']
 
 _SAMPLE = 1000
 
@@ -33,7 +33,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
         arcface_torch: it is for InsightFace's trainer, which does not understand label -1 (of unknown identity), and leaves out
             a verification set that is not there.
     """
-    findings = [*_check_schedule(config)]
+    findings = [*check_schedule(config)]
     if config['rec'] == 'synthetic':
         return [*findings, Finding("rec='synthetic' is a million times the same random image, whatever num_image says: for "
                                    'measuring speed only (the loss may become NaN)', serious=False)]
@@ -47,7 +47,8 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
     return findings
 
 
-def _check_schedule(config: Mapping) -> Iterator[Finding]:
+def check_schedule(config: Mapping) -> Iterator[Finding]:
+    """Whether warm-up and milestones lie within the training, and a batch within the stated number of images."""
     epochs, warmup = config['num_epoch'], config.get('warmup_epoch', 0)
     if warmup >= epochs:
         yield Finding(f'warmup_epoch={warmup} is not below num_epoch={epochs}')

@@ -6,6 +6,7 @@ views only help (Beyer et al. 2022): small faces come from mosaics of up to 4x4 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,8 +50,17 @@ class SceneAugment:
     visible: float = 0.6
 
     def __post_init__(self) -> None:
-        if abs(sum(self.grid) - 1) > 1e-6:
-            raise ValueError(f'scene.grid={self.grid}: probabilities must add up to 1')
+        if not all(0 <= p <= 1 for p in self.grid) or abs(sum(self.grid) - 1) > 1e-6:
+            raise ValueError(f'augment.grid={self.grid}: must be probabilities that add up to 1')
+        if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1] < math.inf:
+            raise ValueError(f'augment.zoom={self.zoom}: must be the lowest and the highest scale, above 0')
+        for name in ('turn', 'flip', 'colour', 'grey', 'lowres', 'blur', 'noise', 'visible'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'augment.{name}={getattr(self, name)}: must be from 0 to 1')
+        if not 0 <= self.angle <= 180:
+            raise ValueError(f'augment.angle={self.angle}: must be from 0 to 180 degrees')
+        if not 0 <= self.smallest < math.inf:
+            raise ValueError(f'augment.smallest={self.smallest}: must be a number of pixels from 0')
 
     def __call__(self, size: int, load: Callable[[int], tuple[np.ndarray, Faces]], rng: np.random.Generator
                  ) -> tuple[np.ndarray, Faces]:

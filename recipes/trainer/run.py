@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from plugins.data.check import check_schedule
 from plugins.extras import require
 from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
@@ -84,7 +85,7 @@ class Run:
         saved_step: step of the last checkpoint, None without one.
 
     Raises:
-        RecipeError: CUDA is asked for where there is none.
+        RecipeError: CUDA is asked for where there is none, or the schedule goes beyond the training.
         CheckpointError: ``output`` holds another training: a new one must not begin there.
     """
 
@@ -95,6 +96,8 @@ class Run:
     data: Mapping
 
     def __init__(self, config: Config) -> None:
+        for finding in check_schedule(asdict(config)):
+            raise RecipeError(finding.text)
         self.config, self.output = _settle(config), Path(config.output)
         self.fabric = _begin(self.config)
         if self.fabric.is_global_zero:

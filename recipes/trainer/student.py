@@ -32,7 +32,7 @@ class Student(nn.Module):
         self.backbone = create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
         self.head = self.centres = None
         if config.margin_weight:
-            _check_adaface(config)
+            _check_margins(config)
             self.head = HEADS[config.head](num_classes, config.embedding_size, config.margin_list, config.scale)
         if config.centre_weight:
             self.centres = CentreLoss(num_classes, config.embedding_size)
@@ -71,7 +71,9 @@ class Student(nn.Module):
         return losses
 
 
-def _check_adaface(config: TrainConfig) -> None:
+def _check_margins(config: TrainConfig) -> None:
+    if config.head == 'softmax' and config.margin_end is not None:
+        raise RecipeError(f"margin_end={list(config.margin_end)}: head='softmax' has no margin; leave it out")
     for key in ('margin_list', 'margin_end'):
         margins = getattr(config, key)
         if config.head == 'adaface' and margins is not None:
