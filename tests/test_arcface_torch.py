@@ -100,6 +100,18 @@ class TestCheckout:
         with pytest.raises(CheckoutError, match=r'gone \(ARCFACE_TORCH\) is not there'):
             checkout.locate()
 
+    def test_user_without_a_home(self, fake, monkeypatch):
+        """As in a container of a user that the system does not know."""
+        def home():
+            raise RuntimeError('Could not determine home directory.')
+        monkeypatch.delenv('XDG_CONFIG_HOME')
+        monkeypatch.setattr(Path, 'home', home)
+        assert checkout.locate(fake) == fake
+        with pytest.raises(CheckoutError, match=r'no home folder .* set ARCFACE_TORCH'):
+            checkout.locate()
+        monkeypatch.setenv('ARCFACE_TORCH', str(fake))
+        assert checkout.locate() == fake
+
     def test_another_project(self, fake, tmp_path):
         with pytest.raises(CheckoutError, match='is another project'):
             checkout.locate(tmp_path)

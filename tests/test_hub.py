@@ -56,6 +56,18 @@ def test_every_weights_entry_is_bundled_and_verified():
             assert set(weights.thresholds) == ({'score'} if zoo.card(name).task == 'detection' else set(FARS))
 
 
+def test_bundled_weights_need_no_home(bundled, monkeypatch):
+    """As in a container of a user that the system does not know; downloads say what to set."""
+    def home():
+        raise RuntimeError('Could not determine home directory.')
+    monkeypatch.delenv('FACEZOO_CACHE', raising=False)
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(Path, 'home', home)
+    assert weights_path('fdfacenet') == bundled
+    with pytest.raises(HubError, match=r'no home folder .* set FACEZOO_CACHE'):
+        resolve(entry(bundled, file='other.bin', url='http://127.0.0.1/other.bin'))
+
+
 def test_unknown_names():
     with pytest.raises(CardError, match='did you mean fdfacenet'):
         zoo.load('fdfacenett')

@@ -21,10 +21,17 @@ class HubError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """``$FACEZOO_CACHE``, else ``$XDG_CACHE_HOME/facezoo``, else ``~/.cache/facezoo`` (not created)."""
+    """``$FACEZOO_CACHE``, else ``$XDG_CACHE_HOME/facezoo``, else ``~/.cache/facezoo`` (not created).
+
+    Raises:
+        HubError: none of them, since this user has no home folder.
+    """
     if folder := os.environ.get('FACEZOO_CACHE'):
         return Path(folder)
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'facezoo'
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'facezoo'
+    except RuntimeError:
+        raise HubError('this user has no home folder to keep downloads in: set FACEZOO_CACHE to a folder') from None
 
 
 def resolve(weights: Weights) -> Path:
@@ -35,10 +42,12 @@ def resolve(weights: Weights) -> Path:
     Raises:
         HubError: neither bundled, cached nor reachable, or the hash is wrong (a bad download is not kept).
     """
-    for path in (BUNDLED / weights.file, cache_folder() / 'weights' / weights.file):
-        if path.is_file():
-            _verify(path, weights, f'{path}', 'delete it and load again')
-            return path
+    path = BUNDLED / weights.file
+    if not path.is_file():  # only then is a home folder needed, which a service or a container may not have
+        path = cache_folder() / 'weights' / weights.file
+    if path.is_file():
+        _verify(path, weights, f'{path}', 'delete it and load again')
+        return path
     if not weights.url:
         raise HubError(f'{weights.file} is not bundled with this installation and its card gives no URL; reinstall facezoo')
     if os.environ.get('FACEZOO_OFFLINE', '0') not in ('', '0'):

@@ -38,8 +38,15 @@ class CheckoutError(RuntimeError):
 
 
 def memory() -> Path:
-    """The file that holds the remembered location."""
-    return Path(os.environ.get('XDG_CONFIG_HOME') or Path.home() / '.config') / 'facezoo' / 'arcface_torch'
+    """The file that holds the remembered location.
+
+    Raises:
+        CheckoutError: there is none, since this user has no home folder.
+    """
+    try:
+        return Path(os.environ.get('XDG_CONFIG_HOME') or Path.home() / '.config') / 'facezoo' / 'arcface_torch'
+    except RuntimeError:
+        raise CheckoutError('this user has no home folder to remember a checkout in: set ARCFACE_TORCH to it') from None
 
 
 def remember(checkout: Path) -> Path:
@@ -57,8 +64,8 @@ def locate(given: str | os.PathLike | None = None) -> Path:
         CheckoutError: none is named, it is not there, or it is something else.
     """
     sources = [(given, '--checkout'), (os.environ.get('ARCFACE_TORCH'), 'ARCFACE_TORCH')]
-    if memory().is_file():
-        sources.append((memory().read_text().strip(), f'remembered in {memory()}'))
+    if not any(place for place, _ in sources) and os.path.isfile(memory()):  # False, too, where another user's home is closed
+        sources.append((memory().read_text(encoding='utf-8').strip(), f'remembered in {memory()}'))
     named = [(place, source) for place, source in sources if place]
     if not named:
         raise CheckoutError(f'no checkout of arcface_torch is known. Get one with\n    {CLONE}\nand name it once: '
