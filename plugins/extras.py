@@ -18,11 +18,16 @@ class MissingExtra(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or say that ``pip install 'facezoo[extra]'`` brings it."""
+    """Import ``module``, or say that ``pip install 'facezoo[extra]'`` brings it.
+
+    Raises:
+        MissingExtra: it is not installed.
+        ImportError: it is, but cannot be loaded (a system library is missing, ...): its own message.
+    """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        if error.name and error.name.split('.')[0] != module.split('.')[0]:
+    except ModuleNotFoundError as error:
+        if (error.name or '').partition('.')[0] != module.partition('.')[0]:
             raise
         raise MissingExtra(_remedy(module, extra)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -128,6 +129,16 @@ def test_says_what_to_install(places):
 def test_a_name_that_does_not_exist_is_not_blamed_on_torch(places):
     (status, _, err), = run_without(OPTIONAL, [f'verify {places["photo"]} {places["photo"]} --detector retinafacee'])
     assert status == 1 and 'unknown model' in err
+
+
+def test_what_is_installed_but_broken_is_not_called_missing(places, tmp_path):
+    """A system library lacks, say: `pip install` would not help, and the doctor is asked about just that."""
+    (tmp_path / 'onnxruntime.py').write_text("raise ImportError('libgomp.so.1: cannot open', name='onnxruntime.capi')")
+    lines = [f'eval {places["onnx"]} --set {places["bin"]}', 'doctor']
+    done = [subprocess.run([sys.executable, '-m', 'zoo.cli', *line.split()], cwd=ROOT, capture_output=True, text=True,
+                           env={**os.environ, 'PYTHONPATH': str(tmp_path)}) for line in lines]
+    assert done[0].returncode == 1 and done[0].stderr == 'facezoo eval: libgomp.so.1: cannot open\n'
+    assert done[1].returncode == 0 and 'onnxruntime cannot be loaded (ImportError: libgomp.so.1: ' in done[1].stdout
 
 
 def test_every_command_is_in_the_tables():

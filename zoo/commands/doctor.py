@@ -32,27 +32,39 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     print(f'Python {report["python"]} on {report["machine"]}')
-    print(f'CUDA for PyTorch: {report["cuda"]}; onnxruntime: {", ".join(report["providers"]) or "not installed"}\n')
+    print(f'CUDA for PyTorch: {report["cuda"]}; onnxruntime: {", ".join(report["providers"]) or report["onnxruntime"]}\n')
     print(format_table(['package', 'version'], [[name, version or 'not installed'] for name, version in packages.items()]))
     _show(report['arcface_torch'])
 
 
 def _devices() -> dict:
-    report: dict = {'cuda': 'torch is not installed', 'providers': []}
-    if importlib.util.find_spec('torch'):
+    """What PyTorch and onnxruntime see here, or why they cannot be asked."""
+    report: dict = {'cuda': _problem('torch'), 'onnxruntime': _problem('onnxruntime'), 'providers': []}
+    if not report['cuda']:
         import torch
         cuda = torch.cuda.is_available()
         report['cuda'] = torch.cuda.get_device_name() if cuda else f'no device (torch {torch.__version__})'
-    if importlib.util.find_spec('onnxruntime'):
+    if not report['onnxruntime']:
         import onnxruntime
         report['providers'] = onnxruntime.get_available_providers()
     return report
 
 
+def _problem(package: str) -> str | None:
+    """Why a package cannot be used; None when it can."""
+    if importlib.util.find_spec(package) is None:
+        return f'{package} is not installed'
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # a broken installation may raise anything, and is what this command is asked about
+        return f'{package} cannot be loaded ({type(error).__name__}: {error})'
+    return None
+
+
 def _arcface_torch(given: str | None) -> dict:
     """Checkout, the libraries that each script lacks, and every shim with the reason why it is needed."""
-    if importlib.util.find_spec('torch') is None:
-        return {'problem': "torch is not installed: pip install 'facezoo[arcface-torch]'"}
+    if problem := _problem('torch'):
+        return {'problem': problem + ": pip install 'facezoo[arcface-torch]'" * problem.endswith('is not installed')}
     from plugins.arcface_torch import checkout
     from plugins.arcface_torch.compat import SHIMS, survey
     report: dict = {'shims': {}, 'scripts': {}}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.extras import MissingExtra, require
+from plugins.extras import require
 from plugins.preprocess import PictureNorm
 from zoo.runtime.embedder import read_sidecar, score_of
 
@@ -122,7 +122,7 @@ def _without_prelu(path: str | os.PathLike | bytes) -> str | os.PathLike | bytes
     from zoo.runtime.prelu import replace_prelu
     try:
         onnx = require('onnx', 'onnx')
-    except MissingExtra:
+    except ImportError:
         if b'PRelu' in (path if isinstance(path, bytes) else Path(path).read_bytes()):
             _say_slow()
         return path
