@@ -19,7 +19,6 @@ EXTRAS = {
     'arcface-torch': ['torch>=2.6', 'torchvision', 'tensorboard', 'easydict', 'scikit-learn', 'scikit-image', 'scipy',
                       'pandas', 'matplotlib', 'prettytable', 'ptflops', 'onnx>=1.16', 'onnxruntime>=1.18'],
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
-    'mxnet': ['mxnet>=1.9.1', 'numpy<1.24'],  # never needed: facezoo reads and writes its files without it
     'bench': ['scipy>=1.11'],
     'faiss': ['faiss-cpu>=1.8'],  # galleries of more than a hundred thousand
     'plot': ['matplotlib>=3.8'],

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ('plugins', 'recipes', 'zoo')
@@ -63,6 +64,18 @@ def test_sdist_holds_every_file(built):
         packed = {member.name.partition('/')[2] for member in sdist if member.isfile()}
     assert files_of_the_rooms() | set(FILES) <= packed
     assert not [name for name in packed if name.startswith(('tests/', 'docs/'))]
+
+
+def test_every_extra_can_be_installed_as_it_is_pinned(built):
+    """Beside the base, in the versions of constraints.txt: no requirement excludes another."""
+    with zipfile.ZipFile(next(built.glob('*.whl'))) as wheel:
+        metadata = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pins = {(pin.name.lower(), next(iter(pin.specifier)).version) for pin in map(Requirement, lines[2:])}
+    needed = [Requirement(line.partition(': ')[2]) for line in metadata.splitlines() if line.startswith('Requires-Dist: ')]
+    assert len(needed) > 50
+    for name, version in pins:
+        assert all(each.specifier.contains(version) for each in needed if each.name.lower() == name), (name, version)
 
 
 def test_installed_commands_run(installed, tmp_path):
