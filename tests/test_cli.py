@@ -87,6 +87,15 @@ def test_demo(tmp_path, capsys, crops):
     assert 'recognised.jpg: 1280x886 pixels' in capsys.readouterr().err
 
 
+def test_demo_of_what_is_no_recogniser_of_the_zoo(tmp_path, capsys):
+    """A detector, and weights whose threshold nobody knows: a message, before anything is made."""
+    from zoo.weights import save_weights
+    save_weights(tmp_path / 'mine.safetensors', zoo.create('fdfacenet', width=0.25), 'fdfacenet', {'width': 0.25})
+    for model, words in (('retinaface_mnet025', 'it does not recognise them'), (tmp_path / 'mine.safetensors', 'a threshold')):
+        assert main(['demo', '--model', str(model), '--out', str(tmp_path / 'out')]) == 1
+        assert words in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('unbuffered', ['', '1'])
 def test_nobody_reads_the_output(unbuffered):
     """`facezoo list | head -1` is no error, nor is a reader that is gone before the first line."""

@@ -26,7 +26,7 @@ _CELL = 112
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
-    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='a model with trained weights')
+    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='a recogniser of `facezoo list --trained`')
     parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
                         help='a detector with trained weights, or an .onnx file')
     parser.add_argument('--out', type=Path, default=Path('facezoo_demo'), metavar='FOLDER', help='for what the demo makes')
@@ -51,13 +51,16 @@ def run(args: argparse.Namespace) -> None:
         require(module, 'all')  # said before the work
     from zoo.export.artefact import export
     from zoo.export.pack import is_recogniser_size
-    from zoo.runtime.torch import TorchEmbedder
+    from zoo.model_card import weights_of
+    from zoo.runtime.torch import open_torch
     steps = _Steps()
-    model = steps(f'load {args.model}', lambda: zoo.load(args.model),
-                  lambda m: f'{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, sha256 verified')
+    embedder = steps(f'load {args.model}', lambda: open_torch(args.model),
+                     lambda e: f'{sum(p.numel() for p in e.model.parameters()) / 1e6:.2f} M parameters, sha256 verified')
+    if not weights_of(args.model):
+        raise ValueError(f'{args.model}: the demo needs a threshold, which cards have; name one of `facezoo list --trained`')
+    model, threshold = embedder.model, weights_of(args.model).thresholds['1e-3']
     faces = steps('faces', lambda: _faces(args.faces, model.preprocess.input_size), lambda f: f'{len(f)} aligned faces')
-    embeddings = steps('recognise', lambda: _embed(TorchEmbedder(model, model.preprocess), faces),
-                       lambda e: f'{e.shape[1]}-d embeddings')
+    embeddings = steps('recognise', lambda: _embed(embedder, faces), lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
     for to, out in (('onnx', f'{args.model}.onnx'), ('ncnn', 'ncnn'), ('pack', 'insightface')):
         if to == 'pack' and not is_recogniser_size(model.preprocess.input_size):
@@ -68,13 +71,13 @@ def run(args: argparse.Namespace) -> None:
         steps(f'run {to}', lambda path=path: _embed(zoo.open(path), faces),
               lambda e: f'same faces, largest similarity difference {np.abs(e @ e.T - embeddings @ embeddings.T).max():.1e}')
     picture = args.out / 'similarity.png'
-    steps('picture', lambda: _draw(faces, embeddings @ embeddings.T, _threshold(args.model), picture), lambda _: str(picture))
+    steps('picture', lambda: _draw(faces, embeddings @ embeddings.T, threshold, picture), lambda _: str(picture))
     if not args.faces:
-        _system(args, steps)
+        _system(args, steps, threshold)
     print(format_table(['step', 'result', 'time'], steps.rows))
 
 
-def _system(args: argparse.Namespace, steps: _Steps) -> None:
+def _system(args: argparse.Namespace, steps: _Steps, threshold: float) -> None:
     """The whole chain on the group photo: detector, alignment, gallery, names."""
     from zoo.pipeline.gallery import Gallery
     from zoo.pipeline.pictures import read_picture
@@ -86,7 +89,7 @@ def _system(args: argparse.Namespace, steps: _Steps) -> None:
     mirrored = steps('detect', lambda: pipeline(np.ascontiguousarray(picture[:, ::-1])), lambda s: f'{len(s.faces)} faces')
     for number, face in enumerate(sorted(mirrored.faces, key=lambda face: -face.box[0])[::2]):
         gallery.add(f'Person {2 * number + 1}', face.embedding, ['mirrored'])
-    scene = steps('recognise', lambda: recognise(pipeline(picture), gallery, _threshold(args.model)),
+    scene = steps('recognise', lambda: recognise(pipeline(picture), gallery, threshold),
                   lambda s: f'{sum(face.name is not None for face in s.faces)} of {len(s.faces)} faces known')
     steps('draw', lambda: _write(args.out / 'recognised.jpg', scene), lambda path: str(path))
 
@@ -110,11 +113,6 @@ def _embed(embedder, faces: np.ndarray) -> np.ndarray:
     """Of unit length; each face and its mirror image together, as the threshold was measured."""
     (sums, _), = embed_batches(embedder, [faces])
     return l2_normalise(sums)
-
-
-def _threshold(name: str) -> float:
-    from zoo.model_card import weights_of
-    return weights_of(name).thresholds['1e-3']
 
 
 def _draw(faces: np.ndarray, similarity: np.ndarray, threshold: float, path: Path) -> None:
