@@ -33,7 +33,7 @@ def test_profile_json(capsys):
 def test_list_and_info(capsys):
     assert main(['list']) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in zoo.list_models())
+    assert all(name in out for name in zoo.list_models()) and 'e+' not in out and '12,09' in out
     assert main(['list', '--json', '--trained']) == 0
     assert 'fdfacenet' in [row['name'] for row in json.loads(capsys.readouterr().out)]
     assert main(['info', 'fdfacenet']) == 0

@@ -25,4 +25,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def _text(cell: object) -> str:
-    return f'{cell:,.4g}' if isinstance(cell, float) else f'{cell:,}' if isinstance(cell, int) else str(cell)
+    if isinstance(cell, float):
+        return f'{cell:,.0f}' if 1e4 <= abs(cell) < 1e15 else f'{cell:,.4g}'  # 12,091 and not 1.209e+04
+    return f'{cell:,}' if isinstance(cell, int) else str(cell)
