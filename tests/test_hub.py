@@ -152,6 +152,15 @@ def test_a_network_of_another_size_eats_that_size(tmp_path):
     assert zoo.load('retinaface_mnet025').preprocess == PictureNorm()
 
 
+def test_what_would_not_be_heeded_is_refused(bundled):
+    """Another network beside a name, and a second file, were not looked at."""
+    with pytest.raises(ValueError, match="network='mobilefacenet' beside 'fdfacenet': a name says its backbone"):
+        open_embedder('fdfacenet', network='mobilefacenet')
+    with pytest.raises(ValueError, match='both are weights files'):
+        zoo.load(bundled, weights='other.safetensors')
+    assert zoo.load('fdfacenet', weights=bundled, network='fdfacenet').num_features == 512
+
+
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / 'remote').mkdir()

@@ -55,6 +55,7 @@ def load(name: str | os.PathLike, weights: str | os.PathLike | None = None, netw
         HubError: the weights cannot be had or their hash is wrong.
         WeightsError: the file is damaged or of another architecture.
         LookupError: the model has no trained weights.
+        ValueError: two weights files, or another network than the name's.
     """
     from zoo.loading import load_model
     return load_model(name, weights, network, kwargs)

@@ -26,7 +26,11 @@ def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, netwo
     """See :func:`zoo.load`."""
     path = Path(name)
     if path.suffix in WEIGHTS_SUFFIXES:
+        if weights is not None:
+            raise ValueError(f'{name} and {weights}: both are weights files; name one, or the backbone and one')
         return _from_file(path, network, kwargs)
+    if network not in (None, str(name).partition('.')[0]):
+        raise ValueError(f'network={network!r} beside {name!r}: a name says its backbone; leave it out (--network)')
     if weights is not None:
         return _from_file(Path(weights), str(name), kwargs)
     return _from_card(str(name), kwargs)
