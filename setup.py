@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOMS = ('plugins', 'recipes', 'zoo')
-VERSION = next(line.split("'")[1] for line in Path(__file__).with_name('zoo').joinpath('__init__.py').read_text().splitlines()
+HERE = Path(__file__).parent
+VERSION = next(line.split("'")[1] for line in (HERE / 'zoo' / '__init__.py').read_text('utf-8').splitlines()
                if line.startswith('__version__'))
 
 EXTRAS = {
@@ -33,7 +34,7 @@ setup(
     name='facezoo',
     version=VERSION,
     description='Lightweight face recognition for small devices: a model-zoo plugin for InsightFace',
-    long_description=Path(__file__).with_name('README.md').read_text(),
+    long_description=(HERE / 'README.md').read_text('utf-8'),
     long_description_content_type='text/markdown',
     license='MIT',
     python_requires='>=3.10',

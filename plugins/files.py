@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ['atomic_path', 'import_file', 'npz_bytes', 'sha256_file', 'write_atomic']
+__all__ = ['atomic_path', 'import_file', 'npz_bytes', 'read_names', 'sha256_file', 'write_atomic']
 
 
 _UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice later on
@@ -44,9 +44,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` through :func:`atomic_path`."""
+    """Write ``data`` to ``path`` through :func:`atomic_path`; text as UTF-8, names of files that are none as they are."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode(errors='surrogateescape') if isinstance(data, str) else data)
+
+
+def read_names(path: str | os.PathLike) -> str:
+    """A text that names files: UTF-8 whatever the system's encoding is, with or without a mark at its beginning; names that
+    are none come as the file system gives them."""
+    return Path(path).read_text(encoding='utf-8-sig', errors='surrogateescape')
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from plugins.extras import require
 from plugins.files import write_atomic
@@ -29,6 +28,7 @@ from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from recipes.report import Study, pack_decisions, plot_curves, report
+from zoo.datafile import read_yaml
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
 
@@ -116,12 +116,12 @@ def load_study(name: str) -> Study:
     """A shipped study by name, or a YAML file.
 
     Raises:
-        RecipeError: no such study, or a field in it is unknown or missing.
+        RecipeError: no such study, no YAML, or a field in it is unknown or missing.
     """
     path = Path(name) if name.endswith('.yaml') else STUDIES / f'{name}.yaml'
     if not path.is_file():
         raise RecipeError(f'unknown study {name!r}{suggest(name, list_studies())}')
-    data = yaml.safe_load(path.read_text())
+    data = read_yaml(path, RecipeError)
     known = {f.name for f in dataclasses.fields(Study)}
     for key in data:
         if key not in known:

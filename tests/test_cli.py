@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import zoo
@@ -201,3 +203,38 @@ def test_files_that_are_no_models_are_named_in_full(tmp_path, capsys, monkeypatc
         assert words in said and '.safetensors' in said and '.param' in said, said
     (tmp_path / 'fdfacenet').mkdir()  # what is made for a model may have its name
     assert main(['info', 'fdfacenet']) == 0 and zoo.card('fdfacenet.lowquality').name == 'fdfacenet'
+
+
+TEXTS = """
+from pathlib import Path
+from recipes.experiments import load_study
+from zoo.evaluate.detection_sets import open_detection_set
+from zoo.model_card import read_card
+print(ascii([load_study('study.yaml').title, read_card(Path('card.yaml')).summary, *open_detection_set('label.txt').faces]))
+"""
+
+
+def test_texts_are_utf8_whatever_the_system_takes_them_for(tmp_path):
+    """Cards, studies and lists of pictures, whose names may be those of a file system that has no encoding."""
+    (tmp_path / 'study.yaml').write_text('{title: Zo\u00eb, claim: x, recipe: proxy_faces, runs: {}}', encoding='utf-8')
+    (tmp_path / 'card.yaml').write_text('{summary: Zo\u00eb, paper: x, fidelity: exact, params: 1, macs: 1}', encoding='utf-8')
+    row = ' '.join(['10 10 40 40', *['20 20 0'] * 5, '1.0'])
+    (tmp_path / 'label.txt').write_bytes(f'\ufeff# Zo\u00eb.jpg\n{row}\n# Jos'.encode() + b'\xe9.jpg\n' + row.encode())
+    done = subprocess.run([sys.executable, '-c', TEXTS], cwd=tmp_path, capture_output=True, text=True, env={
+        **os.environ, 'PYTHONPATH': str(ROOT), 'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'})
+    assert done.stdout.strip() == ascii(['Zo\u00eb', 'Zo\u00eb', 'Zo\u00eb.jpg', 'Jos\udce9.jpg']), done.stderr
+
+
+def test_a_picture_whose_name_is_no_utf8_is_reported(tmp_path, people, detector_file, capsys):
+    """On a file system that has no encoding; the list of what was left out has the name as it is."""
+    from plugins.preprocess import encode_image
+    place = tmp_path / 'people' / 'Ann' / 'Jos\udce9.png'
+    shutil.copytree(people / 'Person 0', place.parent)
+    try:
+        place.write_bytes(encode_image(np.zeros((64, 64, 3), np.uint8), '.png'))
+    except OSError:
+        pytest.skip('this file system takes no such name')
+    line = ['data', 'align', str(tmp_path / 'people'), '--out', str(tmp_path / 'out'), '--detector', str(detector_file)]
+    assert main(line) == 0, capsys.readouterr().err
+    report, = (tmp_path / 'out').glob('*.csv')
+    assert b'Ann/Jos\xe9.png,' in report.read_bytes()

@@ -19,7 +19,7 @@ def read_yaml(path: Path, error: type[ValueError]) -> dict:
     """
     import yaml
     try:
-        data = yaml.load(path.read_text(), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+        data = yaml.load(path.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
     except yaml.YAMLError as problem:
         raise error(f'{path}: not YAML: {problem}') from None
     if not isinstance(data, dict):

@@ -38,7 +38,7 @@ def install_weights(source: Path, network: str, entry: dict, tag: str = 'default
 def edit_entry(network: str, tag: str, edit: Callable[[dict], dict]) -> dict:
     """Write what ``edit`` makes of a card's entry of trained weights; returns what it was before (empty: there was none)."""
     path = CARDS / f'{network}.yaml'
-    card = yaml.safe_load(path.read_text())
+    card = yaml.safe_load(path.read_text(encoding='utf-8'))
     old = card.setdefault('weights', {}).get(tag, {})
     card['weights'][tag] = edit(old)
     write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))

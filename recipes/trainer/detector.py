@@ -16,7 +16,7 @@ from plugins.data.pictures import Pictures, read_labels
 from plugins.data.scenes import SceneAugment
 from plugins.detectors._base import Detector
 from plugins.faces import Faces
-from plugins.files import sha256_file
+from plugins.files import read_names, sha256_file
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import PictureNorm
 from plugins.registry import create_detector
@@ -74,7 +74,7 @@ class DetectorTrainer(Run):
         labels = Path(config.labels or self.output / 'label.txt')
         if not config.labels and not (config.resume and labels.is_file()):
             label_pictures(TorchDetector(self.teacher, config.teacher), config.pictures, labels)
-        pictures = Pictures(config.pictures, read_labels(labels.read_text(), str(labels)))
+        pictures = Pictures(config.pictures, read_labels(read_names(labels), str(labels)))
         self.dataset = SceneDataset(pictures, config.view_size, SceneAugment(**config.augment), config.seed)
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw: Detector = create_detector(config.network, **config.network_args)

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     model = card(args.name)
-    data = yaml.safe_load((CARDS / f'{model.name}.yaml').read_text())
+    data = yaml.safe_load((CARDS / f'{model.name}.yaml').read_text(encoding='utf-8'))
     data = {'name': model.name, **data, 'preprocess': model.preprocess.to_dict()}
     _show(data, 0)
 

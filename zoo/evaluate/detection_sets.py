@@ -19,6 +19,7 @@ import numpy as np
 from plugins.data.pictures import read_labels
 from plugins.extras import require
 from plugins.faces import Faces
+from plugins.files import read_names
 from plugins.preprocess import FaceError
 from zoo.evaluate.fddb import ellipse_boxes
 
@@ -100,7 +101,7 @@ def _with_sides(rows: np.ndarray) -> Faces:
 
 def _read_blocks(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and rows float64 ``(count, len(fields))`` of every block; WIDER puts a row of zeros where the count is 0."""
-    lines = [line.strip() for line in path.read_text(errors='replace').splitlines()]
+    lines = [line.strip() for line in read_names(path).splitlines()]
     at = 0
     while at < len(lines):
         if not lines[at]:
@@ -166,7 +167,7 @@ def _once(path: Path, name: str, seen: dict) -> None:
 
 def _read_label_file(files: list[Path]) -> DetectionSet:
     path = _one(files)
-    faces = read_labels(path.read_text(errors='replace'), str(path))
+    faces = read_labels(read_names(path), str(path))
     return DetectionSet(path.name, faces, {'all': {name: np.ones(len(f), bool) for name, f in faces.items()}})
 
 
