@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import zoo
 from zoo.bench import Candidate, Worker, bench, machine
 from zoo.bench_plots import draw_bench
+from zoo.bench_worker import peak_mb
 from zoo.cli import main
 from zoo.export.onnx import export_onnx
 from zoo.plots import label_points, sheet
@@ -34,6 +36,17 @@ def test_larger_is_slower(files):
     assert small.p50 <= small.p90 <= small.p99 and small.calls == 9 and 0.05 < small.cpu < large.cpu
     assert large.model_mb == pytest.approx((files / 'large.onnx').stat().st_size / 1e6)
     assert 20 < small.peak_mb < 1000
+
+
+@pytest.mark.parametrize(('system', 'counted'), [('darwin', 150_000_000), ('freebsd14', 146_484.375)])
+def test_memory_where_there_is_no_proc(system, counted, monkeypatch):
+    """macOS counts bytes: its megabytes were a thousand times too many."""
+    def nothing(path):
+        raise FileNotFoundError(path)
+    monkeypatch.setattr(Path, 'read_text', nothing)
+    monkeypatch.setattr('sys.platform', system)
+    monkeypatch.setattr('resource.getrusage', lambda _: SimpleNamespace(ru_maxrss=counted))
+    assert peak_mb() == 150
 
 
 def test_a_candidate_that_cannot_load_says_why(tmp_path):

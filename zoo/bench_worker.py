@@ -69,7 +69,8 @@ def peak_mb() -> float:
         # not getrusage: its maximum is inherited from the process that started this one
         line = next(s for s in Path('/proc/self/status').read_text().splitlines() if s.startswith('VmHWM'))
         return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == 'darwin' else 1024 * peak) / 1e6  # bytes on macOS, kibibytes elsewhere
 
 
 def _answer(**facts) -> None:
