@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.config import RecipeError, list_recipes, load_recipe, read_config
+from recipes.config import list_recipes, load_recipe, read_config
 from zoo.hub import weights_path
 from zoo.tables import format_table
 
@@ -61,11 +61,13 @@ def _show(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from plugins.data.check import check_recipe
+    from plugins.registry import list_backbones
     from zoo.model_card import preprocess_of
     config = _load(args)
     if config.task == 'detection':
         return _check_detector(args.recipe, config)
-    findings = [*check_recipe(dataclasses.asdict(config), size=preprocess_of(config.network).input_size), *_networks(config)]
+    size = preprocess_of(config.network).input_size if config.network in list_backbones() else 112
+    findings = [*check_recipe(dataclasses.asdict(config), size=size), *_networks(config, size)]
     serious = sum(finding.serious for finding in findings)
     for finding in findings:
         print(('wrong: ' if finding.serious else 'note:  ') + finding.text)
@@ -73,25 +75,33 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if serious else 0
 
 
-def _networks(config) -> Iterator[Finding]:
-    """Whether the network can be built, and whether what it starts and learns from is there."""
+def _networks(config, size: int) -> Iterator[Finding]:
+    """Whether the network can be built, and whether what it starts and learns from can be opened and fits it."""
     import torch
 
     from plugins.data.check import Finding
     from plugins.registry import create_backbone
-    from recipes.trainer.teacher import check_there
+    from recipes.trainer.teacher import teacher_size
+    from zoo.weights import load_weights
     try:
         with torch.device('meta'):
             create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
     except (ValueError, TypeError, LookupError) as error:
         yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
+        return
     if config.init and not weights_path(config.init).is_file():
         yield Finding(f'init={config.init!r}: neither a weights file nor a model of the zoo that has trained weights')
+    elif config.init:
+        try:
+            load_weights(create_backbone(config.network, num_features=config.embedding_size, **config.network_args),
+                         weights_path(config.init))
+        except ValueError as error:
+            yield Finding(f'init={config.init!r}: {error}')
     for name in config.teachers:
         try:
-            check_there(name)
-        except RecipeError as error:
-            yield Finding(str(error))
+            teacher_size(dataclasses.replace(config, teachers=(name,)), size)
+        except (ValueError, LookupError, OSError, ImportError) as error:
+            yield Finding(str(error) if name in str(error) else f'teachers: {name}: {error}')
 
 
 def _check_detector(recipe: str, config) -> int:

@@ -48,3 +48,18 @@ def test_check(capsys, face_folder):
     assert 'num_image=5179510 in the recipe, but' in out and 'num_classes=93431' in out and ': wrong: 2\n' in out
     assert main(['recipe', 'check', 'fdfacenet_ms1mv3']) == 1
     assert "rec='ms1m-retinaface-t1': there is no such data set" in capsys.readouterr().out
+
+
+def test_check_opens_what_a_training_would_open(capsys, face_folder, tmp_path):
+    """Weights that are there are not yet weights that fit."""
+    words = [f'rec={face_folder}', 'batch_size=16', 'val_targets=[]']
+    (tmp_path / 'cut.safetensors').write_bytes(b'cut')
+    for others, said in (
+            (['teachers=["fdfacenet"]', 'init=fdfacenet'], f'fits {face_folder}'),
+            (['teachers=["fdfacenet"]', 'init=mobilefacenet'], "wrong: init='mobilefacenet': "),
+            ([f'teachers=["{tmp_path / "cut.safetensors"}"]'], 'cut.safetensors: not a whole safetensors file'),
+            (['teachers=["retinaface_mnet025"]'], 'wrong: retinaface_mnet025 detects faces'),
+            (['teachers=["fdfacenet"]', 'network=retinaface_mnet025'], "unknown backbone 'retinaface_mnet025'")):
+        status = main(['recipe', 'check', 'fdfacenet_kd_faces', *words, *others])
+        out = capsys.readouterr().out
+        assert said in out and status == ('wrong' in out), out
