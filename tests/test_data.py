@@ -80,6 +80,9 @@ def test_pack_unpack_round_trip(face_folder, face_zip, tmp_path, capsys):
     assert unpack(reader.read(0))[0].label == (50.0, 56.0)
     assert unpack(reader.read(51))[0].label == (8.0, 16.0)
     assert main(['data', 'unpack', str(tmp_path / 'rec'), '--out', str(tmp_path / 'out')]) == 0
+    capsys.readouterr()
+    assert main(['data', 'unpack', str(tmp_path / 'rec'), '--out', str(tmp_path / 'out')]) == 1
+    assert 'out is not empty, and would mix these images with what it holds' in capsys.readouterr().err
     assert len(open_faces(tmp_path / 'out')) == 49
     assert main(['data', 'info', str(tmp_path / 'rec'), '--json']) == 0
     assert '"identities": 6' in capsys.readouterr().out

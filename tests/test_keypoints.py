@@ -59,3 +59,10 @@ def test_bad_input(landmarks):
 def test_unaligned_faces_are_refused():
     with pytest.raises(ValueError, match='are the faces aligned'):
         find_key_region(noisy(PAPER * 1.9 - 40, 1))
+
+
+def test_a_file_of_something_else_is_named(tmp_path, capsys):
+    from zoo.cli import main
+    (tmp_path / 'points.csv').write_text('x1,y1,x2,y2\n1,2,3,4\n')
+    assert main(['data', 'keypoints', str(tmp_path / 'points.csv')]) == 1
+    assert "points.csv: could not convert string 'x1'" in capsys.readouterr().err

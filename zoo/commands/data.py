@@ -110,6 +110,8 @@ def _unpack(args: argparse.Namespace) -> None:
     from plugins.data.sources import open_faces
     from plugins.files import write_atomic
     source = open_faces(args.source)
+    if args.out.is_dir() and any(args.out.iterdir()):  # another set's numbers stand for other persons
+        raise ValueError(f'{args.out} is not empty, and would mix these images with what it holds; name a new folder')
     with progress_bar(len(source), 'images', 'unpack') as bar:
         for index in range(len(source)):
             data, label = source.read(index)
@@ -152,7 +154,10 @@ def _keypoints(args: argparse.Namespace) -> None:
 
     from plugins.data.keypoints import find_key_region, plot_key_region
     from zoo.jetson.align import map_points
-    points = np.load(args.source) if args.source.suffix == '.npy' else np.loadtxt(args.source, delimiter=',', ndmin=2)
+    try:
+        points = np.load(args.source) if args.source.suffix == '.npy' else np.loadtxt(args.source, delimiter=',', ndmin=2)
+    except ValueError as error:
+        raise ValueError(f'{args.source}: {error}') from None
     if points.size % 10:
         raise ValueError(f'{args.source}: {points.shape} numbers are not five points (x, y) a face')
     points = points.reshape(-1, 5, 2)
