@@ -49,6 +49,13 @@ def test_memory_where_there_is_no_proc(system, counted, monkeypatch):
     assert peak_mb() == 150
 
 
+def test_in_a_folder_that_has_a_package_of_the_same_name(files, tmp_path, monkeypatch):
+    (tmp_path / 'plugins').mkdir()
+    (tmp_path / 'plugins' / '__init__.py').write_text("raise ImportError('somebody else\\'s')")
+    monkeypatch.chdir(tmp_path)
+    assert main(['bench', str(files / 'small.onnx'), '--rounds', '1', '--calls', '1']) == 0
+
+
 def test_a_candidate_that_cannot_load_says_why(tmp_path):
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(RuntimeError, match=r'broken: .*cannot load'):

@@ -25,7 +25,9 @@ from plugins.extras import installed_versions
 
 __all__ = ['BenchResult', 'Candidate', 'Worker', 'bench', 'machine']
 
-_WORKER = [sys.executable, '-m', 'zoo.bench_worker']
+# from where this package lies: `-m` would look in the current folder first, where a project of the user's may have `plugins`
+_WORKER = [sys.executable, '-c', 'import sys; sys.path[0] = sys.argv.pop(1); from zoo.bench_worker import main; main()',
+           str(Path(__file__).absolute().parents[1])]
 
 
 @dataclass(frozen=True)
