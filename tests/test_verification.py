@@ -116,6 +116,12 @@ def test_bin_folder_and_zip_agree(face_bin, tmp_path):
         load_verification_set(tmp_path / 'set')
 
 
+def test_pairs_beside_a_bin_are_refused(face_bin):
+    """It has its own, and was measured on these."""
+    with pytest.raises(FaceError, match=r'six\.bin has its own pairs, mine\.txt would not be looked at'):
+        load_verification_set(face_bin, 'mine.txt')
+
+
 def test_flip_and_batch_size(face_bin):
     one = verify(PixelEmbedder(), face_bin, batch_size=1).to_dict()
     assert verify(PixelEmbedder(), face_bin, batch_size=64).to_dict() == pytest.approx(one)

@@ -90,10 +90,12 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
 
     Raises:
         FileNotFoundError: no such set.
-        FaceError, BinError: damaged, or the pairs name an image that is not there.
+        FaceError, BinError: damaged, the pairs name an image that is not there, or pairs beside a .bin, which has its own.
     """
     path = Path(path)
     if path.suffix == '.bin':
+        if pairs is not None:
+            raise FaceError(f'{path} has its own pairs, {pairs} would not be looked at; leave it out (--pairs)')
         images, same = read_bin(path)
         number: dict[bytes, int] = {}
         index = [number.setdefault(image, len(number)) for image in images]
