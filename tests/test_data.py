@@ -88,7 +88,7 @@ def test_pack_unpack_round_trip(face_folder, face_zip, tmp_path, capsys):
     assert '"identities": 6' in capsys.readouterr().out
 
 
-def test_holdout_shares_no_identity(face_folder, tmp_path):
+def test_holdout_shares_no_identity(face_folder, tmp_path, capsys):
     assert main(['data', 'pack', str(face_folder), '--out', str(tmp_path), '--holdout', '2', '--pairs', '40']) == 0
     images, same = read_bin(tmp_path / 'val.bin')
     records = open_faces(tmp_path)
@@ -96,6 +96,8 @@ def test_holdout_shares_no_identity(face_folder, tmp_path):
     training = {records.read(i)[0] for i in range(32)}
     assert not training & set(images)
     assert same.sum() == 20 and len(same) == 40
+    assert main(['data', 'pack', str(face_folder), '--out', str(tmp_path)]) == 1
+    assert 'val.bin: its persons, held out' in capsys.readouterr().err and len(open_faces(tmp_path)) == 32
 
 
 def test_a_small_holdout_says_how_many_pairs_it_can_give(face_folder, tmp_path, capsys):

@@ -85,6 +85,9 @@ def _pack(args: argparse.Namespace) -> None:
     from plugins.data.sources import TreeFaces
     faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
     held = pairs = []
+    if not args.holdout and (args.out / 'val.bin').exists():
+        raise ValueError(f'{args.out}/val.bin: its persons, held out of an earlier training set here, would be trained on now; '
+                         'give --holdout again, remove it with the folder holdout, or name a new folder')
     if args.holdout:
         faces, held = pack.split_identities(faces, args.holdout, args.seed)
         pairs = pack.draw_pairs(held, args.pairs, seed=args.seed)
