@@ -55,7 +55,8 @@ def labelled(picture, tmp_path_factory):
 
 def test_label_files_round_trip():
     labels = {'a/b.jpg': one_face(0.75), 'empty.jpg': Faces.from_rows([]), 'bare.jpg': Faces.from_rows(
-        [[1, 2, 11, 22, *[np.nan] * 10, 1.0]])}
+        [[1, 2, 11, 22, *[np.nan] * 10, 1.0]]), 'border.jpg': Faces.from_rows(
+        [[-9, 2, 31, 52, -3, 20, 20, 20, np.nan, np.nan, -1, 40, 20, 40, 1.0]])}  # an eye and a mouth corner beyond the border
     back = read_labels(write_labels(labels))
     for name, faces in labels.items():
         np.testing.assert_allclose(back[name].boxes, faces.boxes, atol=0.02)

@@ -54,10 +54,11 @@ def _read_face(line: str, where: str) -> list[float]:
     if len(values) < 4:
         raise FaceError(f'{where}: {line!r}: expected x y width height and, for landmarks, 5 times x y flag, and a score')
     x, y, width, height = values[:4]
-    points = np.full(10, np.nan)
-    if len(values) >= FIELDS - 1 and values[4] >= 0:
-        points = np.array(values[4:19]).reshape(5, 3)[:, :2].ravel()
-    return [x, y, x + width, y + height, *points, values[19] if len(values) >= FIELDS else 1.0]
+    points = np.full((5, 2), np.nan)
+    if len(values) >= FIELDS - 1:
+        given = np.array(values[4:19]).reshape(5, 3)
+        points = np.where(given[:, 2:] < 0, np.nan, given[:, :2])  # by the flag: a point beyond the border is below 0, too
+    return [x, y, x + width, y + height, *points.ravel(), values[19] if len(values) >= FIELDS else 1.0]
 
 
 def write_labels(labels: dict[str, Faces]) -> str:
