@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, encode
 from zoo.cli import main
+from zoo.pipeline.video import VideoSource
 
 
 @pytest.fixture(scope='module')
@@ -216,7 +217,10 @@ def test_a_camera_that_is_lost_is_an_error_and_the_log_goes_on(server, nets, cap
     assert 'camera ended after 8 frames: the camera or the connection is lost' in capsys.readouterr().err
     assert log.read_text() == '{"frame": 0}\n'  # nobody came by
     assert main(['watch', f'{server}/camera', '--sequential', '--seconds', '0.001', *nets]) == 0  # told to stop
-    assert main(['watch', f'{server}/video.mp4', *nets]) == 0  # played to its end
+    capsys.readouterr()
+    assert main(['watch', f'{server}/video.mp4', *nets]) == 0  # played to its end, and every frame of it
+    assert json.loads(capsys.readouterr().err.splitlines()[-1]).items() >= {'frames': 40, 'dropped': 0}.items()
+    assert [frame.seconds for frame in VideoSource(f'{server}/video.mp4')] == [number / 20 for number in range(40)]
 
 
 @pytest.mark.parametrize('option', ['--sequential', '--live'])

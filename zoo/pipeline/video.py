@@ -30,8 +30,8 @@ __all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource'
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the source: its number from 0, seconds since the first (of a file: of its own time), uint8 RGB
-    ``(H, W, 3)``."""
+    """A picture of the source: its number from 0, seconds since the first (of a video that has an end: of its own
+    time), uint8 RGB ``(H, W, 3)``."""
 
     number: int
     seconds: float
@@ -102,7 +102,7 @@ class VideoSource:
 
     Args:
         source: what has `` ! `` in it is a pipeline; it ends in ``appsink``.
-        live: frames that nobody waits for are dropped; by default for cameras and streams.
+        live: frames that nobody waits for are dropped; by default those of cameras and streams without an end.
 
     Attributes:
         name, live: as given; rate: frames a second; size: width and height of the first one.
@@ -117,12 +117,11 @@ class VideoSource:
         import cv2
         text, gstreamer = str(source), ' ! ' in str(source)
         camera = not gstreamer and (text.isdigit() or Path(text).is_char_device())
-        self._file = not camera and not gstreamer and '://' not in text
-        if self._file and not Path(text).is_file():
+        file = not camera and not gstreamer and '://' not in text
+        if file and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number or device file (/dev/video0), a stream by '
                             'its URL, a GStreamer pipeline with " ! " between its elements')
-        self.name, self.live = text, not self._file if live is None else live
-        self._paced = self.live and self._file
+        self.name = text
         if gstreamer and not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise FaceError(f'{text}: a GStreamer pipeline, and OpenCV {cv2.__version__} here is built without GStreamer (as '
                             'that of PyPI is); install one that has it, or give a camera or the URL of a stream')
@@ -137,7 +136,8 @@ class VideoSource:
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.expected = int(count) if count > 0 and not camera else None
-        self.endless = not self._file and self.expected is None
+        self.endless = not file and self.expected is None
+        self.live = self.endless if live is None else live
         self.size = first.shape[1], first.shape[0]
         self._first = first
         self.read = 0
@@ -146,9 +146,9 @@ class VideoSource:
         began = time.monotonic()
         picture = self._first
         while picture is not None:
-            if self._paced:  # a file that plays at its own speed, like a camera
+            if self.live and not self.endless:  # a file that plays at its own speed, like a camera
                 time.sleep(max(0.0, began + self.read / self.rate - time.monotonic()))
-            seconds = self.read / self.rate if self._file else time.monotonic() - began
+            seconds = time.monotonic() - began if self.endless else self.read / self.rate
             yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]))
             self.read += 1
             ok, picture = self._capture.read()
