@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 from plugins.faces import Faces
 from plugins.preprocess import FaceError, Preprocess
 from tests.conftest import encode
+from zoo.commands.watch import _video
 from zoo.pipeline.gallery import Gallery
 from zoo.pipeline.quality import Quality, QualityGate
-from zoo.pipeline.recogniser import Face, Pipeline
+from zoo.pipeline.recogniser import Face, Pipeline, Scene
 from zoo.pipeline.tracker import Track, Tracker
-from zoo.pipeline.video import Frame, Looks, VideoRecogniser, VideoSource
+from zoo.pipeline.video import Frame, Looks, Result, VideoRecogniser, VideoSource
 
 
 def face(x: float, y: float = 0.0, side: float = 40.0) -> Face:
@@ -240,6 +242,17 @@ def test_a_file_has_its_own_time(tmp_path):
     source = VideoSource(path)
     assert source.expected is None
     assert [frame.seconds for frame in source] == [number / source.rate for number in range(10)]
+
+
+@pytest.mark.parametrize('true', [8, 25, 50])
+def test_a_written_video_keeps_the_time_of_a_camera(true, tmp_path):
+    """One that says 25 frames a second, or nothing, and gives as many as the light allows."""
+    source = SimpleNamespace(rate=25.0, size=(160, 120))
+    with _video(tmp_path / 'seen.mp4', source) as append:
+        for number in range(2 * true + 1):
+            picture = np.full((120, 160, 3), number, np.uint8)
+            append(Result(Frame(number, number / true, picture), Scene('', picture), ()))
+    assert cv2.VideoCapture(str(tmp_path / 'seen.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 51
 
 
 def test_sources_that_are_none(tmp_path):

@@ -39,8 +39,8 @@ from zoo.commands.recognition import (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', metavar='SOURCE', help='number or device file of a camera, URL of a stream, GStreamer '
-                                                           'pipeline, or a video file')
+    parser.add_argument('source', metavar='SOURCE', help='number or device file of a camera, URL of a stream or video, '
+                                                           'GStreamer pipeline, or a video file')
     parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines, appended; standard output by default')
     parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
@@ -129,8 +129,8 @@ def _stop_on_signal(recogniser):
 
 @contextmanager
 def _video(path: Path, source):
-    """A function that appends the drawn frame of a result; frames that were dropped show the next one, so that time stays
-    right. The file appears under its name when it is whole."""
+    """A function that appends the drawn frame of a result, at its time: what was dropped, or never came from a camera that is
+    slower than it says, shows the next one. The file appears under its name when it is whole."""
     import cv2
 
     from plugins.files import atomic_path
@@ -145,9 +145,10 @@ def _video(path: Path, source):
         def append(result) -> None:
             nonlocal written
             frame = draw_scene(result.scene)[..., ::-1].copy()
-            for _ in range(result.frame.number + 1 - written):
+            due = round(result.frame.seconds * source.rate) + 1
+            for _ in range(due - written):
                 writer.write(frame)
-            written = result.frame.number + 1
+            written = max(written, due)
 
         try:
             yield append
