@@ -266,9 +266,15 @@ def test_typed_half_for_strong_typing(detector_file):
     assert [output.name for output in model.graph.output] == part.facts['outputs'] and part.report['min_iou'] > 0.98
 
 
-@pytest.mark.parametrize(('frames', 'status'), [(0, 1), (3, 0)])
-def test_a_camera_that_is_lost_is_an_error(frames, status, monkeypatch, capsys):
-    """As `facezoo watch` has it; a video in the network that has an end is none."""
+@pytest.mark.parametrize(('frames', 'status', 'written'), [(0, 1, 11), (3, 0, 3)])
+def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch, capsys, tmp_path):
+    """As `facezoo watch` has it; a video in the network that has an end is none. What is written keeps the time of a camera
+    that gives five frames a second, or of which no more are looked at."""
+    clock, shown = [0.0], []
+
+    class Writer:
+        isOpened, write, release = (lambda self: True), (lambda self, frame: shown.append(frame)), (lambda self: None)
+
     class Camera:
         def __init__(self, source: str) -> None:
             self.left = 3
@@ -281,6 +287,7 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, monkeypatch, capsys):
 
         def read(self):
             self.left -= 1
+            clock[0] += 0.2
             return self.left >= 0, np.zeros((40, 60, 3), np.uint8)
 
         def release(self) -> None:
@@ -293,9 +300,12 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, monkeypatch, capsys):
             return []
 
     monkeypatch.setattr(cv2, 'VideoCapture', Camera)
-    assert recognise._watch(System(), 'rtsp://door', None) == status
+    monkeypatch.setattr(cv2, 'VideoWriter', lambda *options: Writer())
+    monkeypatch.setattr(recognise, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert recognise._watch(System(), 'rtsp://door', str(tmp_path / 'seen.avi')) == status and len(shown) == written
     said = capsys.readouterr()
-    assert said.out.count('\n') == 3 and ('rtsp://door ended after 3 frames' in said.err) == (status == 1)
+    assert [json.loads(line)['seconds'] for line in said.out.splitlines()] == [0.2, 0.4, 0.6]
+    assert ('rtsp://door ended after 3 frames' in said.err) == (status == 1)
 
 
 @pytest.mark.parametrize('top', [-8, 2, 60])

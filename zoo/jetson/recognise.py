@@ -131,7 +131,7 @@ def _watch(system, source, out):
         raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % source)
     system.seconds = dict.fromkeys(system.seconds, 0.0)
     endless = not os.path.isfile(source) and not camera.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # which may be NaN
-    count, began, writer, lost = 0, time.time(), None, False
+    count, began, writer, written, lost = 0, time.perf_counter(), None, 0, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the video is closed
     try:
         while True:
@@ -139,12 +139,19 @@ def _watch(system, source, out):
             if not ready:
                 lost = endless
                 break
+            seconds = time.perf_counter() - began  # not the clock of the day, which a board sets when it finds the network
             faces = system(np.ascontiguousarray(frame[..., ::-1]))
-            _say({'frame': count, 'seconds': round(time.time() - began, 3), 'faces': faces})
+            _say({'frame': count, 'seconds': round(seconds, 3), 'faces': faces})
             count += 1
             if out:
-                writer = writer or _open_video(out, camera.get(cv2.CAP_PROP_FPS), frame.shape[1::-1])
-                writer.write(_draw(frame, faces))
+                if writer is None:
+                    rate, first = camera.get(cv2.CAP_PROP_FPS), seconds
+                    rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
+                    writer = _open_video(out, rate, frame.shape[1::-1])
+                drawn, due = _draw(frame, faces), round((seconds - first) * rate) + 1 if endless else count
+                for _ in range(written, due):  # of a camera, what nobody had time to look at shows the next frame
+                    writer.write(drawn)
+                written = max(written, due)
     except KeyboardInterrupt:
         pass
     finally:
@@ -154,7 +161,8 @@ def _watch(system, source, out):
     if not count:
         raise BundleError('%s: gave no frame' % source)
     milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
-    sys.stderr.write('%d frames, %.1f a second; %s\n' % (count, count / max(1e-9, time.time() - began), milliseconds))
+    sys.stderr.write('%d frames, %.1f a second; %s\n'
+                     % (count, count / max(1e-9, time.perf_counter() - began), milliseconds))
     if lost:
         sys.stderr.write('%s ended after %d frames: the camera or the connection is lost\n' % (source, count))
     return int(lost)
@@ -162,7 +170,6 @@ def _watch(system, source, out):
 
 def _open_video(path, rate, size):
     cv2 = require_opencv()
-    rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), rate, size)
     if not writer.isOpened():
         raise BundleError('%s: OpenCV cannot write a video there; the folder must exist, and the name end in .avi' % path)
