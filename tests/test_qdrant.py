@@ -110,6 +110,16 @@ def test_a_strange_collection_is_refused(address, tmp_path):
         pass
 
 
+@pytest.mark.parametrize('payload', [None, {'title': 'a product'}])
+def test_foreign_points_in_a_collection_are_named(address, payload):
+    with open_gallery(address, contract(), change=True) as base:
+        enrol(base)
+        base._client.upsert('people', [base._models.PointStruct(id=1, payload=payload, vector={'template': [1.0] * 16})])
+        for ask in (lambda: base.persons, lambda: base.search(np.ones((1, 16)), 0.3)):
+            with pytest.raises(GalleryError, match='people: holds what facezoo did not write'):
+                ask()
+
+
 def test_a_folder_with_foreign_code_is_not_opened(address, tmp_path):
     class Evil:
         def __reduce__(self):

@@ -81,8 +81,8 @@ class QdrantGallery:
         """As :meth:`zoo.pipeline.gallery.Gallery.faces`."""
         with self._answered():
             known = self._client.retrieve(self._collection, [_number(clean_name(name))], with_vectors=['faces'])
-        return {source: np.array(row, np.float32) for point in known
-                for source, row in zip(point.payload['sources'], point.vector['faces'], strict=True)}
+            return {source: np.array(row, np.float32) for point in known
+                    for source, row in zip(point.payload['sources'], point.vector['faces'], strict=True)}
 
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """As :meth:`zoo.pipeline.gallery.Gallery.add`."""
@@ -118,8 +118,8 @@ class QdrantGallery:
                  for row in checked_probes(embeddings, self.contract.probe.shape[1]).tolist()]
         with self._answered():
             answers = self._client.query_batch_points(self._collection, asked)
-        return [[Match(point.payload['name'], float(point.score), point.score > threshold) for point in answer.points]
-                for answer in answers]
+            return [[Match(point.payload['name'], float(point.score), point.score > threshold) for point in answer.points]
+                    for answer in answers]
 
     def _create(self, contract: Contract) -> None:
         models, width = self._models, contract.probe.shape[1]
@@ -138,8 +138,9 @@ class QdrantGallery:
         if facts.get('format') != _FORMAT:
             raise GalleryError(f'{self._collection}: facezoo did not make this collection, or its server does not keep '
                                'metadata (Qdrant 1.16 and later do); name another one')
-        return Contract(facts['model'], facts['preprocess'], facts['flip'], np.array(facts['probe'], np.float32),
-                        facts.get('weights', ''))
+        with self._answered():
+            return Contract(facts['model'], facts['preprocess'], facts['flip'], np.array(facts['probe'], np.float32),
+                            facts.get('weights', ''))
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
@@ -150,6 +151,9 @@ class QdrantGallery:
         except failure as error:
             raise GalleryError(f'{self._collection}: the database did not answer as it should ({error}); is Qdrant running at '
                                'that address, and QDRANT_API_KEY right?') from None
+        except (KeyError, TypeError) as error:  # a point or metadata without what belongs to a person
+            raise GalleryError(f'{self._collection}: holds what facezoo did not write ({error}); remove it there, or name a '
+                               'collection of its own') from None
 
 
 @contextmanager
