@@ -58,7 +58,8 @@ class Tracker:
 
     Args:
         overlap: least intersection over union of the same face in consecutive frames.
-        patience: frames for which a face may be missed before its track ends.
+        patience: frames for which a face may be missed before its track ends. Where more than that are dropped at a time, a
+            face goes on from one frame that was looked at to the next, as one that was out of sight.
     """
 
     def __init__(self, overlap: float = 0.3, patience: int = 8) -> None:
@@ -74,12 +75,13 @@ class Tracker:
         """
         for track in self.tracks:
             track.missed += steps
-        self._end(self.patience + 1)  # the frames before this one; a face may come back in this one
+        enough = self.patience + 1  # the frames before this one; a face may come back in this one
+        self._end(max(enough, steps))
         found: list[Track | None] = [None] * len(faces)
         for face, track in self._pairs(faces):
             if found[face] is None and track.missed:
                 found[face] = track
-                track.returned |= track.missed > steps
+                track.returned |= track.missed > min(steps, enough)
                 track.face, track.missed = faces[face], 0
         for index, track in enumerate(found):
             if track is None:
