@@ -131,6 +131,16 @@ def test_match_gives_every_box_a_prior():
     assert (match(boxes[:0], priors)[0] == -1).all()
 
 
+def test_match_by_hand():
+    """Overlaps of 1, 0.36 and 0.33 with a square face; of 0.25 with a narrow one, which is that face's best; of 0.06 with a
+    third."""
+    priors = torch.tensor([[8.0, 8, 16], [15.5, 8, 16], [16.0, 8, 16], [40.0, 40, 32], [80.0, 80, 32]])
+    boxes = torch.tensor([[0.0, 0, 16, 16], [36.0, 24, 44, 56], [76.0, 76, 84, 84]])
+    owner, overlap = match(boxes, priors)
+    assert owner.tolist() == [0, 0, -1, 1, -1]
+    assert overlap.tolist() == pytest.approx([1, 8.5 / 23.5, 1 / 3, 0.35, 1 / 16])
+
+
 def test_suppression_keeps_the_best_of_overlapping_boxes():
     boxes = np.float32([[0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
     faces = Faces(boxes, np.zeros((3, 5, 2), np.float32), np.float32([0.6, 0.9, 0.7]))
