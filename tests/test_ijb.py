@@ -100,6 +100,11 @@ def test_roc_is_scikit_learns(ties):
         assert tar_nearest(*ours, far) == np.flipud(tpr)[min(zip(abs(falling - far), range(len(fpr)), strict=True))[1]]
 
 
+def test_of_points_at_one_far_the_highest_counts():
+    assert tar_nearest(np.array([0, 0, 0.5, 0.5, 1]), np.array([0, 0.3, 0.4, 0.8, 1]), 0.5) == 0.8
+    assert tar_nearest(np.array([0, 0, 0.5, 1]), np.array([0, 0.3, 0.4, 1]), 1e-6) == 0.3
+
+
 class TestBadLists:
     @pytest.fixture
     def copy(self, tree, tmp_path) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plugins.faces import Faces
 from plugins.preprocess import FaceError
 from tests.conftest import encode
 from zoo.pipeline import lettering
 from zoo.pipeline.draw import KNOWN, contact_sheet, draw_scene
 from zoo.pipeline.gallery import Gallery, Match
-from zoo.pipeline.quality import Quality, QualityGate
+from zoo.pipeline.quality import Quality, QualityGate, assess
 from zoo.pipeline.recogniser import Face, Pipeline, Scene, recognise
 from zoo.pipeline.threshold import threshold_of
 from zoo.runtime import open_embedder
@@ -83,6 +84,20 @@ def test_gate_says_why(pipeline, picture):
     for changes, word in (({'score': 0.1}, 'score'), ({'side': 5.0}, 'small'), ({'turn': 2.0}, 'turned'), ({'sharpness': 1.0},
                                                                                                           'blurred')):
         assert word in gate.reason(Quality(**{**vars(fine), **changes}))
+
+
+def test_quality_by_hand():
+    """A face from the front, one with the nose below the right eye, and that one tilted; a box of 40x20 pixels has sides of
+    30."""
+    front = np.float32([[10, 10], [30, 10], [20, 20], [12, 30], [28, 30]])
+    turned = front + np.float32([[0, 0], [0, 0], [10, 0], [0, 0], [0, 0]])
+    points = np.stack([front, turned, turned @ np.float32([[0.8, 0.6], [-0.6, 0.8]])])
+    grey, edge = np.full((112, 112, 3), 90, np.uint8), np.zeros((112, 112, 3), np.uint8)
+    edge[:, 56:] = 60
+    found = assess(Faces(np.float32([[0, 0, 40, 20]] * 3), points, np.float32([0.9, 0.8, 0.7])), np.stack([grey, edge, grey]))
+    assert [quality.turn for quality in found] == pytest.approx([0, 1, 1], abs=1e-5)
+    assert [(quality.side, round(quality.score, 5)) for quality in found] == [(30, 0.9), (30, 0.8), (30, 0.7)]
+    assert [quality.sharpness for quality in found] == pytest.approx([0, 2 * 60 ** 2 / 112, 0])  # two columns, of 60 and -60
 
 
 def test_everybody_is_recognised(pipeline, gallery, picture):
