@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from plugins.preprocess import FaceError, decode_image, encode_image
 from zoo.cli import main
 from zoo.evaluate.chain import align_set
 from zoo.evaluate.verification import VerificationSet
+from zoo.jetson.align import align
 from zoo.pipeline.sample import sample_landmarks
 
 
@@ -91,3 +93,25 @@ def test_a_set_without_faces_or_with_a_damaged_picture():
         align_set(VerificationSet('walls', MemoryFaces([wall, wall], 'walls'), pairs, same), nothing)
     with pytest.raises(FaceError, match=r'walls, image 1: cut short after 200 bytes'):
         align_set(VerificationSet('walls', MemoryFaces([wall, wall[:200]], 'walls'), pairs, same), nothing)
+
+
+@pytest.mark.parametrize('place', [0, 1000, 32_000, 39_800, 39_960])
+@pytest.mark.parametrize('upright', [False, True])
+def test_faces_of_a_picture_that_opencv_4_cannot_warp(place, upright, monkeypatch):
+    """Turned ones in the middle and at the borders of a strip, next to the same pixels in a picture of usual size."""
+    warp = cv2.warpAffine
+
+    def as_before_5(image, *args, **options):
+        assert max(image.shape[:2]) < 32767
+        return warp(image, *args, **options)
+    strip = np.zeros((300, 40_000, 3), np.uint8)
+    strip[:, :, 0], strip[:, :, 1] = np.arange(40_000) % 251, np.arange(300)[:, None] % 241
+    points = (sample_landmarks()[0] - sample_landmarks()[0].mean(0)) @ np.array([[0.8, 0.6], [-0.6, 0.8]]) + (place + 20, 140)
+    left = min(max(0, place - 500), 39_000)
+    small, moved = strip[:, left:left + 1000], points - (left, 0)
+    if upright:
+        strip, small, points, moved = strip.transpose(1, 0, 2), small.transpose(1, 0, 2), points[:, ::-1], moved[:, ::-1]
+    expected = align(np.ascontiguousarray(small), moved[None])
+    monkeypatch.setattr(cv2, 'warpAffine', as_before_5)
+    found = align(np.ascontiguousarray(strip), points[None])
+    assert np.abs(found.astype(int) - expected).max() <= 2 and expected.any()

@@ -8,6 +8,8 @@ __all__ = ['TEMPLATE', 'align', 'map_points', 'similarity_transform', 'template'
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
                     np.float32)
 
+_WARPED = 32766  # pixels a side that OpenCV 4 can warp
+
 
 def template(size: int) -> np.ndarray:
     """The five template points float32 ``(5, 2)`` for crops of ``size`` pixels.
@@ -61,8 +63,18 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
     Returns:
         uint8 ``(F, size, size, 3)``; parts outside the image are black.
     """
-    import cv2
     target = template(size)
-    crops = [cv2.warpAffine(image, similarity_transform(points, target), (size, size), borderValue=0.0)
-             for points in np.asarray(landmarks).reshape(-1, 5, 2)]
+    crops = [_crop(image, similarity_transform(points, target), size) for points in np.asarray(landmarks).reshape(-1, 5, 2)]
     return np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8)
+
+
+def _crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """``matrix`` applied to the image; to the part that the crop shows where OpenCV 4 would refuse the whole."""
+    import cv2
+    if max(image.shape[:2]) > _WARPED:
+        linear, shift = matrix[:, :2], matrix[:, 2:]
+        corners = np.linalg.solve(linear, np.array([[0, size, 0, size], [0, 0, size, size]]) - shift)
+        low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, np.array(image.shape[1::-1]) - 1)
+        high = np.clip(np.ceil(corners.max(1)).astype(int) + 3, low + 1, image.shape[1::-1])
+        image, matrix = image[low[1]:high[1], low[0]:high[0]], np.hstack([linear, shift + linear @ low[:, None]])
+    return cv2.warpAffine(image, matrix, (size, size), borderValue=0.0)
