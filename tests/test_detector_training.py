@@ -63,7 +63,8 @@ def test_label_files_round_trip():
         np.testing.assert_allclose(back[name].landmarks, faces.landmarks, atol=0.02)
         np.testing.assert_allclose(back[name].scores, faces.scores, atol=1e-3)
     assert len(read_labels('# a.jpg\n1 2 3 4\n')['a.jpg']) == 1
-    for text, word in (('1 2 3 4\n', 'before the first'), ('# a.jpg\n1 two 3\n', 'line 2')):
+    for text, word in (('1 2 3 4\n', 'before the first'), ('# a.jpg\n1 two 3\n', 'line 2'), ('# a.jpg\n1 2 nan 4', 'line 2'),
+                       ('# a.jpg\n9 9 3 -4', 'line 2')):
         with pytest.raises(FaceError, match=word):
             read_labels(text)
 

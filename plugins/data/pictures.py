@@ -51,7 +51,7 @@ def _read_face(line: str, where: str) -> list[float]:
         values = [float(word) for word in line.split()]
     except ValueError:
         values = []
-    if len(values) < 4:
+    if len(values) < 4 or not np.isfinite(values).all() or min(values[2:4]) < 0:
         raise FaceError(f'{where}: {line!r}: expected x y width height and, for landmarks, 5 times x y flag, and a score')
     x, y, width, height = values[:4]
     points = np.full((5, 2), np.nan)
