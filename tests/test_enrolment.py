@@ -19,8 +19,10 @@ def test_enrolment_reports_what_it_refuses(pipeline, people, picture, tmp_path):
     (tmp_path / 'p' / 'Person 0' / 'empty.jpg').write_bytes(b'')
     (tmp_path / 'p' / 'Person 0' / 'wall.png').write_bytes(encode(np.full((90, 90, 3), 99, np.uint8), '.png'))
     shutil.copy(people / 'Person 4' / 'a.png', tmp_path / 'p' / 'Person 0' / 'other.png')
+    shutil.copytree(people / 'Person 4', tmp_path / 'p' / ' ')
     gallery = Gallery(pipeline.contract())
     done = enrol_folder(pipeline, gallery, tmp_path / 'p', threshold=0.5)
+    assert {path.parent.name for path in done.passed["in nobody's folder"]} == {' '}
     assert len(gallery) == 6 and len(done.enrolled['Person 0']) == 3
     reasons = {path.rpartition('/')[2]: why for path, why in done.refused}
     assert set(reasons) == {'group.jpg', 'empty.jpg', 'wall.png'}

@@ -69,7 +69,8 @@ def enrol_folder(pipeline: Pipeline, gallery: KnownPersons, folder: str | os.Pat
     if not folder.is_dir():
         raise FaceError(f'{folder}: no such folder; pictures are expected as {folder}/NAME/PICTURE.jpg')
     looked = find_pictures([folder])
-    names = {path: below.parts[0] for path, below in looked.pictures.items() if len(below.parts) > 1}
+    names = {path: below.parts[0] for path, below in looked.pictures.items()
+             if len(below.parts) > 1 and below.parts[0].strip()}
     if not names:
         raise FaceError(f'{folder}: pictures are expected in a folder for each person, {folder}/NAME/PICTURE.jpg')
     rows, refused = defaultdict(dict), []
