@@ -185,6 +185,9 @@ def test_errors_are_one_line(system, tx2_like, cudart, people, tmp_path):
         (system, ('recognise.py', str(tmp_path / 'nowhere'), 'a.jpg'), 'no such folder'),
         (system, ('recognise.py', str(tmp_path / 'nobody'), 'a.jpg'), 'no person in it'),
         (system, ('recognise.py', str(people), '--camera', 'nothing.mp4'), 'cannot open it'),
+        (system, ('run.py', str(people / 'Ada' / '1.png'), '--precision', 'detector', '--out', 'e.npz'),
+         '--precision detector: name one precision of the recogniser: fp16'),
+        (system, ('recognise.py', str(people), 'a.jpg', '--precision', 'fp16,fp16'), 'one precision of the recogniser: fp16'),
         (tx2_like, ('recognise.py', str(people), 'a.jpg'), "has no 'detector', only fp16; export it with --detector"),
     ]
     for bundle, command, message in cases:

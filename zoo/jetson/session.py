@@ -76,9 +76,16 @@ class Session:
             return Engine(file.read(), self.trt, self.cuda, self.bundle.variant(name)['shapes'][-1])
 
     def recogniser(self, precision=''):
-        """The recogniser, in the bundle's default precision when none is named."""
-        facts = self.bundle.facts
-        return Recogniser(self.engine(self.precisions(precision)[0]), facts['preprocess'], facts['num_features'])
+        """The recogniser, in the bundle's default precision when none is named.
+
+        Raises:
+            BundleError: not one precision, or none that the bundle has.
+        """
+        facts, chosen = self.bundle.facts, self.precisions(precision)
+        if len(chosen) > 1 or chosen == [DETECTOR]:
+            raise BundleError('--precision %s: name one precision of the recogniser: %s'
+                              % (precision, ', '.join(sorted(set(facts['variants']) - {DETECTOR}))))
+        return Recogniser(self.engine(chosen[0]), facts['preprocess'], facts['num_features'])
 
     def detector(self):
         """The detector.
