@@ -204,6 +204,15 @@ def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_pat
     assert all(abs(taught[key] - alone[key]) > 0.01 for key in ('score', 'box', 'landmark'))
 
 
+def test_labels_without_a_face_are_refused(labelled, tmp_path):
+    from recipes.trainer.detector import DetectorTrainer
+    (tmp_path / 'label.txt').write_text(''.join(f'# {path.name}\n' for path in labelled.glob('*.jpg')))
+    config = load_recipe('retinaface_mnet025_kd', {**OPTIONS, 'pictures': str(labelled), 'teacher': None,
+                                                   'labels': str(tmp_path / 'label.txt'), 'output': str(tmp_path / 'out')})
+    with pytest.raises(FaceError, match=r'label\.txt: no face in [1-9]'):
+        DetectorTrainer(config)
+
+
 def test_recipes_of_detectors_are_checked():
     with pytest.raises(RecipeError, match='multiple of 32'):
         load_recipe('retinaface_mnet025_kd', {'view_size': 100})

@@ -18,7 +18,7 @@ from plugins.detectors._base import Detector
 from plugins.faces import Faces
 from plugins.files import read_names, sha256_file
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
-from plugins.preprocess import PictureNorm
+from plugins.preprocess import FaceError, PictureNorm
 from plugins.registry import create_detector
 from recipes.detection import DetectorConfig
 from recipes.trainer.labels import label_pictures
@@ -75,6 +75,8 @@ class DetectorTrainer(Run):
         if not config.labels and not (config.resume and labels.is_file()):
             label_pictures(TorchDetector(self.teacher, config.teacher), config.pictures, labels)
         pictures = Pictures(config.pictures, read_labels(read_names(labels), str(labels)))
+        if not any(map(len, pictures.faces)):
+            raise FaceError(f'{labels}: no face in {len(pictures)} pictures; there is nothing to learn')
         self.dataset = SceneDataset(pictures, config.view_size, SceneAugment(**config.augment), config.seed)
         self.fabric.seed_everything(config.seed, verbose=False)
         self.raw: Detector = create_detector(config.network, **config.network_args)
