@@ -60,6 +60,59 @@ def test_folding_changes_nothing(name, settled):
     assert not behind
 
 
+class Odd(nn.Module):
+    """Two convolutions with a BatchNorm behind each, and a fully connected layer with one that learns nothing."""
+
+    input_size = (8, 8)
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.fc, self.out = nn.Linear(8, 4), nn.BatchNorm1d(4, affine=False)
+        for norm in (self.norm, self.last, self.out):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(self.norm(x).relu())
+        if self.way == 'skip':  # reads the first convolution as well as its BatchNorm does
+            y = y + x
+        elif self.way == 'in place':
+            y += x
+        elif self.way == 'activation':
+            y = nn.functional.relu(y, inplace=True)
+        return self.out(self.fc(self.last(y).mean((2, 3))))
+
+
+@pytest.mark.parametrize(('way', 'left'), [('plain', set()), ('skip', {'norm', 'last'}), ('in place', {'norm', 'last'}),
+                                           ('activation', {'last'})])
+def test_folding_leaves_a_batchnorm_that_is_not_the_only_reader(way, left):
+    torch.manual_seed(0)
+    model, x = Odd(way).eval(), torch.randn(2, 3, 8, 8)
+    folded = fold_batchnorm(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), model(x), atol=1e-4, rtol=1e-4)
+    assert {name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)} == left
+
+
+def test_folding_leaves_what_it_cannot_tell():
+    """Statistics of the batch, positions instead of channels, weights that are worked on first."""
+    class Scaled(nn.Conv2d):
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.weight / self.weight.std(), self.bias, padding=1)
+
+    model = nn.Sequential(Scaled(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False),
+                          nn.Flatten(2), nn.Linear(64, 4), nn.BatchNorm1d(4))
+    model.input_size = (8, 8)
+    model[1].running_var.fill_(4), model[6].running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(fold_batchnorm(model)(x), model.eval()(x), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_onnx(name, settled, tmp_path):
     import onnx

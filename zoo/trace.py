@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ['Call', 'trace_calls']
 
@@ -17,7 +20,8 @@ class Call:
     Attributes:
         name: of the module in its network.
         input_shape, output_shape: with the batch dimension.
-        producer: index of the call that made the input, None for the network's input or a function's result.
+        producer: index of the call that made the input, for this call alone; None for the network's input, a function's
+            result, and what is read elsewhere, too, or changed in place.
     """
 
     name: str
@@ -32,12 +36,16 @@ def trace_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[Call]:
     calls: list[Call] = []
     made_by: dict[int, int] = {}
     alive: list[Tensor] = []  # keeps identities unique while the trace lasts
+    inputs_of: list[int] = []
+    reads, before = _Reads(), {}
 
     def record(name: str):
         def hook(module: nn.Module, inputs: tuple, output) -> None:
             x = inputs[0]
             calls.append(Call(name, module, tuple(x.shape), tuple(output.shape), made_by.get(id(x))))
+            inputs_of.append(id(x))
             made_by[id(output)] = len(calls) - 1
+            before.setdefault(id(output), reads.times[id(output)])  # by tensors that had the identity before
             alive.extend((x, output))
         return hook
 
@@ -46,11 +54,26 @@ def trace_calls(model: nn.Module, input_shape: tuple[int, ...]) -> list[Call]:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), reads:
             parameter = next(model.parameters(), torch.zeros(()))
             model(torch.zeros(input_shape, dtype=parameter.dtype, device=parameter.device))
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return calls
+    return [replace(call, producer=None) if call.producer is not None and reads.times[x] - before[x] > 1 else call
+            for call, x in zip(calls, inputs_of, strict=True)]
+
+
+class _Reads(TorchFunctionMode):
+    """Counts by identity how many functions make a tensor of a tensor, or change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: Counter[int] = Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # a shape or a type is none
+            self.times.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)})
+        return result

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
@@ -17,7 +18,8 @@ __all__ = ['fold_batchnorm']
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode with every BatchNorm behind a convolution or fully connected layer folded in.
 
-    A BatchNorm that stands before its convolution (iResNet) stays: zero padding makes that folding inexact.
+    A BatchNorm that stands before its convolution (iResNet) stays: zero padding makes that folding inexact. So does one that is
+    not the only reader, that normalises by the batch, or whose layer does something to its weights first (a subclass).
     """
     model = copy.deepcopy(model).eval()
     calls = trace_calls(model, (1, 3, *model.input_size))
@@ -26,12 +28,16 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         if not isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d) or call.producer is None:
             continue
         before = calls[call.producer]
-        if times[before.name] > 1 or times[call.name] > 1:
+        norm = call.module
+        if times[before.name] > 1 or times[call.name] > 1 or norm.running_var is None:
             continue
-        if isinstance(before.module, nn.Conv2d):
-            model.set_submodule(before.name, fuse_conv_bn_eval(before.module, call.module))
-        elif isinstance(before.module, nn.Linear):
-            model.set_submodule(before.name, fuse_linear_bn_eval(before.module, call.module))
+        if not norm.affine:  # PyTorch would fuse it with a convolution only
+            norm.weight = nn.Parameter(torch.ones_like(norm.running_var))
+            norm.bias = nn.Parameter(torch.zeros_like(norm.running_var))
+        if type(before.module) is nn.Conv2d:
+            model.set_submodule(before.name, fuse_conv_bn_eval(before.module, norm))
+        elif type(before.module) is nn.Linear and len(call.input_shape) == 2:
+            model.set_submodule(before.name, fuse_linear_bn_eval(before.module, norm))
         else:
             continue
         model.set_submodule(call.name, nn.Identity())
