@@ -13,6 +13,7 @@ import zoo
 from plugins.layers import ECA
 from plugins.preprocess import PictureNorm, Preprocess, l2_normalise
 from zoo.export.artefact import export
+from zoo.export.calibrate import fit_ranges, measure_histograms
 from zoo.export.gates import Gates
 from zoo.export.graph import Activations, Graph
 from zoo.export.lint import overflowing_nodes
@@ -75,6 +76,21 @@ def test_attention_over_channels_runs_in_8_bits(small_net, faces, crops):
     exact, found = (dict(Activations(Graph(proto), ('embedding',))(Preprocess()(crops)))['embedding']
                     for proto in (quantiser.graph.model, model))
     assert 0.9 < (l2_normalise(exact) * l2_normalise(found)).sum(1).min() < 0.999999
+
+
+def test_a_dead_channel_keeps_its_bias(faces):
+    """Weights of nothing have tiny steps, in which 32 bits do not reach the bias."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 8), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.ReLU(),
+                              torch.nn.Conv2d(8, 8, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    net.input_size = (112, 112)
+    with torch.no_grad():
+        net[2].weight[3], net[2].bias[3] = 0, 1
+    graph = Graph(to_onnx(net))
+    found = fit_ranges(measure_histograms(graph, faces, Preprocess()), faces, Preprocess(), 'minmax')
+    name = graph.layers[1].output
+    channel = dict(Activations(Graph(onnxruntime_int8_graph(graph, found)), (name,))(Preprocess()(faces[:2])))[name][:, 3]
+    np.testing.assert_allclose(channel, 1, atol=0.02)
 
 
 def test_kept_layers_stay_in_floating_point(quantised):

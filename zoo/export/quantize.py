@@ -163,11 +163,12 @@ def _split_prelu(model, graph: Graph, tensors: set[str]) -> None:
 
 def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.float32) -> list:
     """Let a convolution read stored integers: weights in 8 bits an output channel, the bias in 32 in steps of the products."""
-    scale = weight_amax(layer.weight) / 127
+    scale, bias = weight_amax(layer.weight) / 127, graph.initializers[node.input[2]] if len(node.input) > 2 else None
+    if bias is not None:  # a dead channel still has one, which would not fit 32 bits in the tiny steps of its weights
+        scale = np.maximum(scale, np.abs(bias) / (step * np.float32(2 ** 30)))
     rounded = np.rint(layer.weight / scale.reshape(-1, *[1] * (layer.weight.ndim - 1))).clip(-127, 127).astype(np.int8)
     parts = [('weight', 1, rounded, scale)]
-    if len(node.input) > 2:
-        bias = graph.initializers[node.input[2]]
+    if bias is not None:
         parts.append(('bias', 2, np.rint(bias / (scale * step)).astype(np.int32), scale * step))
     nodes = []
     for what, index, integers, steps in parts:
