@@ -56,6 +56,11 @@ def test_in_a_folder_that_has_a_package_of_the_same_name(files, tmp_path, monkey
     assert main(['bench', str(files / 'small.onnx'), '--rounds', '1', '--calls', '1']) == 0
 
 
+def test_pytorch_gets_faces_of_the_network_s_size():
+    (result,) = bench([Candidate('small crops', 'mobilefacenet96_eca', 'torch')], rounds=1, calls=1, warm_up=1)
+    assert result.calls == 1 and result.p50 > 0
+
+
 def test_a_candidate_that_cannot_load_says_why(tmp_path):
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(RuntimeError, match=r'broken: .*cannot load'):

@@ -48,7 +48,7 @@ def _open(candidate: Candidate):
     from zoo.runtime.torch import TorchEmbedder
     torch.set_num_threads(candidate.threads)
     model = fold_batchnorm(build_any(candidate.path)).to(memory_format=torch.channels_last)
-    embedder = TorchEmbedder(model, name=candidate.label)
+    embedder = TorchEmbedder(model, model.preprocess, candidate.label)
     if candidate.runtime == 'torch-compiled':
         model.compile()
     return embedder
