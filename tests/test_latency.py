@@ -83,6 +83,15 @@ def test_known_coefficients_are_found_and_saved(tmp_path):
         model.predict({'macs': 5000, 'feature_map': 20})
 
 
+def test_a_kind_of_layer_that_one_network_has_or_none():
+    """Leaving out the one that has it, or without any, nothing is known of its time: it is not predicted."""
+    points = [Point(str(i), {'macs': i, 'depthwise': i == 3, 'strided': 0}, 2 * i + 5 * (i == 3)) for i in range(1, 8)]
+    model = fit(points, ['macs', 'depthwise', 'strided'], 'x', constant=False)
+    assert model.coefficients == pytest.approx({'macs': 2, 'depthwise': 5, 'strided': 0}, abs=1e-6)
+    with pytest.raises(OutOfRange, match='strided = 1 lies outside'):
+        model.predict({'macs': 3, 'depthwise': 0, 'strided': 1})
+
+
 def test_errors_name_what_is_wrong(tmp_path):
     points = paper_points('jetson_tx2_ms')
     with pytest.raises(ValueError, match="unknown feature 'flops'"):

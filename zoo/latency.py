@@ -185,6 +185,7 @@ def _solve(matrix: np.ndarray, times: np.ndarray, relative: bool) -> np.ndarray:
     nnls = require('scipy.optimize', 'bench').nnls
     scale = 1 / times if relative else np.ones_like(times)
     columns = np.abs(matrix).max(0)  # features differ by orders of magnitude
+    columns[columns == 0] = 1.0  # none of these networks has such layers
     return nnls(matrix / columns * scale[:, None], times * scale)[0] / columns
 
 
