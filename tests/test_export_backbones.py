@@ -14,8 +14,12 @@ from plugins.preprocess import Preprocess, l2_normalise
 from plugins.registry import list_backbones
 from tests.nets import build, inputs_for, settle
 from zoo.export.fold import fold_batchnorm
+from zoo.export.graph import Graph
+from zoo.export.lint import lint
 from zoo.export.ncnn import export_ncnn
-from zoo.export.onnx import export_onnx
+from zoo.export.onnx import export_onnx, to_onnx
+from zoo.export.quantize import typed_half_graph
+from zoo.export.target import target
 from zoo.runtime.ncnn import ncnn_net
 from zoo.runtime.onnx import onnx_session
 from zoo.trace import trace_calls
@@ -123,6 +127,17 @@ def test_onnx(name, settled, tmp_path):
     for batch in (3, 1):
         found = np.concatenate([session.run(None, {'image': x[i:i + batch]})[0] for i in range(0, 3, batch)])
         assert_same(found, expected)
+
+
+@pytest.mark.parametrize('name', ['mobilenet_v2', 'lightcnn9', 'hrfacenet_w18'])
+def test_constants_are_weights_like_others(name, settled):
+    """Bounds of a ReLU6, a convolution's fixed weights, factors of a Resize: in FP16 types, and to the checks of a target."""
+    model, x, expected = settled(name)
+    graph = Graph(to_onnx(model))
+    assert not [finding for finding in lint(graph, target('jetson-tx2')) if finding.level == 'error']
+    assert sum(node.op_type == 'Conv' for node in graph.nodes) == sum(layer.op == 'Conv' for layer in graph.layers)
+    session = onnx_session(typed_half_graph(graph).SerializeToString(), threads=1)
+    assert (l2_normalise(session.run(None, {'image': x})[0]) * l2_normalise(expected)).sum(1).min() > 0.99
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'ncnn' in zoo.card(name).deployable])

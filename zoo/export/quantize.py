@@ -212,7 +212,9 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     floats = {name for node in graph.nodes if node.name in keep for name in node.output}  # kept nodes hand each other these
     nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == proto.FLOAT}
+    factors = {name for node in graph.nodes if node.op_type == 'Resize' for name in node.input[1:]}  # float32 in any type
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer
+               if t.data_type == proto.FLOAT and t.name not in factors}
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].astype(np.float16), tensor.name))
