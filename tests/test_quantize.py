@@ -7,6 +7,8 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from plugins.preprocess import FaceError, Preprocess, l2_normalise
 from zoo.export.calibrate import (
@@ -211,6 +213,20 @@ class TestSimulation:
         equal = equalise(graph, faces, PREPROCESS)
         np.testing.assert_allclose(embed(equal, x), embed(graph, x), rtol=2e-3, atol=2e-3)
         assert any(not np.array_equal(a.weight, b.weight) for a, b in zip(graph.layers, equal.layers, strict=True))
+
+    @pytest.mark.parametrize('body', [
+        [nn.Conv2d(3, 8, 3, 8), nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.Hardswish()],
+        [nn.Conv2d(3, 8, 3, 8), nn.Flatten(2), nn.Conv1d(8, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 1)]])
+    def test_networks_with_nothing_or_something_else_to_equalise(self, body, faces, x):
+        """No ReLU between two convolutions, as in MobileNetV3, or convolutions of one dimension."""
+        torch.manual_seed(0)
+        net = nn.Sequential(*body, nn.Flatten(), nn.LazyLinear(8))
+        net(torch.zeros(1, 3, 112, 112))
+        net.input_size = (112, 112)
+        graph = Graph(to_onnx(net))
+        quantiser = Quantiser(graph, faces, PREPROCESS)
+        np.testing.assert_allclose(embed(quantiser.graph, x), embed(graph, x), rtol=2e-3, atol=2e-3)
+        assert quantiser.plan('ncnn', 'minmax').cosine > 0.9
 
     def test_search_keeps_the_harmful_layer(self, graph, faces):
         """A layer with one input channel of huge range and small weights: the search must find it, and nothing else."""

@@ -30,6 +30,8 @@ def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess, balance: f
             reader always takes over all of it.
     """
     pairs = [(maker, reader) for reader in graph.layers if (maker := _maker(graph, reader))]
+    if not pairs:
+        return graph
     ranges = _channel_ranges(graph, {layer.input for _, layer in pairs}, faces, preprocess, batch_size)
     values = {name: value.copy() for name, value in graph.initializers.items()}
     nodes = {node.name: node for node in graph.nodes}
@@ -74,7 +76,7 @@ def _channel_ranges(graph: Graph, names: set[str], faces, preprocess: Preprocess
     activations = Activations(graph, tuple(sorted(names)))
     for start in range(0, len(faces), batch_size):
         for name, value in activations(preprocess(faces[start:start + batch_size])):
-            ranges[name] = np.maximum(ranges.get(name, 0), np.abs(value).max((0, 2, 3)))
+            ranges[name] = np.maximum(ranges.get(name, 0), _by_channel(value))
     return ranges
 
 
@@ -82,9 +84,14 @@ def _scales(ranges: np.ndarray, weight: np.ndarray, reader: WeightLayer, balance
     """What each channel is divided by, float32 ``(C,)``, the largest 1."""
     ranges = np.maximum(ranges, DEAD)
     if reader.groups == 1:
-        columns = np.maximum(np.abs(weight).max((0, 2, 3)), DEAD)
+        columns = np.maximum(_by_channel(weight), DEAD)
         ranges = ranges ** balance / columns ** (1 - balance)
     return (ranges / ranges.max()).clip(1 / _LARGEST).astype(np.float32)
+
+
+def _by_channel(array: np.ndarray) -> np.ndarray:
+    """Largest absolute value along axis 1 of an array of any rank."""
+    return np.abs(array).max((0, *range(2, array.ndim)))
 
 
 def _along(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
