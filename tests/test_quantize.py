@@ -140,6 +140,9 @@ class TestCalibration:
             calibration_faces(tmp_path / 'empty', 10, 112)
         with pytest.raises(CalibrationError, match='6 faces to calibrate on'):
             measure_histograms(graph, faces[:6], PREPROCESS)
+        with pytest.raises(CalibrationError, match='35 faces to calibrate on; at least 36 are needed'):
+            Quantiser(graph, faces[:35], PREPROCESS)
+        assert Quantiser(graph, faces[:36], PREPROCESS).histograms
 
     def test_dead_tensor_is_clamped(self, histograms, faces):
         dead = Histogram()

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from plugins.preprocess import Preprocess, l2_normalise
-from zoo.export.calibrate import METHODS, Calibration, fit_ranges, measure_histograms
+from zoo.export.calibrate import METHODS, MIN_IMAGES, Calibration, CalibrationError, fit_ranges, measure_histograms
 from zoo.export.equalise import equalise
 from zoo.export.graph import Activations, Graph
 from zoo.export.ncnn_int8 import macs_in_int8
@@ -24,6 +24,7 @@ __all__ = ['Int8Plan', 'Quantiser']
 TARGET_COSINE = 0.99
 MAX_KEPT = 0.25  # of the layers; more than that is no INT8 model any more
 _HELD_OUT, _JUDGES = 8, 64
+MIN_FACES = MIN_IMAGES * _HELD_OUT // (_HELD_OUT - 1)
 _SNR_FACES = 16
 
 
@@ -78,7 +79,14 @@ class Quantiser:
     """
 
     def __init__(self, model: Graph, faces: np.ndarray, preprocess: Preprocess) -> None:
-        """``faces``: uint8 RGB ``(N, S, S, 3)`` to calibrate on, at least 32."""
+        """``faces``: uint8 RGB ``(N, S, S, 3)`` to calibrate on, at least 36.
+
+        Raises:
+            CalibrationError: they are fewer.
+        """
+        if len(faces) < MIN_FACES:
+            raise CalibrationError(f'{len(faces)} faces to calibrate on; at least {MIN_FACES} are needed ({MIN_IMAGES} for the '
+                                   'ranges, every eighth to judge by), 500 are better')
         held = np.arange(len(faces)) % _HELD_OUT == _HELD_OUT - 1
         self.faces, self.preprocess = faces[~held], preprocess
         self.graph = equalise(model, self.faces, preprocess)
