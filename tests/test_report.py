@@ -80,6 +80,17 @@ def test_what_cannot_be_built_is_a_row(error, small_net, face_bin, tmp_path, mon
     assert all(not row.passed and row.reason == str(error).replace('\n', '; ') and row.accuracy is None for row in rows)
 
 
+def test_eight_bits_of_which_nothing_could_be_measured_are_a_row(small_net, face_bin, face_folder, tmp_path, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise GateError('the net hardly looks at its input')
+
+    monkeypatch.setattr('zoo.export.gates.check_parity', refuse)
+    job = Job(small_net, 'small', Judge(TorchEmbedder(small_net, small_net.preprocess, 'small'), face_bin), calib=face_folder)
+    rows, _ = measure_artefacts(job, [], tmp_path)
+    assert len(rows) == 6 and not any(row.passed for row in rows) and all(row.min_cosine is None for row in rows)
+    assert rows[-1].precision == 'int8' and rows[-1].int8_macs
+
+
 def test_refusal_of_eight_bits_names_the_layer(small_net):
     class Refusing:
         def judge(self, candidate, gates):

@@ -139,12 +139,13 @@ def _wanted(job: Job, targets: Sequence[Target]) -> list[tuple[str, str, Target 
 
 
 def _with_figures(row: Row, report: Mapping) -> Row:
-    """A row with what a gate's report holds; it is empty when the gate could not measure."""
-    if not report:
+    """A row with what a gate's report holds; nothing is measured of a net that hardly looks at its input."""
+    plan = report.get('quantisation', {})
+    row = replace(row, int8_macs=plan.get('int8_macs'), kept=tuple(plan.get('keep', ())))
+    if 'parity' not in report:
         return row
-    found, plan = report['verification']['artefact'], report.get('quantisation', {})
-    return replace(row, min_cosine=report['parity']['min_cosine'], accuracy=found['accuracy@reference'], tar=found['tar@1e-3'],
-                   int8_macs=plan.get('int8_macs'), kept=tuple(plan.get('keep', ())))
+    found = report['verification']['artefact']
+    return replace(row, min_cosine=report['parity']['min_cosine'], accuracy=found['accuracy@reference'], tar=found['tar@1e-3'])
 
 
 def _timed(rows: list[Row], paths: Mapping[str, Path], rounds: int) -> list[Row]:
