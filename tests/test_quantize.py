@@ -355,6 +355,23 @@ class TestNcnn:
         from zoo.runtime import open_embedder
         assert open_embedder(tmp_path / 'mixed.param', threads=1)(faces[:1]).shape == (1, 64)
 
+    @pytest.mark.parametrize('body', [
+        [nn.Conv2d(8, 16, 3, groups=2), nn.ReLU(), nn.Conv2d(16, 16, 1, groups=2), nn.ReLU(), nn.Conv2d(16, 8, 1)],
+        [nn.Flatten(2), nn.Conv1d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv1d(8, 8, 3)]])
+    def test_groups_and_one_dimension_stay_float(self, body, faces, x, tmp_path):
+        from zoo.runtime import open_embedder
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 8), nn.ReLU(), *body, nn.Flatten())
+        net.input_size = (112, 112)
+        graph = Graph(to_onnx(net))
+        found = fit_ranges(measure_histograms(graph, faces, PREPROCESS), faces, PREPROCESS, 'minmax')
+        model = convert_to_ncnn(graph)
+        quantise_ncnn(model, make_table(model, graph, found)).save(tmp_path / 'net.param')
+        assert sum(int8_layers(model).values()) == 2 - isinstance(body[0], nn.Flatten)
+        expected = embed(simulate_int8(graph, found, SCHEMES['ncnn']), x)
+        np.testing.assert_allclose(open_embedder(tmp_path / 'net.param', threads=1)(faces[::6]), expected,
+                                   atol=0.02 * np.abs(expected).max())
+
     def test_neighbours_hand_on_integers(self, faces, tmp_path):
         """With ReLU, pnnx fuses the activation into the convolution, and int8 goes straight from one to the next."""
         from conftest import settled

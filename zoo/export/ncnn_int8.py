@@ -15,7 +15,7 @@ import numpy as np
 from zoo.export.calibrate import DEAD, Calibration, CalibrationError
 from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
-from zoo.export.quantize import ncnn_weight_levels
+from zoo.export.quantize import SCHEMES, ncnn_weight_levels
 
 __all__ = ['Table', 'int8_layers', 'make_table', 'match_layers', 'quantise_ncnn', 'read_table', 'write_table']
 
@@ -43,7 +43,8 @@ def match_layers(model: NcnnModel, graph: Graph) -> dict[str, str]:
 
 
 def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: Collection[str] = ()) -> Table:
-    """Scales of every layer but those in ``keep`` (names of the ONNX graph)."""
+    """Scales of every layer but those in ``keep`` (names of the ONNX graph) and those that NCNN cannot compute in 8 bits."""
+    keep = SCHEMES['ncnn'].kept(graph, keep)
     origins, layers = match_layers(model, graph), {layer.name: layer for layer in graph.layers}
     table = {}
     for layer in model.weight_layers:

@@ -103,6 +103,7 @@ _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
     'Convolution': _convolution,
     'ConvolutionDepthWise': _convolution,
     'Convolution1D': _convolution,
+    'ConvolutionDepthWise1D': _convolution,
     'Deconvolution': _convolution,
     'DeconvolutionDepthWise': _convolution,
     'InnerProduct': _inner_product,

@@ -48,10 +48,16 @@ class Scheme:
         return {*keep, *(layer.name for layer in graph.layers if self.in_float(graph, layer))}
 
 
+def _not_in_ncnn(graph: Graph, layer: WeightLayer) -> bool:
+    """Convolutions of one dimension, which NCNN has no 8 bits for, and those with groups of several channels, of which its x86
+    kernels (20261020) compute rubbish in 8 bits and packed layout."""
+    return layer.weight.ndim == 3 or (layer.groups > 1 and layer.weight.shape[:2] != (layer.groups, 1))
+
+
 SCHEMES = {
     'tensorrt': Scheme(everywhere=True, weight_levels=lambda layer: 127),
     'qdq': Scheme(everywhere=False, weight_levels=lambda layer: 127),
-    'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels),
+    'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels, in_float=_not_in_ncnn),
     'onnxruntime': Scheme(everywhere=False, weight_levels=lambda layer: 127,
                           in_float=lambda graph, layer: layer.op != 'Conv' or layer.input == graph.input),
 }
