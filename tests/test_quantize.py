@@ -278,6 +278,24 @@ class TestNcnn:
         for suffix in ('.param', '.bin'):
             assert (tmp_path / f'a{suffix}').read_bytes() == (tmp_path / f'b{suffix}').read_bytes()
 
+    def test_products_of_matrices(self, tmp_path, faces, x):
+        """What pnnx makes of fully connected layers over positions, with and without a bias, between layers of other kinds."""
+        from zoo.runtime import open_embedder
+
+        class Positions(nn.Module):
+            def forward(self, x):
+                return x.flatten(2).transpose(1, 2)
+
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 8), Positions(), nn.LayerNorm(8), nn.Linear(8, 12), nn.ReLU(),
+                            nn.Linear(12, 4, bias=False), nn.Flatten(), nn.Linear(4 * 14 * 14, 8))
+        net.input_size = (112, 112)
+        graph = Graph(to_onnx(net))
+        model = convert_to_ncnn(graph)
+        assert [layer.kind for layer in model.layers].count('Gemm') == 2
+        model.save(tmp_path / 'net.param')
+        np.testing.assert_allclose(open_embedder(tmp_path / 'net.param', threads=1)(faces[::6]), embed(graph, x), atol=1e-4)
+
     def test_layers_are_matched_by_weights(self, converted, graph):
         matched = match_layers(converted, graph)
         assert sorted(matched.values()) == sorted(layer.name for layer in graph.layers)

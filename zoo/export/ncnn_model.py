@@ -24,6 +24,7 @@ MAGIC = '7767517'
 FLOAT32, FLOAT16, INT8 = 0x00000000, 0x01306B47, 0x000D4B38
 _DTYPES = {FLOAT32: '<f4', FLOAT16: '<f2', INT8: 'i1'}
 _TAGS = {np.dtype(dtype): tag for tag, dtype in _DTYPES.items()}
+_TAGGED = frozenset({'weight', 'left', 'added'})
 
 
 class NcnnFormatError(ValueError):
@@ -37,7 +38,8 @@ class NcnnLayer:
     Attributes:
         kind, name, inputs, outputs: as in the file.
         params: values by number, as text.
-        arrays: name to array, in the file's order; ``weight`` is tagged (float32, float16 or int8), the others float32.
+        arrays: name to array, in the file's order; ``weight`` and the other operands of a matrix product
+            (``left``, ``added``) are tagged (float32, float16 or int8), all others float32.
     """
 
     kind: str
@@ -95,6 +97,13 @@ def _memory(layer: NcnnLayer) -> _Arrays:
     return [('data', size, False)]
 
 
+def _gemm(layer: NcnnLayer) -> _Arrays:
+    rows, columns, depth = (layer.number(key) for key in (7, 8, 9))
+    added = {0: 1, 1: rows, 2: rows, 3: rows * columns, 4: columns}.get(layer.number(10))
+    return ([('left', rows * depth, True)] * layer.number(4) + [('weight', depth * columns, True)] * layer.number(5)
+            + [('added', added, True)] * (layer.number(6) if added else 0))
+
+
 def _norm(*names: str, affine: int) -> Callable[[NcnnLayer], _Arrays]:
     return lambda layer: [(name, layer.number(0), False) for name in names] if layer.number(affine, 1) else []
 
@@ -107,6 +116,7 @@ _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
     'Deconvolution': _convolution,
     'DeconvolutionDepthWise': _convolution,
     'InnerProduct': _inner_product,
+    'Gemm': _gemm,
     'PReLU': lambda layer: [('slope', layer.number(0), False)],
     'BatchNorm': lambda layer: [(name, layer.number(0), False) for name in ('slope', 'mean', 'variance', 'bias')],
     'Scale': lambda layer: [('scale', layer.number(0), False)] + [('bias', layer.number(0), False)] * bool(layer.number(1)),
@@ -156,7 +166,7 @@ class NcnnModel:
         with atomic_path(param.with_suffix('.bin')) as temporary, open(temporary, 'wb') as file:
             for layer in self.layers:
                 for name, array in layer.arrays.items():
-                    file.write(_encode(array, tagged=name == 'weight'))
+                    file.write(_encode(array, tagged=name in _TAGGED))
         with atomic_path(param) as temporary:
             temporary.write_text('\n'.join(lines) + '\n')
 
@@ -212,7 +222,7 @@ def _read(raw: bytes, position: int, size: int, tagged: bool, where: str) -> tup
         position += 4
     if tag not in _DTYPES:
         raise NcnnFormatError(f'{where}: storage tag {tag:#010x} is none of float32, float16, int8; the .bin does not belong '
-                              'to the .param')
+                              'to the .param, or a layer before it has weights that facezoo cannot read')
     dtype = np.dtype(_DTYPES[tag])
     if position + size * dtype.itemsize > len(raw):
         raise NcnnFormatError(f'{where}: the file ends in the middle of it; it is cut off, or belongs to another .param')
