@@ -179,6 +179,15 @@ def test_parity_notices_batch_mixing(model, crops):
         check_parity(reference, Mixed(model), crops).require(0.99)
     check_parity(reference, TorchEmbedder(model), crops).require(0.99999)
 
+    class Broken(TorchEmbedder):
+        def __call__(self, faces):
+            return super().__call__(faces) * np.nan
+
+    parity = check_parity(reference, Broken(model), crops)
+    assert np.isnan(parity.max_abs)
+    with pytest.raises(GateError, match='minimum cosine nan'):
+        parity.require(0)
+
 
 def test_command(tmp_path, capsys):
     assert main(['export', 'fdfacenet', '--to', 'onnx', '--out', str(tmp_path / 'a' / 'm.onnx')]) == 0
@@ -189,6 +198,7 @@ def test_command(tmp_path, capsys):
 
 
 def test_artefacts_that_do_not_open(tmp_path, onnx_file):
+    import onnx
     with pytest.raises(FileNotFoundError):
         zoo.open(tmp_path / 'x.onnx')
     (tmp_path / 'x.onnx').write_bytes(onnx_file.read_bytes()[:1000])
@@ -199,6 +209,11 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
         zoo.open(tmp_path / 'x.param')
     with pytest.raises(RuntimeError, match='has no'):
         zoo.open(onnx_file, providers=('CUDAExecutionProvider',))
+    several = onnx.load(onnx_file)
+    several.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(several, tmp_path / 'four.onnx')
+    with pytest.raises(ValueError, match='takes 4 faces at a time'):
+        zoo.open(tmp_path / 'four.onnx')
 
 
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
