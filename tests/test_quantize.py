@@ -26,7 +26,16 @@ from zoo.export.ncnn import convert_to_ncnn
 from zoo.export.ncnn_int8 import int8_layers, make_table, match_layers, quantise_ncnn, read_table, write_table
 from zoo.export.ncnn_model import NcnnFormatError, NcnnModel
 from zoo.export.onnx import to_onnx
-from zoo.export.quantize import SCHEMES, half_graph, int8_graph, layer_snr, simulate_int8, typed_half_graph, weight_amax
+from zoo.export.quantize import (
+    SCHEMES,
+    half_graph,
+    int8_graph,
+    layer_snr,
+    onnxruntime_int8_graph,
+    simulate_int8,
+    typed_half_graph,
+    weight_amax,
+)
 from zoo.export.search import Quantiser
 from zoo.runtime.ncnn import ncnn_net
 
@@ -196,6 +205,14 @@ class TestSimulation:
             assert len(node.input) == 3 and not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8
             assert (constants[node.input[1]] > 0).all()
         assert not any(n.input[2] in (q.output[0] for q in pairs) for n in explicit.graph.node if n.op_type in ('Conv', 'Gemm'))
+
+    def test_simulation_is_what_onnxruntime_rounds(self, graph, calibration, x):
+        """Outputs of convolutions, too."""
+        model, simulated = onnxruntime_int8_graph(graph, calibration), simulate_int8(graph, calibration, SCHEMES['onnxruntime'])
+        tensor = graph.layers[2].output  # behind the first layer in 8 bits
+        found, expected, exact = (dict(Activations(Graph(each), (tensor,))(x))[tensor]
+                                  for each in (model, simulated, graph.model))
+        assert np.abs(found - expected).mean() < 0.1 * np.abs(found - exact).mean()
 
     def test_half(self, graph, x):
         exact = embed(graph, x)

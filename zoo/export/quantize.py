@@ -37,11 +37,13 @@ class Scheme:
             what convolutions and fully connected layers read.
         weight_levels: positive integers that a layer's weights are spread over.
         in_float: whether a layer stays in floating point whatever the calibration says.
+        outputs: what layers put out is rounded, too, before any node reads it.
     """
 
     everywhere: bool
     weight_levels: Callable[[WeightLayer], int]
     in_float: Callable[[Graph, WeightLayer], bool] = lambda graph, layer: False
+    outputs: bool = False
 
     def kept(self, graph: Graph, keep: Collection[str] = ()) -> set[str]:
         """Names of all layers in floating point, with those of ``keep``."""
@@ -59,7 +61,7 @@ SCHEMES = {
     'qdq': Scheme(everywhere=False, weight_levels=lambda layer: 127),
     'ncnn': Scheme(everywhere=False, weight_levels=ncnn_weight_levels, in_float=_not_in_ncnn),
     'onnxruntime': Scheme(everywhere=False, weight_levels=lambda layer: 127,
-                          in_float=lambda graph, layer: layer.op != 'Conv' or layer.input == graph.input),
+                          in_float=lambda graph, layer: layer.op != 'Conv' or layer.input == graph.input, outputs=True),
 }
 
 
@@ -92,7 +94,8 @@ def simulate_int8(graph: Graph, calibration: Calibration, scheme: Scheme, keep: 
             slope = graph.initializers[node.input[1]]
             scale = max(float(np.abs(slope).max()), DEAD) / 127
             _replace(model, node, 1, (np.rint(slope / scale) * scale).astype(np.float32))
-    _round_edges(model, graph, rounded, calibration)
+    _round_edges(model, graph, rounded, calibration,
+                 {layer.output for layer in graph.layers if layer.name in rounded and scheme.outputs})
     return model
 
 
@@ -294,11 +297,12 @@ def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]
     return nodes
 
 
-def _round_edges(model, graph: Graph, rounded: set[str], calibration: Calibration) -> None:
-    """Let the nodes in ``rounded`` read their activations through a Q/DQ pair."""
+def _round_edges(model, graph: Graph, rounded: set[str], calibration: Calibration, tensors: Collection[str] = ()) -> None:
+    """Let the nodes in ``rounded`` read their activations, and all nodes the given tensors, through a Q/DQ pair."""
     activations = set(graph.activations)
-    _insert(model, {(node.name, i) for node in graph.nodes if node.name in rounded
-                    for i, name in enumerate(node.input) if name in activations}, _pair_maker(model, calibration, np.int8(0)))
+    _insert(model, {(node.name, i) for node in graph.nodes for i, name in enumerate(node.input)
+                    if name in tensors or (node.name in rounded and name in activations)},
+            _pair_maker(model, calibration, np.int8(0)))
 
 
 def _pair_maker(model, calibration: Calibration, zero_point: np.integer) -> Callable[[str, str], list]:
