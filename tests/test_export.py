@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -132,6 +133,18 @@ def test_net_that_ignores_its_input_is_refused(tmp_path, crops):
     with pytest.raises(GateError, match='hardly looks at its input'):
         export(model, 'fdfacenet', 'onnx', tmp_path / 'm.onnx')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('to', ['onnx', 'ncnn'])
+def test_several_outputs_are_refused(to, small_net, tmp_path):
+    class Two(type(small_net)):
+        def forward(self, x):
+            return super().forward(x), x
+
+    two = copy.deepcopy(small_net)
+    two.__class__ = Two
+    with pytest.raises(ValueError, match='Two puts out 2 tensors; a recogniser puts out one'):
+        export(two, 'two', to, tmp_path / ('two.onnx' if to == 'onnx' else 'two'))
 
 
 def test_the_precision_is_the_target_s_unless_named(small_net, tmp_path, monkeypatch):

@@ -34,9 +34,13 @@ def to_onnx(model: nn.Module):
 
     Raises:
         RuntimeError: the graph is not at the asked opset, or onnxsim could not confirm the simplified graph.
+        ValueError: the model puts out several tensors.
     """
     folded = fold_batchnorm(model).to('cpu', memory_format=torch.contiguous_format)
     graph = trace_onnx(folded, torch.zeros(2, 3, *model.input_size), [OUTPUT], {INPUT: {0: 'N'}, OUTPUT: {0: 'N'}})
+    if len(graph.graph.output) != 1:
+        raise ValueError(f'{type(model).__name__} puts out {len(graph.graph.output)} tensors; a recogniser puts out one, its '
+                         'embeddings (N, num_features)')
     versions = {entry.domain: entry.version for entry in graph.opset_import}
     if versions != {'': OPSET}:
         raise RuntimeError(f'the exporter wrote opsets {versions}, asked for {OPSET}')
