@@ -295,6 +295,12 @@ class TestNcnn:
         for suffix in ('.param', '.bin'):
             assert (tmp_path / f'a{suffix}').read_bytes() == (tmp_path / f'b{suffix}').read_bytes()
 
+    def test_what_ncnn_does_not_have_is_named(self):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 8), nn.GroupNorm(2, 8), nn.Flatten())
+        net.input_size = (112, 112)
+        with pytest.raises(NcnnFormatError, match=r'^NCNN has nothing for nn\.InstanceNorm1d; use other layers'):
+            convert_to_ncnn(Graph(to_onnx(net)))
+
     def test_products_of_matrices(self, tmp_path, faces, x):
         """What pnnx makes of fully connected layers over positions, with and without a bias, between layers of other kinds."""
         from zoo.runtime import open_embedder

@@ -15,7 +15,7 @@ from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.export.graph import Graph
 from zoo.export.ncnn_int8 import make_table, quantise_ncnn, write_table
-from zoo.export.ncnn_model import NcnnModel
+from zoo.export.ncnn_model import NcnnFormatError, NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.search import Int8Plan, Quantiser
 
@@ -32,14 +32,21 @@ def convert_to_ncnn(graph: Graph, shape: Sequence[int] | None = None) -> NcnnMod
         shape: ``(3, H, W)`` to convert it with, where the graph takes any size.
 
     Raises:
-        RuntimeError: pnnx failed (its log is in the message), or wrote what NCNN cannot load.
+        RuntimeError: pnnx failed; its log is in the message.
+        NcnnFormatError: it wrote what NCNN cannot load.
     """
     require('ncnn', 'ncnn')
     with tempfile.TemporaryDirectory() as work:
         shape = shape or graph.shapes[graph.input][1:]
         param = run_pnnx(graph.model, (1, *shape), Path(work))
         from zoo.runtime.ncnn import ncnn_net
-        net, model = ncnn_net(param), NcnnModel.load(param)  # pnnx writes layers unknown to NCNN without an error
+        try:
+            net = ncnn_net(param)
+        except ValueError:  # pnnx writes layers unknown to NCNN without an error, under PyTorch's names: nn.InstanceNorm1d
+            kinds = {line.split()[0] for line in param.read_text().splitlines()[2:]}
+            unknown = ', '.join(sorted(kind for kind in kinds if '.' in kind)) or 'what pnnx made of it'
+            raise NcnnFormatError(f'NCNN has nothing for {unknown}; use other layers, or export to ONNX') from None
+        model = NcnnModel.load(param)
         spare_winograd(model, net, shape)
         return model
 

@@ -28,7 +28,7 @@ _TAGGED = frozenset({'weight', 'left', 'added'})
 
 
 class NcnnFormatError(ValueError):
-    """A ``.param`` or ``.bin`` is damaged, or has a layer whose weights cannot be told apart."""
+    """A ``.param`` or ``.bin`` is damaged, has a layer whose weights cannot be told apart, or one that NCNN does not have."""
 
 
 @dataclass
