@@ -109,8 +109,45 @@ def test_adaface_by_hand():
     found = head.logits(embedding, torch.tensor([0]))
     assert found[0, 0].item() == pytest.approx(expected, rel=1e-4)
     assert found[0, 1].item() == pytest.approx(math.sin(theta), rel=1e-5)
+    unknown = head.logits(embedding, torch.tensor([-1]))  # no class is its own
+    torch.testing.assert_close(unknown, embedding / norm)
     head.train().logits(embedding.expand(2, 2), torch.tensor([0, 0]))
     assert head.norm_mean.item() == pytest.approx(0.99 * 10 + 0.01 * 14)
+
+
+def test_adaface_has_limits():
+    """The worst quality is ArcFace, the best subtracts the margin twice; norms end at 100, and angles at 0."""
+    head = AdaFaceHead(2, 2, (1.0, 0.4, 0.0), scale=1.0).eval()
+    head.weight.data = torch.eye(2)
+    head.norm_mean.fill_(10.0)
+    head.norm_std.fill_(2.0)
+    theta, own = torch.tensor([math.pi / 3, 0.1]), torch.tensor([0, 0])
+    unit = torch.stack([theta.cos(), theta.sin()], 1)
+    torch.testing.assert_close(head.logits(0.1 * unit, own)[:, 0], torch.cos(theta + 0.4), rtol=0, atol=1e-5)
+    best = torch.tensor([math.cos(math.pi / 3 - 0.4), 1.0]) - 0.8
+    torch.testing.assert_close(head.logits(60 * unit, own)[:, 0], best, rtol=0, atol=1e-5)
+    assert (head.norm_mean.item(), head.norm_std.item()) == (10, 2)  # in evaluation they stay
+    head.train().logits(torch.tensor([[96.0], [1000.0]]) * unit, own)
+    assert head.norm_mean.item() == pytest.approx(0.99 * 10 + 0.01 * 98)
+    assert head.norm_std.item() == pytest.approx(0.99 * 2 + 0.01 * math.sqrt(8))
+
+
+def test_adaface_does_not_teach_the_norm():
+    """The quality is a constant to the gradient, which is therefore at right angles to the embedding."""
+    embedding = torch.tensor([[3.0, 4.0, 5.0]], requires_grad=True)
+    AdaFaceHead(4, 3, (1.0, 0.4, 0.0), scale=2.0).eval()(embedding, torch.tensor([1])).backward()
+    assert embedding.grad.norm() > 1e-3 and abs((embedding * embedding.grad).sum().item()) < 1e-5
+
+
+@pytest.mark.parametrize('kind', [MarginHead, AdaFaceHead, SoftmaxHead, CentreLoss])
+def test_faces_of_unknown_identity_do_not_count(kind):
+    torch.manual_seed(0)
+    loss, embedding, labels = kind(3, 4).eval(), torch.randn(4, 4, requires_grad=True), torch.tensor([0, -1, 2, -1])
+    found = loss(embedding, labels)
+    torch.testing.assert_close(found, loss(embedding[[0, 2]], labels[[0, 2]]))
+    found.backward()
+    assert embedding.grad.any(1).tolist() == [True, False, True, False]
+    assert loss(embedding, torch.full((4,), -1)).item() == 0
 
 
 @pytest.mark.parametrize('margins', [(1.2, 0.4, 0.0), (1.0, 0.4, 0.1)])
@@ -121,6 +158,7 @@ def test_adaface_has_one_margin(margins):
 
 def test_softmax_and_centre():
     head = SoftmaxHead(3, 2)
+    head.weight.data, head.bias.data = torch.randn(3, 2), torch.randn(3)  # those of an untrained one are nearly 0
     embedding, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(head(embedding, labels), F.cross_entropy(embedding @ head.weight.T + head.bias, labels))
     centre = CentreLoss(3, 2)
@@ -150,6 +188,32 @@ def test_label_loss_by_hand():
     found = label_loss(student, teacher, torch.tensor([0]), temperature=2.0, hard=0.25)
     assert found.item() == pytest.approx(0.25 * hard + 0.75 * 4 * divergence, rel=1e-5)
     assert label_loss(student, student, torch.tensor([-1])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_label_loss_is_a_mean_over_faces():
+    """The soft term over all, the hard one over those whose identity is known."""
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([2, -1, 0])
+    soft = [label_loss(student[[i]], teacher[[i]], labels[[i]], hard=0.0).item() for i in range(3)]
+    assert label_loss(student, teacher, labels, hard=0.0).item() == pytest.approx(sum(soft) / 3, rel=1e-5)
+    known = F.cross_entropy(student[[0, 2]], labels[[0, 2]]).item()
+    assert label_loss(student, teacher, labels, hard=1.0).item() == pytest.approx(known, rel=1e-5)
+
+
+def test_attention_is_a_mean_over_faces_and_a_sum_over_blocks():
+    """Two faces and two blocks: maps of the channels that are 0, 1, 2 and 1 apart, equal ones of the places."""
+    def channels(*rows) -> torch.Tensor:
+        return torch.tensor(rows).view(2, 2, 1, 1)
+
+    embedding, same = torch.zeros(2, 2), torch.ones(2, 1, 2, 2)
+    mine, theirs = ((channels([1.0, 0.0], [1.0, 0.0]), channels([1.0, 0.0], [0.0, 1.0])),
+                    (channels([1.0, 0.0], [0.0, 1.0]), channels([-1.0, 0.0], [1.0, 0.0])))
+    one, two = (Seen(embedding, None, maps, (same, same), tuple(each.view(2, 1, 1, 2) for each in maps), maps, (same, same))
+                for maps in (mine, theirs))
+    assert attention_loss(one, two).item() == pytest.approx((0.5 + 1.5) / 2, rel=1e-5)
+    assert askd_loss(one, two).item() == pytest.approx(0.5 + 1.5, rel=1e-5)
+    # squared, one face of each block differs: (1, 0) and (0, 1)
+    assert attention_transfer_loss(one, two).item() == pytest.approx(2 * math.sqrt(2) / 2, rel=1e-5)
 
 
 def test_attention_losses_by_hand():
