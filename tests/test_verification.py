@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import zoo
-from plugins.data.sources import read_faces
+from plugins.data.sources import MemoryFaces, read_faces
 from plugins.data.verification import read_bin, write_bin
-from plugins.preprocess import FaceError, Preprocess, l2_normalise
+from plugins.preprocess import FaceError, Preprocess, encode_image, l2_normalise
 from zoo.cli import main
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set, threshold_at, verify
 
@@ -66,6 +66,44 @@ def test_threshold_keeps_its_promise():
         assert accepted <= far
         assert (scores >= threshold).mean() > far  # and no looser one would
     assert threshold_at(np.array([0.1, 0.2]), 1e-4) == 0.2
+    assert threshold_at(np.arange(100.0), 0.29) == 70  # 0.29 * 100 is less than 29 in floating point
+
+
+def test_tar_and_thresholds_by_hand():
+    """Ten strangers, of whom none, one and two are let in; a genuine pair as alike as the stranger at the threshold is not."""
+    strangers = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.0, -0.1, -0.2, -0.3]
+    cosine = np.array([*strangers, 0.95, 0.8, 0.7, 0.6, 0.5, 0.4])
+    first, second = np.tile([1.0, 0.0], (16, 1)), np.stack([cosine, np.sqrt(1 - cosine ** 2)], 1)
+    found = evaluate_pairs(first, second, np.arange(16) >= 10, fars=('1e-4', '1e-1', '2e-1'), xnorm=3.5)
+    assert found.threshold == pytest.approx({'1e-4': 0.9, '1e-1': 0.7, '2e-1': 0.5})
+    assert found.tar == pytest.approx({'1e-4': 1 / 6, '1e-1': 2 / 6, '2e-1': 4 / 6})
+    assert (found.pairs, found.impostors, found.xnorm) == (16, 10, 3.5)
+    flat = found.to_dict()
+    assert (flat['tar@2e-1'], flat['threshold@2e-1']) == (found.tar['2e-1'], found.threshold['2e-1'])
+
+
+def test_decisions_are_those_that_the_accuracy_counts():
+    """Twenty pairs that any threshold between 0 and 2 tells apart, but for one: a stranger like a twin."""
+    same = np.arange(20) % 2 == 0
+    first, second = np.tile([1.0, 0.0], (20, 1)), np.where(same[:, None], [1.0, 0.0], [0.0, 1.0])
+    second[7] = [1.0, 0.0]
+    found = evaluate_pairs(first, second, same)
+    assert found.correct.tolist() == [number != 7 for number in range(20)] and found.accuracy == pytest.approx(0.95)
+    assert all(0 < threshold <= 2 for threshold in found.fold_thresholds)
+
+
+def test_norms_are_those_of_single_embeddings():
+    """Means over the images of all pairs, of the face and of its mirror image, before they are added."""
+    class Brightness(PixelEmbedder):
+        def __call__(self, faces):
+            grey = faces.mean((1, 2, 3))
+            return (grey[:, None] * (grey[:, None] == [40, 80, 160])).astype(np.float32)
+
+    faces = MemoryFaces([encode_image(np.full((112, 112, 3), grey, np.uint8), '.png') for grey in (40, 80, 160)], 'greys')
+    pairs = np.array([[0, 0]] * 5 + [[0, 1]] * 4 + [[1, 2]])
+    data = VerificationSet('greys', faces, pairs, pairs[:, 0] == pairs[:, 1])
+    for flip in (True, False):
+        assert verify(Brightness(), data, flip=flip).xnorm == pytest.approx((14 * 40 + 5 * 80 + 160) / 20)
 
 
 class PixelEmbedder:
