@@ -30,10 +30,20 @@ def at(*degrees: float) -> np.ndarray:
 
 def test_ranks_and_dir():
     gallery, people = at(0, 10, 90), [0, 0, 1]
-    probes, shown = at(4, 88, 60, 12, 170, 200), [0, 1, 0, 0, 7, 8]  # the third is nearer to person 1
-    result = evaluate_identification(probes, shown, gallery, people, ranks=(1, 2), fars=('5e-1',))
-    assert result.rank == {1: 0.75, 2: 1.0} and (result.probes, result.unknown, result.persons) == (4, 2, 2)
-    assert result.dir == {'5e-1': 0.75} and result.threshold['5e-1'] < np.cos(np.radians(12))
+    # the third is nearer to person 1; the fifth is nearest to its own person, but less alike than a stranger is
+    probes, shown = at(4, 88, 60, 12, 150, 50, 200), [0, 1, 0, 0, 1, 7, 8]
+    result = evaluate_identification(probes, shown, gallery, people, ranks=(1, 2), fars=('5e-1', '1e-1'))
+    assert result.rank == {1: 0.8, 2: 1.0} and (result.probes, result.unknown, result.persons) == (5, 2, 2)
+    assert result.dir == {'5e-1': 0.8, '1e-1': 0.6}
+    assert result.threshold == pytest.approx({'5e-1': np.cos(np.radians(110)), '1e-1': np.cos(np.radians(40))})
+    flat = result.to_dict()
+    assert (flat['rank-1'], flat['dir@1e-1'], flat['threshold@1e-1']) == (0.8, 0.6, result.threshold['1e-1'])
+
+
+def test_a_probe_as_alike_as_a_stranger_is_not_found():
+    result = evaluate_identification(at(30, 30), [0, 7], at(0, 90), [0, 1], fars=('1e-1',))
+    assert result.rank[1] == 1 and result.threshold['1e-1'] == pytest.approx(np.cos(np.radians(30)))
+    assert result.dir == {'1e-1': 0.0}
 
 
 def test_equal_scores_count_against_the_own_person():
