@@ -56,7 +56,16 @@ def test_scores_are_insightfaces(tree, batch):
     assert max(np.bincount(protocol.medium)) > 1  # some media hold several images, or nothing is averaged
     result, scores = evaluate_ijb(PatchEmbedder(), protocol, batch)
     assert np.allclose(scores, as_insightface(protocol, PatchEmbedder()), atol=1e-6) and np.ptp(scores) > 0.05
-    assert result.genuine == 6 and result.pairs == 66 and list(result.tar) == list(ijb.FARS)
+    assert result.genuine == 6 and result.pairs == 66
+
+
+def test_tar_is_read_off_the_curve(tree):
+    protocol = load_protocol(tree)
+    protocol = replace(protocol, same=np.roll(protocol.same, 1))  # as they are, these faces are told apart without an error
+    result, scores = evaluate_ijb(PatchEmbedder(), protocol)
+    points = roc_points(scores, protocol.same)
+    assert result.tar == {far: tar_nearest(*points, float(far)) for far in ijb.FARS} and len(set(result.tar.values())) > 1
+    assert result.to_dict()['tar@1e-1'] == result.tar['1e-1']
 
 
 def test_each_weight_counts(tree):
@@ -103,6 +112,15 @@ def test_roc_is_scikit_learns(ties):
 def test_of_points_at_one_far_the_highest_counts():
     assert tar_nearest(np.array([0, 0, 0.5, 0.5, 1]), np.array([0, 0.3, 0.4, 0.8, 1]), 0.5) == 0.8
     assert tar_nearest(np.array([0, 0, 0.5, 1]), np.array([0, 0.3, 0.4, 1]), 1e-6) == 0.3
+
+
+def test_roc_and_tar_by_hand():
+    """Points in the middle of a straight run are left out; of those at one FAR the highest counts."""
+    fpr, tpr = roc_points(np.array([0.4, 0.9, 0.6, 0.8, 0.7, 0.5]), np.array([0, 1, 1, 0, 1, 0]))
+    assert fpr == pytest.approx([0, 0, 1 / 3, 1 / 3, 1]) and tpr == pytest.approx([0, 1 / 3, 1 / 3, 1, 1])
+    assert [tar_nearest(fpr, tpr, far) for far in (1e-6, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([1 / 3, 1 / 3, 1, 1, 1])
+    fpr, tpr = roc_points(np.array([0.5, 0.5, 0.5, 0.2]), np.array([1, 0, 1, 0]))  # equal scores are one point
+    assert fpr == pytest.approx([0, 0.5, 1]) and tpr == pytest.approx([0, 1, 1])
 
 
 class TestBadLists:
