@@ -15,7 +15,11 @@ __all__ = ['CBAM', 'ECA', 'GDC', 'AttentionMaps', 'ChannelAttention', 'ConvBNAct
 
 def make_act(name: str | None, channels: int) -> nn.Module:
     """Activation by name: ``prelu`` (a slope per channel, from 0.25), ``relu``, ``relu6``, ``leaky_relu`` (0.1),
-    ``hswish`` (the h-ReLU6 of Xiao et al. 2022, eq. 8: ``x * ReLU6(x + 3) / 6``) or None for none."""
+    ``hswish`` (the h-ReLU6 of Xiao et al. 2022, eq. 6: ``x * ReLU6(x + 3) / 6``) or None for none.
+
+    Raises:
+        ValueError: another name.
+    """
     factories = {
         None: nn.Identity,
         'prelu': lambda: nn.PReLU(channels),
@@ -84,7 +88,8 @@ class GDC(ConvBNAct):
 class ChannelAttention(nn.Module):
     """Channel half of CBAM (CAM): ``sigmoid(MLP(avg) + MLP(max))``, shared MLP ``C -> C/reduction -> C``.
 
-    ``use_max=False`` gives SE. :meth:`scores` returns the map ``(N, C, 1, 1)`` before the sigmoid.
+    ``use_max=False`` gives SE (Hu et al. 2018) without biases. :meth:`scores` returns the map ``(N, C, 1, 1)`` before the
+    sigmoid.
     """
 
     def __init__(self, channels: int, reduction: int = 16, use_max: bool = True) -> None:
@@ -158,9 +163,10 @@ class CBAM(nn.Module):
 
 
 class ECA(nn.Module):
-    """Efficient channel attention: global average, 1-D convolution over channels, sigmoid, scale.
+    """Efficient channel attention (Wang et al., ECA-Net, CVPR 2020): global average, 1-D convolution over channels, sigmoid,
+    scale.
 
-    Kernel ``odd(|log2(C) + 1| / 2)``: 3 for 64, 5 for 128 to 512 channels.
+    Kernel ``(log2(C) + 1) / 2``, cut to a whole number and made odd upwards: 3 for 64, 5 for 128 to 512 channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -175,7 +181,11 @@ class ECA(nn.Module):
 
 
 def attention(kind: str, channels: int) -> nn.Module:
-    """``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` over ``channels``."""
+    """``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` over ``channels``.
+
+    Raises:
+        ValueError: another kind.
+    """
     factories = {
         'none': nn.Identity,
         'se': lambda: ChannelAttention(channels, use_max=False),
@@ -190,13 +200,14 @@ def attention(kind: str, channels: int) -> nn.Module:
 
 
 def channel_shuffle(x: Tensor, groups: int = 2) -> Tensor:
-    """Interleave the channels of ``groups`` groups (ShuffleNet)."""
+    """Interleave the channels of ``groups`` groups: with two of them ``0, C/2, 1, C/2 + 1, ...`` (ShuffleNet, Zhang et al.
+    2018)."""
     height, width = x.shape[2:]
     x = x.reshape(-1, groups, x.shape[1] // groups, height, width)
     return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[2], height, width)
 
 
 def autocast(x: Tensor, enabled: bool = True) -> torch.autocast:
-    """Half precision on the device of ``x``, or none."""
+    """Half precision on the device of ``x``: float16 on a GPU, bfloat16 elsewhere; with ``enabled=False`` none."""
     device = 'cpu' if x.is_meta else x.device.type  # meta tensors, which count layers without memory, have no autocast
     return torch.autocast(device, torch.float16 if device == 'cuda' else torch.bfloat16, enabled=enabled)

@@ -20,6 +20,9 @@ class Backbone(nn.Module):
     Output: float32 ``(N, num_features)``, **not** L2-normalised (margin heads normalise; IJB uses the norm as quality).
     ``features`` may run in half precision (own ``fp16`` flag, as InsightFace asks, or an outer autocast); ``head`` always
     runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
+
+    Raises:
+        ValueError: an embedding of no number, or an impossible ``input_size``.
     """
 
     features: nn.Module
@@ -93,7 +96,11 @@ def conv_out(size: tuple[int, int], strides, kernel: int = 3, padding: int = 1) 
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """``int(channels * width)``, the papers' rule; refuses a width that leaves no channel, or is no number."""
+    """``int(channels * width)``, the papers' rule.
+
+    Raises:
+        ValueError: the width leaves no channel, or is no number.
+    """
     if not 1 <= channels * width < math.inf:
         raise ValueError(f'width={width}: {channels} channels times the width must be a number from 1')
     return int(channels * width)

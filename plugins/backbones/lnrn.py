@@ -71,7 +71,7 @@ class LNRN(Backbone):
 
     Args:
         plan: ``S``, ``M``, ``L`` or five channel counts (shared map, four units).
-        attention: of units 2 to 4: ``none``, ``se``, ``cam``, ``sam``, ``cbam``.
+        attention: of units 2 to 4: ``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` (which the paper has not).
         box: key box ``(x0, y0, x1, y1)`` in a 112x112 face, 56 pixels a side; scaled to ``input_size``. None: no crop.
         attend_fused, fusion, pool: alternatives that the text leaves open; see :class:`NewResidual`.
         width: multiplies the plan's channels (``int(channels * width)``).

@@ -3,7 +3,7 @@
 Paper: Duong et al., "MobiFace: A Lightweight Deep Learning Face Recognition on Mobile Devices", BTAS 2019, arXiv 1811.11080.
 
 Deviation: the paper's last layer is fully connected on the 7x7x512 map (15.1 M parameters in all), which contradicts its 2.3 M;
-here a GDConv stands before it, which brings 2.57 M (2.27 M without the layers behind the last convolution).
+here a GDConv stands before it, which brings 2.57 M (2.28 M without the layers behind the last convolution).
 """
 
 from __future__ import annotations

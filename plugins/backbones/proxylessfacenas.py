@@ -51,5 +51,5 @@ class ProxylessFaceNAS(Backbone):
 
 @register_backbone
 def proxylessfacenas(**kwargs) -> ProxylessFaceNAS:
-    """ProxylessFaceNAS: 464 M MACs, 208 MB feature maps; Table 11 prints 481 M and 200.78 MB."""
+    """ProxylessFaceNAS: with 128 features 464 M MACs, 208 MB feature maps; Table 11 prints 481 M and 200.78 MB."""
     return ProxylessFaceNAS(**kwargs)

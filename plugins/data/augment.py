@@ -18,11 +18,11 @@ __all__ = ['Augment']
 
 @dataclass(frozen=True)
 class Augment:
-    """Probabilities of each step, in the order in which they are applied.
+    """Probabilities of each step, in the order in which they are applied; ``mixup`` comes before all of them.
 
     Attributes:
         flip: horizontal mirror.
-        mixup: blend with another face, weight uniform in [0.3, 0.7] (its identity becomes unknown).
+        mixup: blend with another face, weight uniform in [0.3, 0.7] (the identity becomes unknown, unless both have the same).
         rotate: rotation within 15 degrees and scale 0.9 to 1.1.
         shift: by whole pixels, within 4 % of the side.
         light: brightness and contrast within 20 %.
@@ -32,6 +32,9 @@ class Augment:
         blur: Gaussian, sigma 0.5 to 2.
         noise: Gaussian, sigma 0.01 of full scale.
         occlude: a rectangle of 30 % of the area filled with a random colour.
+
+    Raises:
+        ValueError: a value that is no probability.
     """
 
     flip: float = 0.5
@@ -52,7 +55,7 @@ class Augment:
                 raise ValueError(f'augment.{name}={value} is not a probability')
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Augment one face (all steps but ``mixup``, which needs a second face: :meth:`blend`)."""
+        """Augment one face uint8 RGB ``(H, W, 3)`` (all steps but ``mixup``, which needs a second face: :meth:`blend`)."""
         for step in (_flip, _rotate, _shift, _light, _saturation, _grey, _lowres, _blur, _noise, _occlude):
             if rng.random() < getattr(self, step.__name__[1:]):
                 image = step(image, rng)

@@ -29,8 +29,9 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
-        factor: of down-sampling, a divisor of neither side need be (the small side is rounded).
+        factor: of down-sampling; need not divide a side (the small side is rounded).
         sigma: of the Gaussian blur in pixels of the original size; ``askd`` has its own.
+        variant: ``bicubic`` or ``askd``.
 
     Raises:
         FaceError: not even 2x2 pixels would be left of the image.
@@ -80,6 +81,9 @@ class Degrade:
         p: probability of a lower resolution.
         variant: ``bicubic`` or ``askd``.
         landmarks: error of the alignment, see :func:`misalign`; the two detectors measured here differ by 1.24.
+
+    Raises:
+        ValueError: a value that is none of these; the message names it.
     """
 
     factors: tuple[int, ...] = (2, 4, 8)

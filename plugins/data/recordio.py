@@ -253,7 +253,11 @@ class RecordWriter:
         self._stack.__exit__(*error)
 
     def write(self, key: int, payload: bytes) -> None:
-        """Append one record."""
+        """Append one record.
+
+        Raises:
+            RecordError: the payload is 512 MiB or more, which the format cannot say.
+        """
         if len(payload) >= _MAX_LENGTH:
             raise RecordError(f'record {key} has {len(payload)} bytes; the format ends at {_MAX_LENGTH - 1}')
         self._index.write(f'{key}\t{self._data.tell()}\n')

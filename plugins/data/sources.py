@@ -232,6 +232,7 @@ def open_faces(path: str | os.PathLike) -> FaceSource:
 
     Raises:
         FileNotFoundError: nothing is there.
+        FaceError, RecordError, BinError: it holds no images, or is damaged.
     """
     path = Path(path)
     if path.suffix == '.bin' and path.is_file():

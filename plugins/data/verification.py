@@ -66,7 +66,11 @@ def read_bin(path: str | os.PathLike) -> tuple[list[bytes], np.ndarray]:
 
 
 def write_bin(path: str | os.PathLike, images: list[bytes], same) -> None:
-    """Write a verification set that InsightFace's ``load_bin`` reads (see :func:`read_bin`)."""
+    """Write a verification set that InsightFace's ``load_bin`` reads (see :func:`read_bin`).
+
+    Raises:
+        BinError: not two images a pair.
+    """
     same = [bool(s) for s in same]
     if len(images) != 2 * len(same):
         raise BinError(f'{path}: {len(images)} images for {len(same)} pairs; expected two images a pair')

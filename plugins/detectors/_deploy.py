@@ -71,7 +71,7 @@ class DeployedDetector(nn.Module):
 
 
 def _last(heads: nn.ModuleList, level: int) -> nn.Conv2d:
-    """The last convolution of a head, replaced by a copy that may be changed."""
+    """The last convolution of a head; it may be changed, the detector is a copy."""
     return [m for m in heads[level].modules() if isinstance(m, nn.Conv2d)][-1]
 
 

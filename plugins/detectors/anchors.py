@@ -90,14 +90,15 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 def match(boxes: Tensor, priors: Tensor, threshold: float = 0.35, least: float = 0.2) -> tuple[Tensor, Tensor]:
     """Which box each prior is responsible for (SSD's rule).
 
-    A prior takes the box it overlaps most when that exceeds ``threshold``; every box keeps its best prior as long as their
+    A prior takes the box it overlaps most when that reaches ``threshold``; every box keeps its best prior as long as their
     overlap is at least ``least``.
 
     Args:
         boxes: corners ``(M, 4)``.
 
     Returns:
-        int64 ``(K,)`` index of the box or -1, and float ``(K,)`` overlap with the best box (0 without boxes).
+        int64 ``(K,)`` index of the box or -1, and float ``(K,)`` overlap with the best box (0 without boxes; ``threshold``
+            where a box keeps a prior that it overlaps less).
     """
     none = torch.full((len(priors),), -1)
     if not len(boxes):

@@ -1,7 +1,7 @@
 """Distillation losses: what a student network sees or says, compared with what its teacher does on the same faces.
 
-All but two compare a :class:`Seen` of the student with one of the teacher; the signature is the same, so that rivals are
-exchanged by name in :data:`DISTILLATIONS`.
+Those of :data:`DISTILLATIONS` compare a :class:`Seen` of the student with one of the teacher, so that rivals are exchanged by
+name; label distillation alone needs the labels, too.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the two ``(N, N)`` matrices of cosine similarities (off the diagonal).
 
-    What verification compares are similarities, so this asks for exactly what is used (similarity-preserving / relational
-    distillation, Park et al. 2019).
+    What verification compares are similarities, so this asks for exactly what is used. After similarity-preserving distillation
+    (Tung and Mori 2019), which compares inner products and normalises them row by row; relational distillation (Park et al.
+    2019) compares distances and angles.
 
     Raises:
         ValueError: one row: there is no pair to compare.
@@ -76,6 +77,9 @@ def attention_loss(student: Seen, teacher: Seen) -> Tensor:
 
     The maps are those after the sigmoid (eqs. 3-4): positive numbers, so that no two are far apart. A-SKD, from which the
     paper has the idea, compares them before it: :func:`askd_loss`.
+
+    Raises:
+        ValueError: a network has no maps, or they differ in number or shape.
     """
     return _map_distances(student, teacher, 'channel_maps', 'spatial_maps') / 2
 
@@ -89,12 +93,20 @@ def askd_loss(student: Seen, teacher: Seen) -> Tensor:
     zeros (no hidden unit of a narrow network's MLP is on) has no direction: its ``rho`` is 1 and teaches nothing.
 
     Deviation: its spatial attention has 3x3 kernels; the maps here are those of the network at hand (``cbam_resnext100``: 7x7).
+
+    Raises:
+        ValueError: as :func:`attention_loss`.
     """
     return _map_distances(student, teacher, 'channel_scores', 'spatial_scores')
 
 
 def attention_transfer_loss(student: Seen, teacher: Seen) -> Tensor:
-    """AT (Zagoruyko and Komodakis 2017): L2 distance of the normalised ``mean_c(x^2)`` maps, summed over the blocks."""
+    """AT (Zagoruyko and Komodakis 2017, eq. 2 without its factor beta / 2): L2 distance of the normalised ``mean_c(x^2)`` maps,
+    mean over the batch and summed over the blocks.
+
+    Raises:
+        ValueError: the networks have no features, or another number of blocks or size of maps.
+    """
     return sum(((_activation(a) - _activation(b)).norm(dim=1).mean() for a, b in _pairs(student, teacher, 'features')),
                student.embedding.new_zeros(()))
 

@@ -2,7 +2,7 @@
 
 Sources: ArcFace (Deng et al. 2019, eq. 3; LNRN eq. 1; paper 003 eq. 11), CosFace (Wang et al. 2018, eq. 4), their
 combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin_list = (m1, m2, m3)``), AdaFace (Kim et al.
-2022), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
+2022, section 3.2), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
 
 Deviations from ``arcface_torch`` (``losses.py``): there the margin is added inside ``no_grad``, so its gradient is that of the
 plain cosine; here the derivative of the margin is kept, as in the papers. There the logit rises again once the angle and its
@@ -34,6 +34,7 @@ def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, floa
     Args:
         cosine: float32 ``(N, C)`` in [-1, 1].
         labels: int64 ``(N,)`` in ``[0, C)``; rows labelled -1 stay as they are.
+        margins: ``(m1, m2, m3)``; ``m2`` in radians.
     """
     m1, m2, m3 = margins
     rows = torch.nonzero(labels >= 0).squeeze(1)
@@ -125,6 +126,7 @@ class AdaFaceHead(MarginHead):
         self.register_buffer('norm_std', torch.tensor(100.0))
 
     def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Scaled logits float32 ``(N, C)``, margin included; while training the statistics follow the batch's norms."""
         norms = embeddings.detach().float().norm(dim=1).clamp(0.001, 100)
         if self.training and len(norms) > 1:
             self.norm_mean.lerp_(norms.mean(), 0.01)
@@ -145,6 +147,7 @@ class SoftmaxHead(MarginHead):
         self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
     def logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Logits float32 ``(N, C)``; there is no margin, so the labels do not matter."""
         return F.linear(embeddings.float(), self.weight, self.bias)
 
 
@@ -162,6 +165,7 @@ class CentreLoss(nn.Module):
         self.centres = nn.Parameter(torch.randn(num_classes, num_features))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings ``(N, D)`` and labels ``(N,)``, a scalar; 0 when all are -1."""
         known = labels >= 0
         squared = (embeddings.float() - self.centres[labels.clamp(min=0)]).square().sum(1)
         return 0.5 * (squared * known).sum() / known.sum().clamp(min=1)

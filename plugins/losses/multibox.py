@@ -41,7 +41,8 @@ class Targets:
 
 
 def assign(faces: list[Faces], priors: Tensor, sure: float = 0.5) -> Targets:
-    """Match the faces of each picture with the priors ``(K, 3)``; faces scored below ``sure`` only count as near."""
+    """Match the faces of each picture, in pixels, with the priors ``(K, 3)`` of :class:`plugins.detectors.anchors.Anchors`;
+    faces scored below ``sure`` only count as near."""
     return Targets([_assign(f, priors, sure) for f in faces])
 
 
@@ -67,7 +68,8 @@ def multibox_loss(outputs: Outputs, targets: Targets, negatives: int = 7) -> dic
 
     Args:
         outputs: as a detector returns them.
-        negatives: background anchors that count, for each anchor of a face, the worst ones of every picture.
+        negatives: background anchors that count, for each anchor of a face, the worst ones of every picture; as many in a
+            picture without one.
 
     Returns:
         ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the anchors of faces.
