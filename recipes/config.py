@@ -81,6 +81,10 @@ class TrainConfig:
         output: folder of this run; resume: go on with the run in it.
         verbose: verify every so many steps (0: after every epoch); frequent: log every so many steps.
         save_minutes: time between checkpoints.
+        seed: of weights, order and augmentation; num_workers: processes that load faces.
+
+    Raises:
+        RecipeError: a value that no trainer understands; the message names the key.
     """
 
     task: ClassVar[str] = 'recognition'
@@ -200,14 +204,22 @@ def _is_number(value: object) -> bool:
 
 
 def check_names(key: str, given: dict, known) -> None:
-    """Refuse a name in ``given`` that is not in ``known``."""
+    """Refuse a name in ``given`` that is not in ``known``.
+
+    Raises:
+        RecipeError: suggests close ones.
+    """
     for name in given:
         if name not in known:
             raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
 
 
 def check_options(key: str, given: dict, kind: type) -> None:
-    """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses."""
+    """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses.
+
+    Raises:
+        RecipeError: the message names the option.
+    """
     check_names(key, given, [f.name for f in dataclasses.fields(kind)])
     try:
         kind(**given)

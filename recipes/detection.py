@@ -31,6 +31,10 @@ class DetectorConfig:
         output: folder of this run; resume: go on with the run in it.
         explode: as for recognisers.
         frequent: log every so many steps; save_minutes: time between checkpoints.
+        seed: of weights, order and views; num_workers: processes that make views.
+
+    Raises:
+        RecipeError: a value that no trainer understands; the message names the key.
     """
 
     task: ClassVar[str] = 'detection'

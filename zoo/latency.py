@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ['FEATURES', 'PAPER_PROFILES', 'TIMES', 'LatencyModel', 'OutOfRange', 'Point', 'bench_points', 'features_of', 'fit',
            'flops_rate', 'list_latency', 'load_latency', 'paper_points', 'points_of', 'ratio_feature_map', 'ratio_macs',
-           'ratio_macs_fast',
-           'widest']
+           'ratio_macs_fast', 'widest']
 
 DATA = Path(__file__).parent / 'data'
 FEATURES = {
@@ -195,7 +194,12 @@ def list_latency() -> list[str]:
 
 
 def load_latency(name: str | os.PathLike) -> LatencyModel:
-    """A shipped model by name (``raspberry-pi-4b-paper``) or a JSON file of :meth:`LatencyModel.save`."""
+    """A shipped model by name (``raspberry-pi-4b-paper``) or a JSON file of :meth:`LatencyModel.save`.
+
+    Raises:
+        FileNotFoundError: neither; the message has the names.
+        ValueError: a file of something else.
+    """
     path = Path(name)
     if path.suffix != '.json':
         path = DATA / 'latency' / f'{name}.json'
@@ -246,7 +250,9 @@ def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[l
     """Points at batch 1 from the JSON of ``facezoo bench``, and the machine in words.
 
     Raises:
-        ValueError: not such a file, several runtimes or thread counts at once, or a label that is no backbone.
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or several runtimes or thread counts at once.
+        KeyError: a label that is no backbone.
     """
     try:
         data = json.loads(Path(path).read_text())
@@ -263,7 +269,11 @@ def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[l
 
 
 def points_of(rows: Sequence[Mapping]) -> list[Point]:
-    """Points of rows with a ``label`` that names a backbone and ``p50`` milliseconds, as ``facezoo bench`` writes them."""
+    """Points of rows with a ``label`` that names a backbone and ``p50`` milliseconds, as ``facezoo bench`` writes them.
+
+    Raises:
+        KeyError: a label that is no backbone.
+    """
     return [Point(row['label'], features_of(_profile(row['label'])), row['p50']) for row in rows]
 
 

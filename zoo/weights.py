@@ -44,7 +44,11 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def describe(path: str | os.PathLike) -> dict:
-    """What :func:`save_weights` noted: ``network``, ``num_features``, ``network_args``; empty for other files."""
+    """What :func:`save_weights` noted: ``network``, ``num_features``, ``network_args``; empty for other files.
+
+    Raises:
+        WeightsError: a damaged safetensors file.
+    """
     if Path(path).suffix != '.safetensors':
         return {}
     from safetensors import SafetensorError, safe_open

@@ -32,8 +32,11 @@ class SceneAugment:
         colour: probability of each of ``light`` and ``saturation`` of :class:`plugins.data.augment.Augment`, on the whole view;
             grey, lowres, blur, noise: those of the steps of that name.
         smallest: faces with a shorter mean side, in pixels, are no longer labelled.
-        visible: faces of which less than this fraction is inside the cell are no longer labelled; the
-            others' boxes are cut at its border, as annotators do.
+        visible: faces of which less than this fraction is inside the cell are no longer labelled; the others' boxes are cut
+            at its border, as annotators do.
+
+    Raises:
+        ValueError: a value that is none of these; the message names it.
     """
 
     grid: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)

@@ -34,6 +34,9 @@ class GalleryProtocol:
         persons: enrolled persons; enrol: images of each in the gallery; probes: further images of each that are searched.
         unknown: other persons, whose ``enrol + probes`` images are searched too and must not be found.
         seed: of the draw of persons and images; None takes persons and images in the order of their names.
+
+    Raises:
+        ValueError: a number below 1 (``unknown``: below 0).
     """
 
     persons: int = 30

@@ -187,6 +187,7 @@ def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64
 
     Raises:
         FaceError: an image is missing or damaged, landmarks are no face, or embeddings are not finite.
+        ValueError: only genuine or only impostor pairs.
     """
     sums = TemplateSums(protocol)
     with progress_bar(len(protocol.images), 'faces', protocol.target, enabled=progress) as bar:

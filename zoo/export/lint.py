@@ -52,8 +52,10 @@ def lint(graph: Graph, target: Target, absmax: Mapping[str, float] | None = None
 
 
 def require_buildable(findings: list[Finding]) -> None:
-    """Raises:
-        LintError: one of the findings is an error.
+    """Refuse a graph that cannot be built.
+
+    Raises:
+        LintError: one of the findings is an error; the message has all that are.
     """
     errors = [str(finding) for finding in findings if finding.level == 'error']
     if errors:

@@ -17,8 +17,10 @@ PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx'
 
 
 def require_own_sidecar(artefact: Path) -> None:
-    """Raises:
-        ValueError: a file of another format has the sidecar that an artefact at this place would overwrite.
+    """Refuse a place where the sidecar of another artefact would be overwritten.
+
+    Raises:
+        ValueError: a file of another format has that sidecar.
     """
     sidecar = sidecar_path(artefact)
     try:

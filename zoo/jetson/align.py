@@ -46,7 +46,11 @@ def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def map_points(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Where the landmarks ``(F, 5, 2)`` of a picture lie in the crops that :func:`align` cuts out, float64 ``(F, 5, 2)``."""
+    """Where the landmarks ``(F, 5, 2)`` of a picture lie in the crops that :func:`align` cuts out, float64 ``(F, 5, 2)``.
+
+    Raises:
+        ValueError: as :func:`align`.
+    """
     target = template(size)
     faces = np.asarray(landmarks, np.float64).reshape(-1, 5, 2)
     matrices = [similarity_transform(points, target) for points in faces]
@@ -62,6 +66,9 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
 
     Returns:
         uint8 ``(F, size, size, 3)``; parts outside the image are black.
+
+    Raises:
+        ValueError: there is no template for the size, or landmarks that do not span a face.
     """
     target = template(size)
     crops = [_crop(image, similarity_transform(points, target), size) for points in np.asarray(landmarks).reshape(-1, 5, 2)]
