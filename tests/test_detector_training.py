@@ -135,6 +135,47 @@ def test_dense_distillation_by_hand():
     assert float(found['box']) == pytest.approx(boxes) and float(found['landmark']) == pytest.approx(2.5 * boxes)
 
 
+    """A face, an anchor near it that says nothing, and ten of the background, of which the seven worst count; as many in a
+    picture without a face. Five landmarks, one of them known."""
+    face, near = torch.zeros(12, dtype=torch.bool), torch.zeros(12)
+    face[0], near[0], near[1] = True, 0.6, 0.3
+    points = torch.full((12, 10), float('nan'))
+    points[0, 4:6] = torch.tensor([0.05, 3.0])
+    targets = Targets([(face, near, torch.full((12, 4), 2.0), points),
+                       (torch.zeros_like(face), torch.zeros(12), torch.zeros(12, 4), torch.zeros(12, 10))])
+    belief = torch.tensor([[0.5, 20.0, *(number / 10 for number in range(10))], [0.3] * 12])
+    outputs = torch.stack([torch.zeros(2, 12), belief], 2), torch.zeros(2, 12, 4), torch.zeros(2, 12, 10)
+    found = multibox_loss(outputs, targets)
+    entropy = torch.log(1 + torch.exp(torch.tensor([-0.5, *(number / 10 for number in range(3, 10)), *[0.3] * 7])))
+    assert found['score'].item() == pytest.approx(entropy.sum().item(), rel=1e-5)
+    assert found['box'].item() == pytest.approx(4 * (2 - 0.05), rel=1e-5)  # linear from a tenth on
+    assert found['landmark'].item() == pytest.approx(0.05 ** 2 / (2 * 0.1) + (3 - 0.05), rel=1e-5)
+
+
+def test_dense_distillation_by_hand():
+    """By anchor: a labelled face that the teacher misses; one near it that the teacher is sure of; a face of the teacher's far
+    from all labels, which is left out; background; one near the face that the teacher is not sure of."""
+    face, near = torch.tensor([True, False, False, False, False]), torch.tensor([0.6, 0.3, 0.0, 0.0, 0.3])
+    targets = Targets([(face, near, torch.ones(5, 4), torch.full((5, 10), float('nan')))])
+    opinion, belief = torch.tensor([0.1, 0.9, 0.8, 0.1, 0.4]), torch.tensor([0.2, -0.3, 4.0, 1.0, -1.0])
+    student, teacher = ((torch.stack([torch.zeros(1, 5), logit[None]], 2), torch.full((1, 5, 4), value),
+                         torch.full((1, 5, 10), value)) for logit, value in ((belief, 0.0), (torch.logit(opinion), 3.0)))
+    found = dense_distillation(student, teacher, targets)
+    target, counts = torch.tensor([1.0, 0.9, 0.1, 0.4]), [0, 1, 3, 4]
+    p = torch.sigmoid(belief[counts])
+    focal = (target - p) ** 2 * -(target * torch.log(p) + (1 - target) * torch.log(1 - p))
+    assert found['score'].item() == pytest.approx((focal.sum() / target.sum()).item(), rel=1e-5)
+    assert found['box'].item() == pytest.approx((1 * 4 * 0.95 + 0.9 * 4 * 2.95) / 1.9, rel=1e-5)
+    assert found['landmark'].item() == pytest.approx(0.9 * 10 * 2.95 / 1.9, rel=1e-5)
+
+
+def test_faces_that_are_not_sure_are_near_only():
+    priors = create_detector('retinaface_mnet025').anchors.priors(64, 64)
+    sure, doubtful = assign([one_face(0.6), one_face(0.4)], priors).face
+    near = assign([one_face(0.6), one_face(0.4)], priors).near
+    assert sure.any() and not doubtful.any() and near[1].max() > 0.4 and (near[1] <= near[0]).all()
+
+
 def test_voting_needs_no_face():
     class Nobody:
         name, strides = 'nobody', (8, 16, 32)

@@ -95,7 +95,8 @@ def dense_distillation(outputs: Outputs, teacher: Outputs, targets: Targets) -> 
         outputs, teacher: of the student and of the teacher, as a detector returns them.
 
     Returns:
-        ``score`` (quality focal loss), ``box`` and ``landmark`` losses, sums divided by the anchors of faces.
+        ``score`` (quality focal loss), a sum divided by that of its targets; ``box`` and ``landmark`` losses, means over the
+        anchors of faces, labelled ones and those that the teacher is sure of near them, weighed by the target.
     """
     logits, boxes, landmarks = outputs
     opinion = torch.sigmoid(teacher[0][..., 1] - teacher[0][..., 0])
