@@ -22,8 +22,7 @@ from plugins.registry import suggest
 if TYPE_CHECKING:
     from recipes.detection import DetectorConfig
 
-__all__ = ['RecipeError', 'TrainConfig', 'check_names', 'check_options', 'check_values', 'list_recipes', 'load_recipe',
-           'read_config']
+__all__ = ['RecipeError', 'TrainConfig', 'check_options', 'check_values', 'list_recipes', 'load_recipe', 'read_config']
 
 # task of a recipe: the class of its configuration, as module:name
 _TASKS = {'recognition': 'recipes.config:TrainConfig', 'detection': 'recipes.detection:DetectorConfig'}

@@ -16,8 +16,8 @@ from pathlib import Path
 from plugins.preprocess import PictureNorm, Preprocess
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'refuse_file',
-           'weights_of']
+__all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'read_card',
+           'refuse_file', 'weights_of']
 
 WEIGHTS_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 CARDS = Path(__file__).parent / 'cards'

@@ -21,8 +21,8 @@ from plugins.data.recordio import RecordError, RecordHeader, RecordReader, unpac
 from plugins.data.verification import read_bin
 from plugins.preprocess import PICTURE_SUFFIXES, FaceError, decode_image
 
-__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'fingerprint', 'open_faces',
-           'read_faces', 'shrink_crop']
+__all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'fingerprint', 'header_slack',
+           'open_faces', 'read_faces', 'shrink_crop']
 
 
 _SAMPLE = 1000  # images of a fingerprint

@@ -21,7 +21,7 @@ from zoo.evaluate.embed import embed_faces
 from zoo.runtime.embedder import Embedder
 
 __all__ = ['FARS', 'VerificationResult', 'VerificationSet', 'correct_decisions', 'evaluate_pairs', 'load_verification_set',
-           'verify']
+           'threshold_at', 'verify']
 
 FARS = ('1e-3', '1e-4')
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from plugins.files import write_atomic
-from zoo.export.gates import Gates, Judge, sample_faces
+from zoo.export.gates import Gates, Judge
 from zoo.export.job import Job
 from zoo.export.ncnn import write_ncnn, write_ncnn_int8
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
@@ -28,7 +28,7 @@ from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
-__all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job', 'sample_faces']
+__all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job']
 
 SUFFIXES = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}  # of what is written; a folder has none
 

@@ -21,7 +21,7 @@ from plugins.preprocess import FaceError, Preprocess
 from zoo.export.graph import Activations, Graph
 from zoo.progress import progress_bar
 
-__all__ = ['METHODS', 'Calibration', 'CalibrationError', 'Histogram', 'calibrate', 'calibration_faces', 'measure_histograms']
+__all__ = ['METHODS', 'Calibration', 'CalibrationError', 'Histogram', 'calibration_faces', 'fit_ranges', 'measure_histograms']
 
 BINS, LEVELS = 2048, 128
 MIN_IMAGES = 32
@@ -164,21 +164,12 @@ class Calibration:
         return made
 
 
-def calibrate(model: str | os.PathLike, faces: np.ndarray, preprocess: Preprocess, method: str = 'entropy') -> Calibration:
-    """Ranges of every tensor of an ONNX recogniser.
-
-    Args:
-        faces: uint8 RGB ``(N, S, S, 3)``, N at least 32; 500 to 1000 are what TensorRT's users take.
+def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: Preprocess, method: str) -> Calibration:
+    """Ranges by a method from the histograms that :func:`measure_histograms` made of the same faces.
 
     Raises:
-        CalibrationError: too few faces, unknown method, or an activation that is not finite.
+        CalibrationError: unknown method.
     """
-    histograms = measure_histograms(Graph.load(model), faces, preprocess)
-    return fit_ranges(histograms, faces, preprocess, method)
-
-
-def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: Preprocess, method: str) -> Calibration:
-    """Apply a method to measured histograms; see :func:`calibrate`."""
     if method not in METHODS:
         raise CalibrationError(f'method {method!r}: must be one of {", ".join(METHODS)}')
     dead = tuple(name for name, h in histograms.items() if h.absmax < DEAD)
@@ -189,7 +180,15 @@ def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: 
 
 
 def measure_histograms(graph: Graph, faces: np.ndarray, preprocess: Preprocess, batch_size: int = 8) -> dict[str, Histogram]:
-    """Histogram of every activation of a graph, by tensor name; see :func:`calibrate`."""
+    """Histogram of every activation of a graph, by tensor name.
+
+    Args:
+        faces: uint8 RGB ``(N, S, S, 3)``, or pictures of one size for a detector; N at least 32, 500 to 1000 are what users of
+            TensorRT take.
+
+    Raises:
+        CalibrationError: too few faces, or an activation that is not finite.
+    """
     if len(faces) < MIN_IMAGES:
         raise CalibrationError(f'{len(faces)} faces to calibrate on; at least {MIN_IMAGES} are needed, 500 are better')
     activations = Activations(graph)

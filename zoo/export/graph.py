@@ -13,7 +13,7 @@ import numpy as np
 from plugins.extras import require
 from zoo.runtime.onnx import onnx_session
 
-__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'computes_in_integers']
+__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'attributes_of', 'computes_in_integers']
 
 _INTEGER_OPS = frozenset({'QuantizeLinear', 'DequantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger'})
 

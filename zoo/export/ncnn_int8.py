@@ -17,7 +17,7 @@ from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
 from zoo.export.quantize import SCHEMES, ncnn_weight_levels
 
-__all__ = ['Table', 'int8_layers', 'make_table', 'match_layers', 'quantise_ncnn', 'read_table', 'write_table']
+__all__ = ['Table', 'int8_layers', 'macs_in_int8', 'make_table', 'match_layers', 'quantise_ncnn', 'read_table', 'write_table']
 
 # layer name -> (scales of the weights, float32 one a channel or group; scale of the input)
 Table = dict[str, tuple[np.ndarray, float]]

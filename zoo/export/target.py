@@ -10,7 +10,7 @@ from pathlib import Path
 from plugins.registry import suggest
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['Runtime', 'Target', 'TargetError', 'list_targets', 'target']
+__all__ = ['Runtime', 'Target', 'TargetError', 'list_targets', 'read_target', 'target']
 
 FOLDER = Path(__file__).parent
 
