@@ -23,6 +23,7 @@ from plugins.losses.distillation import (
 )
 from plugins.losses.margin import AdaFaceHead, CentreLoss, MarginHead, SoftmaxHead, add_margin, margin_at
 from plugins.preprocess import FaceError
+from recipes.config import DISTILL
 from zoo.jetson.align import TEMPLATE, similarity_transform
 
 COSINE = torch.tensor([[0.8, 0.1], [-0.3, 0.5], [0.2, 0.9]])
@@ -236,6 +237,11 @@ def test_askd_by_hand():
     after = [Seen(torch.zeros(1, 2), channel_maps=(torch.sigmoid(seen.channel_scores[0]),),
                   spatial_maps=(torch.sigmoid(seen.spatial_scores[0]),)) for seen in (one, two)]
     assert attention_loss(*after).item() < 0.5, 'maps after the sigmoid are all positive, so nearer to one another'
+
+
+def test_a_recipe_may_name_every_loss():
+    """Its list is written down beside it, so that a recipe is read without PyTorch."""
+    assert set(DISTILL) == {*DISTILLATIONS, 'label'}
 
 
 def test_unequal_networks_are_refused():
