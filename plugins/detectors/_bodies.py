@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plugins.backbones._base import make_divisible
 from plugins.layers import ConvBNAct, DepthwiseSeparable, channel_shuffle
 
 __all__ = ['MobileNetV1', 'MobileNetV2', 'ShuffleNetV2']
@@ -102,20 +103,14 @@ class MobileNetV2(Body):
 
     def __init__(self, width: float) -> None:
         super().__init__()
-        channels = _round8(32 * width)
+        channels = make_divisible(32 * width, 8)
         units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act='relu6')]
         self.stages, self.channels = nn.ModuleList(), ()
         for rows in self.STAGES:
             for expansion, out, repeats, stride in rows:
                 for i in range(repeats):
-                    units.append(InvertedResidual(channels, _round8(out * width), expansion, stride if i == 0 else 1))
-                    channels = _round8(out * width)
+                    units.append(InvertedResidual(channels, make_divisible(out * width, 8), expansion, stride if i == 0 else 1))
+                    channels = make_divisible(out * width, 8)
             self.stages.append(nn.Sequential(*units))
             self.channels += (channels,)
             units = []
-
-
-def _round8(channels: float) -> int:
-    """MobileNetV2's rule: the nearest multiple of 8, at least 8 and not below 90 %."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
