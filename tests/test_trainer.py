@@ -234,6 +234,8 @@ def test_schedules(recipe):
     assert [learning_rate(cosine, e) for e in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
     step = recipe(lr=1.0, num_epoch=10, schedule='step', milestones=(6, 8))
     assert [learning_rate(step, e) for e in (5.9, 6, 8)] == pytest.approx([1, 0.1, 0.01])
+    halved = recipe(lr=2.0, num_epoch=10, schedule='step', milestones=(6,), gamma=0.5, warmup_epoch=2)
+    assert [learning_rate(halved, e) for e in (1, 2, 6)] == pytest.approx([1, 2, 1])
 
 
 def test_sampler_is_the_same_from_any_start():
