@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,8 +30,11 @@ from plugins.preprocess import FaceError
 from recipes.config import RecipeError, list_recipes, load_recipe
 from recipes.trainer.cpu import avoid_strided_depthwise, keep_layout
 from recipes.trainer.engine import Interrupted, Trainer
+from recipes.trainer.run import moving_average
 from recipes.trainer.schedule import learning_rate
 from tests.conftest import training_log, wait_for
+from zoo.evaluate.verification import verify
+from zoo.weights import weights_digest
 
 
 def losses(config) -> list[float]:
@@ -74,10 +78,40 @@ def test_resume_equals_no_interruption(options, recipe, tmp_path, monkeypatch):
     assert sha256_file(tmp_path / 'whole/last.safetensors') == sha256_file(tmp_path / 'halves/last.safetensors')
 
 
-def test_best_weights_are_those_that_were_measured(recipe):
+def test_best_weights_are_those_that_were_measured(recipe, monkeypatch):
+    config, measured, accuracies = recipe(num_epoch=3), [], iter((0.6, 0.9, 0.7))
+
+    def scripted(embedder, data):
+        measured.append(weights_digest(embedder.model))
+        result = verify(embedder, data)
+        return replace(result, accuracy=next(accuracies))
+
+    monkeypatch.setattr('recipes.trainer.engine.verify', scripted)
+    trainer = Trainer(config)
+    assert trainer.fit()['six']['accuracy'] == 0.7 and trainer.best == 0.9 and len(set(measured)) == 3
+    best, last = (weights_digest(zoo.load(f'{config.output}/{name}.safetensors')) for name in ('best', 'last'))
+    assert [best, last] == measured[1:]
+
+
+def test_nothing_is_best_without_a_measurement(recipe):
     config = recipe(num_epoch=2, val_targets=[])
     Trainer(config).fit()
     assert os.path.exists(f'{config.output}/last.safetensors') and not os.path.exists(f'{config.output}/best.safetensors')
+
+
+def test_the_average_forgets_its_first_weights_quickly():
+    """It begins with the first weights; the decay at update n is (1 + n) / (10 + n), up to that of the recipe."""
+    net = nn.BatchNorm1d(1)
+    average = moving_average(net, 0.2)
+    expected = 1.0
+    for update, weight in enumerate((1.0, 2.0, 4.0, 8.0)):
+        net.weight.data.fill_(weight)
+        net.num_batches_tracked += 1
+        average.update_parameters(net)
+        decay = (0.0, 2 / 11, 0.2, 0.2)[update]
+        expected = decay * expected + (1 - decay) * weight
+        assert average.module.weight.item() == pytest.approx(expected)
+    assert average.module.num_batches_tracked == 4 and moving_average(net, 0.0) is None
 
 
 def test_margins_go_from_one_to_the_other(recipe, monkeypatch):
