@@ -1,4 +1,5 @@
-"""``facezoo data align``: pictures of persons to aligned crops, with the detectors that everything else uses."""
+"""The one alignment by hand, and ``facezoo data align``: pictures of persons to aligned crops, with the detectors that
+everything else uses."""
 
 from __future__ import annotations
 
@@ -16,7 +17,63 @@ from zoo.cli import main
 from zoo.evaluate.chain import align_set
 from zoo.evaluate.verification import VerificationSet
 from zoo.jetson.align import align
+
+
+from zoo.jetson.align import TEMPLATE, align, map_points, similarity_transform, template
 from zoo.pipeline.sample import sample_landmarks
+
+
+def turned(points: np.ndarray, degrees: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    angle = np.radians(degrees)
+    return scale * points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + shift
+
+
+def umeyama(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Umeyama 1991, eqs. 38 to 43, with its singular value decomposition."""
+    a, b = points - points.mean(0), target - target.mean(0)
+    left, values, right = np.linalg.svd(b.T @ a / len(a))
+    sign = np.array([1, np.sign(np.linalg.det(left @ right))])
+    linear = (values * sign).sum() / a.var(0).sum() * left @ np.diag(sign) @ right
+    return np.hstack([linear, (target.mean(0) - linear @ points.mean(0))[:, None]])
+
+
+@pytest.mark.parametrize(('size', 'factor', 'right'), [(112, 1, 0), (96, 96 / 112, 0), (224, 2, 0), (128, 1, 8), (256, 2, 8)])
+def test_templates_are_those_of_insightface(size, factor, right):
+    """``arcface_dst`` and ``estimate_norm`` of its ``face_align.py``."""
+    points = [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+    np.testing.assert_allclose(template(size), factor * (np.array(points) + np.array([right, 0])), atol=1e-4)
+
+
+def test_sizes_without_a_template():
+    for size in (0, -112, 100, 192):
+        with pytest.raises(ValueError, match=f'no alignment template for {size}-pixel crops'):
+            template(size)
+
+
+def test_similarity_is_umeyamas():
+    rng, target = np.random.default_rng(0), TEMPLATE.astype(np.float64)
+    exact = turned(target, 25, 2.5, (300, 40))
+    assert map_points(exact[None])[0] == pytest.approx(target, abs=1e-4)
+    for points in (exact, exact + rng.normal(0, 4, (5, 2)), turned(target, -160, 0.3, (-9, 7)) + rng.normal(0, 1, (5, 2))):
+        np.testing.assert_allclose(similarity_transform(points, target), umeyama(points, target), atol=1e-9)
+    for wrong in (np.full((5, 2), 3.0), np.full((5, 2), np.nan)):
+        with pytest.raises(ValueError, match='do not span a face'):
+            similarity_transform(wrong, target)
+
+
+def test_landmarks_come_to_lie_on_the_template():
+    """A dot of a colour of its own at each point of a turned face; beyond the picture the crop is black."""
+    points = turned(TEMPLATE, 30, 2.0, (120, 60))
+    picture = np.full((400, 420, 3), 40, np.uint8)
+    colours = np.uint8([[200, 0, 0], [0, 200, 0], [0, 0, 200], [90, 150, 0], [0, 150, 90]])
+    for (x, y), colour in zip(points, colours, strict=True):
+        cv2.circle(picture, (round(x), round(y)), 5, colour.tolist(), -1)
+    crop = align(picture, points[None])[0]
+    assert crop.shape == (112, 112, 3) and crop.dtype == np.uint8
+    for (x, y), colour in zip(TEMPLATE.round().astype(int), colours, strict=True):
+        assert crop[y, x].tolist() == colour.tolist()
+    beyond = align(picture, points[None] - (250, 0))[0]
+    assert (beyond == 0).all(2).sum() > 2000 and align(picture, np.empty((0, 5, 2))).shape == (0, 112, 112, 3)
 
 
 @pytest.fixture
