@@ -59,13 +59,20 @@ class TestContract:
         assert 0.3 in [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
 
     def test_insightface_call_and_autocast(self, name, images):
-        model = build(name, dropout=0.0, fp16=True, num_features=512).eval()
+        """The convolutions in half precision, the head in float32, by the network's own flag or an outer autocast."""
+        model, seen = build(name, dropout=0.0, fp16=True, num_features=512).eval(), []
+        convolution = next(m for m in model.features.modules() if isinstance(m, torch.nn.Conv2d))
+        convolution.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        first = next(m for m in model.head.modules() if not any(m.children()))
+        first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
         with torch.inference_mode():
             own = model(inputs_for(model, images))
+            model.fp16 = False
             with torch.autocast('cpu', torch.bfloat16):
                 outer = model(inputs_for(model, images))
         for embedding in (own, outer):
             assert embedding.dtype == torch.float32 and torch.isfinite(embedding).all()
+        assert seen == [torch.bfloat16, torch.float32] * 2
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
     def test_whole_in_another_precision(self, name, dtype, images):
