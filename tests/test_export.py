@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ import torch
 import zoo
 from plugins.files import sha256_file
 from plugins.preprocess import Preprocess
+from tests.test_ijb import PatchEmbedder
 from zoo.cli import main
+from zoo.evaluate.verification import VerificationResult
 from zoo.export import artefact
 from zoo.export.artefact import export
-from zoo.export.gates import Gates
+from zoo.export.gates import GATES, Gates, Judge
 from zoo.export.pack import PackError, write_pack
 from zoo.export.parity import GateError, check_parity
 from zoo.export.target import target
@@ -179,6 +182,52 @@ def test_wrong_artefact_is_not_handed_out(model, tmp_path, monkeypatch, face_bin
         export(model, 'fdfacenet', 'onnx', tmp_path / 'm.onnx', face_bin, Gates(min_cosine=-1))
     assert (tmp_path / 'm.onnx').read_bytes() == b'the old one'
     assert os.listdir(tmp_path) == ['m.onnx']
+
+
+class Patches(PatchEmbedder):
+    """Without what all faces have in common; in batches of ``size`` the last embedding is multiplied by ``factor``."""
+
+    def __init__(self, size: int = 0, factor: float = 1.0) -> None:
+        self.size, self.factor = size, factor
+
+    def __call__(self, faces):
+        found = super().__call__(faces)
+        found -= found.mean(1, keepdims=True)
+        if len(faces) == self.size:
+            found[-1] *= self.factor
+        return found
+
+
+@pytest.mark.parametrize('size', [1, 2, 32])
+def test_parity_is_that_of_the_worst_face_at_every_batch_size(size, crops):
+    assert check_parity(Patches(), Patches(), crops).require(0.99999).min_cosine == pytest.approx(1)
+    assert check_parity(Patches(), Patches(size, -1.0), crops).min_cosine == pytest.approx(-1)
+    with pytest.raises(GateError, match='minimum cosine nan'):
+        check_parity(Patches(), Patches(size, np.nan), crops).require(-1)
+
+
+def test_gates_are_those_that_are_documented():
+    """By `facezoo export --help`, the README and the guides."""
+    assert {name: (gate.min_cosine, gate.max_accuracy_drop) for name, gate in GATES.items()} == {
+        'fp32': (0.99999, 0.0002), 'fp16': (0.9999, 0.0002), 'bf16': (0.999, 0.001), 'int8': (0.9, 0.002),
+        'int8_implicit': (0.9, 0.002)}
+
+
+@pytest.mark.parametrize(('pairs', 'reached', 'passes'), [
+    (6000, 0.9898, True), (6000, 0.9897, False), (6000, 1.0, True), (40, 0.965, True), (40, 0.94, False)])
+def test_accuracy_that_may_be_lost(pairs, reached, passes, crops, monkeypatch):
+    """At the thresholds of the reference, not the artefact's own; of 40 pairs one decision, 2.5 points, and not two."""
+    judge = Judge(Patches(), None)
+    judge.data, judge.faces = SimpleNamespace(name='set'), crops
+    judge.baseline = VerificationResult(0.99, 0.0, {}, {}, 1.0, pairs, pairs // 2, (), np.ones(pairs, bool))
+    found = replace(judge.baseline, accuracy=0.99 if not passes else 0.5, at_reference=reached)
+    monkeypatch.setattr('zoo.export.gates.verify', lambda candidate, data, progress, reference: found)
+    if passes:
+        assert judge.judge(Patches(), Gates())['verification']['artefact']['accuracy@reference'] == reached
+        return
+    with pytest.raises(GateError, match=rf'accuracy gate: {100 * reached:.2f} % on set') as caught:
+        judge.judge(Patches(), Gates())
+    assert caught.value.report['gates'] == {'min_cosine': 0.99999, 'max_accuracy_drop': 0.0002}
 
 
 def test_parity_notices_batch_mixing(model, crops):
