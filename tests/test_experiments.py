@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recipes.config import RecipeError
-from recipes.experiments import STUDIES, load_study, run_study
+from recipes.experiments import STUDIES, list_studies, load_study, run_study
 from recipes.report import Study, pack_decisions, plot_curves, report
 from tests.conftest import TINY
 from zoo.cli import main
@@ -140,8 +140,10 @@ def test_curves_are_drawn(study, tmp_path):
 
 
 def test_shipped_studies_load():
-    for path in STUDIES.glob('*.yaml'):
-        assert load_study(path.stem).runs
+    names = list_studies()
+    assert 'fdfacenet_ablation' in names and len(names) == len(list(STUDIES.glob('*.yaml')))
+    for name in names:
+        assert load_study(name).runs
 
 
 @pytest.mark.parametrize('runs', ['{a: {teachers: ["@teachr"]}}', '{a: {teachers: ["@a"]}}',

@@ -49,7 +49,9 @@ def test_load_is_offline_and_in_evaluation_mode():
 
 
 def test_every_weights_entry_is_bundled_and_verified():
-    for name in zoo.list_models(weights=True):
+    names = zoo.list_models(weights=True)
+    assert {'fdfacenet', 'retinaface_mnet025'} <= set(names)
+    for name in names:
         for weights in zoo.card(name).weights.values():
             assert resolve(weights).is_file()
             assert weights.licence and weights.data and weights.recipe and weights.metrics

@@ -124,7 +124,9 @@ def test_measured_times(measured):
 def test_what_failed_on_the_board_is_said(engine, detector, tmp_path):
     (tmp_path / 'm.json').write_text(json.dumps({
         **MEASURED, 'engines': {'fp16': {**MEASURED['engines']['fp16'], 'passed': engine}}, 'detector': {'passed': detector}}))
-    for time in read_measured(tmp_path / 'm.json', 'small'):
+    times = read_measured(tmp_path / 'm.json', 'small')
+    assert [time.milliseconds for time in times] == [2.5, 2.25]
+    for time in times:
         assert [f'THE {what} FAILED ITS CHECK' in time.source for what in ('ENGINE', 'DETECTOR')] == [not engine, not detector]
 
 
