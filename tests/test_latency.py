@@ -10,6 +10,7 @@ from zoo.cli import main
 from zoo.latency import (
     DATA,
     PAPER_PROFILES,
+    LatencyModel,
     OutOfRange,
     Point,
     bench_points,
@@ -90,6 +91,18 @@ def test_a_kind_of_layer_that_one_network_has_or_none():
     assert model.coefficients == pytest.approx({'macs': 2, 'depthwise': 5, 'strided': 0}, abs=1e-6)
     with pytest.raises(OutOfRange, match='strided = 1 lies outside'):
         model.predict({'macs': 3, 'depthwise': 0, 'strided': 1})
+
+
+def test_predictions_keep_to_what_was_measured():
+    """A tenth of the upper end to either side, of every feature."""
+    ranges = {'macs': (100, 200), 'layers': (10, 20)}
+    model = LatencyModel('x', {'macs': 0.5, 'layers': 2.0}, 3.0, False, 9, 1.0, 0.0, 0.0, ranges)
+    assert model.predict({'macs': 150, 'layers': 12}) == 0.5 * 150 + 2 * 12 + 3
+    assert model.predict({'macs': 80, 'layers': 8}) == 59 and model.predict({'macs': 220, 'layers': 22}) == 157
+    for features, name in (({'macs': 79, 'layers': 12}, 'macs'), ({'macs': 221, 'layers': 12}, 'macs'),
+                           ({'macs': 150, 'layers': 7.9}, 'layers'), ({'macs': 150, 'layers': 22.1}, 'layers')):
+        with pytest.raises(OutOfRange, match=f'{name} = .* lies outside the measured'):
+            model.predict(features)
 
 
 def test_errors_name_what_is_wrong(tmp_path):
