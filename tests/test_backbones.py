@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from plugins.preprocess import Preprocess
-from plugins.registry import backbone_family, create_backbone, list_backbones, list_detectors, register_backbone
+from plugins.registry import OptionError, backbone_family, create_backbone, list_backbones, list_detectors, register_backbone
 from tests.nets import build, inputs_for, settle
 
 NAMES = list_backbones()
@@ -98,6 +98,21 @@ def test_every_card_has_a_network():
 
 def test_family_is_the_module():
     assert backbone_family('fdfacenet') == 'fdfacenet'
+
+
+def test_names_by_pattern():
+    assert list_backbones('*facenet_nogdc') == ['dwfacenet_nogdc', 'fdfacenet_nogdc', 'nfacenet_nogdc']
+    assert list_backbones('resnet1?') == ['resnet18'] and list_backbones('nonesuch') == [] and list_detectors('ssd_*')
+
+
+def test_an_error_inside_a_network_is_its_own(monkeypatch):
+    """Only a call with other arguments is an option that it does not have."""
+    def broken(**options):
+        return 1 + 'one'
+    monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {'broken': broken})
+    with pytest.raises(TypeError, match='unsupported operand') as caught:
+        create_backbone('broken')
+    assert not isinstance(caught.value, OptionError)
 
 
 def test_unknown_name_suggests():
