@@ -49,6 +49,35 @@ def test_faces_outside_the_subset_count_neither_way():
     assert result.recall == result.precision == 1 and result.faces == 1
 
 
+def test_precision_is_the_best_that_is_reached_from_a_recall_on():
+    """A false alarm, then two hits: precision 1/2 at the first and 2/3 at the second, which counts for both."""
+    found = faces((200, 200, 30, 0.9), (0, 0, 40, 0.8), (100, 0, 40, 0.7))
+    result = evaluate_detections([found], [truth((0, 0, 40), (100, 0, 40))])
+    assert result.ap == pytest.approx(2 / 3, abs=2e-3)
+
+
+def test_what_is_at_a_limit_counts():
+    """Ten pixels a side, three to the right: 70 of 130 are shared; four: 60 of 140, less than half."""
+    ground, near, far = [truth((0, 0, 9))], [faces((3, 0, 9, 0.5))], [faces((4, 0, 9, 0.5))]
+    assert [evaluate_detections(near, ground, overlap=overlap).recall for overlap in (0.5, 70 / 130, 0.54)] == [1, 1, 0]
+    assert evaluate_detections(far, ground).recall == 0 and evaluate_detections(near, ground, threshold=0.51).recall == 0
+
+
+def test_figures_of_several_pictures():
+    """Worst first: landmarks off by 1 and by 2 pixels where the eyes are 20 apart; one false alarm in two pictures."""
+    found = faces((100, 0, 40, 0.6), (0, 0, 40, 0.9))
+    found.landmarks[:, :, 0] += np.float32([[2], [1]])
+    result = evaluate_detections([found, faces((9, 9, 40, 0.7))], [truth((0, 0, 40), (100, 0, 40)), truth((200, 200, 40))])
+    assert (result.false_alarms, result.precision, result.recall) == (0.5, 2 / 3, 2 / 3)
+    assert result.landmark_error == pytest.approx(0.075) and result.landmark_error_p95 == pytest.approx(0.0975)
+
+
+def test_profiles_do_not_dominate():
+    """Eyes that lie together count as three tenths of the distance between eyes and mouth apart."""
+    profile = np.float32([[[5, 0], [5, 0], [9, 5], [5, 10], [5, 10]]])
+    assert landmark_errors(profile + np.float32([0, 1]), profile)[0] == pytest.approx(1 / 3)
+
+
 def test_landmark_error_is_relative_to_the_eyes():
     shifted = POINTS[None] + np.float32([1, 0])
     assert landmark_errors(shifted, POINTS[None])[0] == pytest.approx(1 / 5)
