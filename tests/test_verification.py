@@ -219,6 +219,7 @@ def test_low_resolution(face_bin):
     results = verify_lowres(PixelEmbedder(), data, factors=(1, 8))
     assert results[1].to_dict() == pytest.approx(plain)
     assert results[8].to_dict() != pytest.approx(plain)
+    assert verify_lowres(PixelEmbedder(), data, factors=(8,), sigma=6.0)[8].to_dict() != pytest.approx(results[8].to_dict())
     one, both = degrade_set(data, 4, both=False), degrade_set(data, 4)
     assert len(one.faces) > len(both.faces)  # clear and degraded versions of the same images
     clear, poor = (read_faces(one.faces, one.pairs[:, side], 112).astype(int) for side in (0, 1))
