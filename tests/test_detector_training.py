@@ -141,11 +141,13 @@ def test_dense_distillation_by_hand():
     face[0], near[0], near[1] = True, 0.6, 0.3
     points = torch.full((12, 10), float('nan'))
     points[0, 4:6] = torch.tensor([0.05, 3.0])
-    targets = Targets([(face, near, torch.full((12, 4), 2.0), points),
-                       (torch.zeros_like(face), torch.zeros(12), torch.zeros(12, 4), torch.zeros(12, 10))])
+    pictures = [(face, near, torch.full((12, 4), 2.0), points),
+                (torch.zeros_like(face), torch.zeros(12), torch.zeros(12, 4), torch.zeros(12, 10))]
     belief = torch.tensor([[0.5, 20.0, *(number / 10 for number in range(10))], [0.3] * 12])
     outputs = torch.stack([torch.zeros(2, 12), belief], 2), torch.zeros(2, 12, 4), torch.zeros(2, 12, 10)
-    found = multibox_loss(outputs, targets)
+    outputs[2][0, 0, 6:] = 7.0  # where nothing is known
+    found = multibox_loss(outputs, Targets(pictures))
+    assert multibox_loss(tuple(torch.cat([part, part]) for part in outputs), Targets(2 * pictures)) == pytest.approx(found)
     entropy = torch.log(1 + torch.exp(torch.tensor([-0.5, *(number / 10 for number in range(3, 10)), *[0.3] * 7])))
     assert found['score'].item() == pytest.approx(entropy.sum().item(), rel=1e-5)
     assert found['box'].item() == pytest.approx(4 * (2 - 0.05), rel=1e-5)  # linear from a tenth on
