@@ -20,6 +20,7 @@ EXTRAS = {
     'arcface-torch': ['torch>=2.6', 'torchvision', 'tensorboard', 'easydict', 'scikit-learn', 'scikit-image', 'scipy',
                       'pandas', 'matplotlib', 'prettytable', 'ptflops', 'onnx>=1.16', 'onnxruntime>=1.18'],
     'tensorrt': ['tensorrt', 'pycuda'],  # on the device; JetPack brings its own
+    # mxnet is none of them: facezoo reads and writes its files without it, and its last release needs a NumPy below 1.24
     'bench': ['scipy>=1.11'],
     'faiss': ['faiss-cpu>=1.8'],  # galleries of more than a hundred thousand
     'plot': ['matplotlib>=3.8'],

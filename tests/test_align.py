@@ -16,9 +16,6 @@ from plugins.preprocess import FaceError, decode_image, encode_image
 from zoo.cli import main
 from zoo.evaluate.chain import align_set
 from zoo.evaluate.verification import VerificationSet
-from zoo.jetson.align import align
-
-
 from zoo.jetson.align import TEMPLATE, align, map_points, similarity_transform, template
 from zoo.pipeline.sample import sample_landmarks
 

@@ -105,36 +105,6 @@ def test_multibox_loss_is_zero_for_the_truth():
 
 
 def test_multibox_loss_by_hand():
-    """Seven negatives for the one anchor of a face, and as many of a picture without one: the worst, and none near a face."""
-    face, near = torch.zeros(2, 12, dtype=torch.bool), torch.zeros(2, 12)
-    face[0, 0], near[0, :2] = True, torch.tensor([0.9, 0.3])
-    wanted = torch.full((2, 12, 10), 3.0)
-    wanted[0, 0, 2:] = torch.nan  # one point is known
-    targets = Targets([*zip(face, near, torch.full((2, 12, 4), 2.0), wanted, strict=True)])
-    logits = torch.stack([torch.zeros(2, 12), torch.arange(24).reshape(2, 12) / 10], 2)
-    logits[0, 1, 1] = 5.0
-    found = multibox_loss((logits, torch.zeros(2, 12, 4), torch.full((2, 12, 10), -1.0)), targets)
-    negative, positive = torch.log1p(logits[..., 1].exp()), torch.log1p((-logits[..., 1]).exp())
-    assert float(found['score']) == pytest.approx(float(positive[0, 0] + negative[0, 5:].sum() + negative[1, 5:].sum()))
-    assert float(found['box']) == pytest.approx(4 * (2 - 0.05)) and float(found['landmark']) == pytest.approx(2 * (4 - 0.05))
-
-
-def test_dense_distillation_by_hand():
-    """Of six anchors: a face that the teacher misses, one near it that the teacher knows, one that nobody labelled, background,
-    one near the face of which the teacher is not sure, and one near a face that is no background to the teacher either."""
-    opinion, near = torch.tensor([0.1, 0.8, 0.9, 0.1, 0.4, 0.2]), torch.tensor([0.9, 0.3, 0.0, 0.0, 0.3, 0.2])
-    face = near > 0.5
-    targets = Targets([(face, near, torch.full((6, 4), 2.0), torch.full((6, 10), 2.0))])
-    logits = torch.stack([torch.zeros(6), (opinion / (1 - opinion)).log()], 1)[None]
-    student = torch.zeros(1, 6, 2), torch.zeros(1, 6, 4), torch.zeros(1, 6, 10)
-    found = dense_distillation(student, (logits, torch.full((1, 6, 4), 4.0), torch.full((1, 6, 10), 4.0)), targets)
-    wanted = torch.tensor([1.0, 0.8, 0.1, 0.4, 0.2])  # not of the third
-    focal = ((wanted - 0.5).square() * np.log(2)).sum() / wanted.sum()
-    assert float(found['score']) == pytest.approx(float(focal))
-    boxes = 4 * ((2 - 0.05) + 0.8 * (4 - 0.05)) / 1.8
-    assert float(found['box']) == pytest.approx(boxes) and float(found['landmark']) == pytest.approx(2.5 * boxes)
-
-
     """A face, an anchor near it that says nothing, and ten of the background, of which the seven worst count; as many in a
     picture without a face. Five landmarks, one of them known."""
     face, near = torch.zeros(12, dtype=torch.bool), torch.zeros(12)
@@ -147,7 +117,7 @@ def test_dense_distillation_by_hand():
     outputs = torch.stack([torch.zeros(2, 12), belief], 2), torch.zeros(2, 12, 4), torch.zeros(2, 12, 10)
     outputs[2][0, 0, 6:] = 7.0  # where nothing is known
     found = multibox_loss(outputs, Targets(pictures))
-    assert multibox_loss(tuple(torch.cat([part, part]) for part in outputs), Targets(2 * pictures)) == pytest.approx(found)
+    torch.testing.assert_close(multibox_loss(tuple(torch.cat([part, part]) for part in outputs), Targets(2 * pictures)), found)
     entropy = torch.log(1 + torch.exp(torch.tensor([-0.5, *(number / 10 for number in range(3, 10)), *[0.3] * 7])))
     assert found['score'].item() == pytest.approx(entropy.sum().item(), rel=1e-5)
     assert found['box'].item() == pytest.approx(4 * (2 - 0.05), rel=1e-5)  # linear from a tenth on
