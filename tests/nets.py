@@ -1,12 +1,15 @@
-"""Small builds of every backbone with settled statistics, for the batteries."""
+"""Small builds of every backbone with settled statistics, for the batteries; what graphs compute, and how alike it is."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 import zoo
+from plugins.preprocess import l2_normalise
 from plugins.registry import create_backbone
+from zoo.export.graph import Activations, Graph
 
 
 def build(name: str, **kwargs):
@@ -39,3 +42,15 @@ def settle(model, x: torch.Tensor) -> None:
             model(views)
             handle.remove()
             last.bias -= outputs[0].mean(0)
+
+
+def embed(model, x: np.ndarray) -> np.ndarray:
+    graph = model if isinstance(model, Graph) else Graph(model)
+    return dict(Activations(graph, (graph.output,))(x))[graph.output]
+
+
+def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    unit = l2_normalise(expected)
+    similarity = unit @ unit.T
+    assert np.median(similarity[~np.eye(len(unit), dtype=bool)]) < 0.9, 'the net does not tell faces apart'
+    return (l2_normalise(found) * unit).sum(1)
