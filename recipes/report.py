@@ -58,8 +58,12 @@ def report(study: Study, rows: list[dict]) -> str:
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
     for what, key in (('Images a run', 'images'), ('Precision', 'precision')):
         notes += [f'{what}: {", ".join(sorted({str(row[key]) for row in rows}))}.'] if rows else []
-    if rows and any(sum(row['run'] == label for row in rows) == 1 for label in shown):
-        notes.append('The error of a run of one seed is that of the pairs alone: another seed may turn what is close.')
+    scatter = _scatter(rows, sets[-1], 'accuracy') if sets else None
+    if scatter is not None:
+        notes.append(f'Seeds scatter by {scatter ** 0.5:.2f} points of accuracy, over all runs of several; the errors of '
+                     'differences hold that and the draw of the pairs.')
+    elif rows:
+        notes.append('The errors are those of the pairs alone, with one seed a run: another seed may turn what is close.')
     notes += ['There is no set that all runs were measured on (`--set`).'] if rows and not sets else []
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
     return '\n'.join([*lines, '', *notes]) + '\n'
@@ -68,7 +72,8 @@ def report(study: Study, rows: list[dict]) -> str:
 def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:
     """The paper's pairs, and whether they hold here.
 
-    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said.
+    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said. How much seeds
+    scatter is pooled over the runs that have several: two or three of one run do not tell.
     """
     pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
     if not pairs:
@@ -86,10 +91,18 @@ def _compare(rows: list[dict], pair: tuple[str, str], name: str, key: str) -> tu
     """Gain of the first over the second in points with its standard error, and the verdict."""
     first, second = (_values(rows, label, (name, key)) for label in pair)
     gain = statistics.fmean(first) - statistics.fmean(second)
-    of_seeds = sum(statistics.variance(values) / len(values) for values in (first, second) if len(values) > 1)
+    of_seeds = (_scatter(rows, name, key) or 0.0) * (1 / len(first) + 1 / len(second))
     error = (_of_pairs(rows, pair, name, key) + of_seeds) ** 0.5
     verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
     return f'{gain:+.2f} +- {error:.2f}', verdict
+
+
+def _scatter(rows: list[dict], name: str, key: str) -> float | None:
+    """Variance between seeds in squared points, pooled over the runs of several seeds; None when no run has."""
+    runs = [_values(rows, label, (name, key)) for label in {row['run'] for row in rows}]
+    several = [values for values in runs if len(values) > 1]
+    squares = sum(statistics.variance(values) * (len(values) - 1) for values in several)
+    return squares / sum(len(values) - 1 for values in several) if several else None
 
 
 def _of_pairs(rows: list[dict], labels: tuple[str, str], name: str, key: str) -> float:
