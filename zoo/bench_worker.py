@@ -75,7 +75,3 @@ def peak_mb() -> float:
 
 def _answer(**facts) -> None:
     print(json.dumps(facts), flush=True)
-
-
-if __name__ == '__main__':
-    main()

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
-from plugins.data.sources import FaceSource, decode_face, shrink_crop
+from plugins.data.sources import FaceSource, decode_face, fingerprint, shrink_crop
 
 __all__ = ['Batch', 'FaceDataset', 'FaceSampler', 'face_loader']
 
@@ -57,6 +57,11 @@ class FaceDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See :func:`plugins.data.sources.fingerprint`; made once, since it reads a thousand images."""
+        return fingerprint(self.source)
 
     def view(self, epoch: int) -> int:
         """Which augmentation of its faces an epoch shows."""

@@ -16,7 +16,7 @@ from plugins.data.augment import Augment
 from plugins.data.check import check_counts
 from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
 from plugins.data.degrade import Degrade
-from plugins.data.sources import FaceSource, fingerprint, open_faces
+from plugins.data.sources import FaceSource, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError, TrainConfig
@@ -68,7 +68,7 @@ class Trainer(Run):
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw.backbone, config.ema)
         self.best = -1.0
-        self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': fingerprint(source),
+        self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': self.dataset.fingerprint,
                      **{f'digest of {name}': fingerprint_model(name) for name in (*config.teachers, config.init) if name}}
         if config.resume:
             self.best = self._restore()['best']

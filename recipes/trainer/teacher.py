@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from plugins.data.datasets import Batch, FaceDataset
-from plugins.data.sources import FaceSource, fingerprint, read_faces
+from plugins.data.sources import FaceSource, read_faces
 from plugins.files import atomic_path, sha256_file
 from plugins.losses.distillation import DISTILLATIONS, Seen
 from plugins.losses.margin import margin_at
@@ -212,7 +212,7 @@ class EmbeddingTeacher:
         self._dataset = dataset
         teachers = [(fingerprint_model(path), model.preprocess.to_dict())
                     for path, model in zip(paths, self.models, strict=True)]
-        key = json.dumps([teachers, fingerprint(dataset.source), dataset.seed, vars(dataset.augment)])
+        key = json.dumps([teachers, dataset.fingerprint, dataset.seed, vars(dataset.augment)])
         self._folder = cache_folder() / 'teachers' / hashlib.sha256(key.encode()).hexdigest()[:16]
         self._maps: dict[int, np.memmap] = {}
         self._projection = self._load_projection(num_features, beginning)

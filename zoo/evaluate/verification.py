@@ -124,12 +124,13 @@ def _check_unique(source: TreeFaces, stems: list[str], number: dict[str, int], u
 
 
 def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
-    try:
-        data = source.read_file('pairs.txt') if pairs is None else Path(pairs).read_bytes()
-    except (FileNotFoundError, KeyError):
-        if pairs is not None:
-            raise
-        raise FileNotFoundError(f'{source.root}: no pairs.txt in it; name the file with --pairs') from None
+    if pairs is not None:
+        data = Path(pairs).read_bytes()
+    else:
+        try:
+            data = source.read_file('pairs.txt')
+        except (FileNotFoundError, KeyError):
+            raise FileNotFoundError(f'{source.root}: no pairs.txt in it; name the file with --pairs') from None
     try:
         return data.decode('utf-8-sig')  # with the mark that some editors begin a file with
     except UnicodeDecodeError as error:
