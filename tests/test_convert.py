@@ -178,6 +178,9 @@ def test_mxnet_files_that_cannot_be_read(arrays, tmp_path):
     (tmp_path / 'x-symbol.json').unlink()
     with pytest.raises(FileNotFoundError, match=r'x-symbol\.json'):
         read_mxnet(path)
+    (tmp_path / 'renamed.params').write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match=r'/renamed-symbol\.json'):
+        read_mxnet(tmp_path / 'renamed.params')
     path = write_mxnet(tmp_path, {name: value for name, value in arrays.items() if name != 'fc_bias'})
     with pytest.raises(MXNetError, match='fc_bias'):
         read_mxnet(path)

@@ -55,7 +55,7 @@ def read_mxnet(path: str | os.PathLike) -> dict[str, Tensor]:
         MXNetError: damaged, or a graph whose preprocessing or layers cannot be converted exactly.
     """
     path = Path(path)
-    symbol = path.with_name(path.stem.rpartition('-')[0] + '-symbol.json')
+    symbol = path.with_name(f'{path.stem.rpartition("-")[0] or path.stem}-symbol.json')
     if not symbol.is_file():
         raise FileNotFoundError(f'{symbol}: the graph that belongs to {path.name} is missing; it gives the order of the layers')
     arrays = {name.partition(':')[2]: value for name, value in read_params(path).items()}
