@@ -56,7 +56,8 @@ class TrainConfig:
         schedule: ``poly`` (linear to 0, arcface_torch's), ``cosine``, or ``step`` (x ``gamma`` at epochs ``milestones``).
         head: ``margin``, ``adaface`` or ``softmax``; margin_weight 0 leaves it out.
         margin_list, margin_end, scale: margins ``(m1, m2, m3)``, linear to ``margin_end`` over the training when given. AdaFace
-            has m2 alone, 0.4 in its paper (``margin_list=(1, 0.4, 0)``; the default is 0.5).
+            has m2 alone, 0.4 in its paper (``margin_list=(1, 0.4, 0)``; the default is 0.5). All three count, as in ArcFace's
+            eq. 4; arcface_torch takes m2 or m3.
         centre_weight: of the centre loss beside the head.
         teachers: recognisers of any runtime to distil embeddings from, or one folder of a finished training, whose network
             and head then teach labels and attention as well.

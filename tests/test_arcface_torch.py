@@ -211,6 +211,7 @@ class TestPreflight:
         ({'num_classes': 5}, 'num_classes=5 in the recipe, but .* holds 6'),
         ({'warmup_epoch': 2}, 'warmup_epoch=2 is not below'),
         ({'margin_list': (0.9, 0.4, 0.0)}, 'train_v2.py knows'), ({'optimizer': 'lion'}, 'knows sgd and adamw'),
+        ({'margin_list': (1.0, 0.3, 0.2)}, 'leaves the others'), ({'margin_list': (0.9, 0.0, 0.2)}, 'leaves the others'),
         ({'batch_size': 64}, 'less than one batch'), ({'network_args': {'width': 0.5}}, 'register a backbone')])
     def test_stops(self, check, changes, message):
         with pytest.raises(FaceError, match=message):

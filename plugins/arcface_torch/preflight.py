@@ -43,8 +43,9 @@ def check_training(config: Mapping, checkout: Path) -> list[str]:
 def _check_abilities(config: Mapping) -> list[Finding]:
     m1, m2, m3 = config['margin_list']
     wrong = []
-    if not ((m1 == 1 and m3 == 0) or m3 > 0):
-        wrong.append(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (_, _, m > 0) only')
+    if m1 != 1 or (m3 != 0 and (m2 != 0 or m3 < 0)):
+        wrong.append(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (1, 0, m) only; with a third margin it '
+                     'leaves the others out')
     if config['optimizer'] not in ('sgd', 'adamw'):
         wrong.append(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
     if config.get('network_args'):

@@ -7,7 +7,8 @@ combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin
 Deviations from ``arcface_torch`` (``losses.py``): there the margin is added inside ``no_grad``, so its gradient is that of the
 plain cosine; here the derivative of the margin is kept, as in the papers. There the logit rises again once the angle and its
 margin are more than pi, that is for the hardest faces, which the loss would push away; here it goes on falling, as in ArcFace's
-first code (:func:`add_margin`). Up to pi the logits are the same.
+first code (:func:`add_margin`). Up to pi the logits are the same, if there is one margin: with ``m3`` above 0 ``arcface_torch``
+leaves ``m1`` and ``m2`` out, here they count, as in ArcFace's eq. 4.
 """
 
 from __future__ import annotations
