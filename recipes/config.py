@@ -72,7 +72,7 @@ class TrainConfig:
         precision: ``32``, ``bf16`` (mixed), or ``auto``: bf16 where it is computed (a GPU, AVX512-BF16, AMX), float32
             elsewhere, where PyTorch emulates bf16 and takes 7 times as long.
         channels_last: memory format; compile: ``torch.compile`` the backbone.
-        clip: gradient norm limit (arcface_torch: 5).
+        clip: limit of the gradient's norm over network and head together (arcface_torch: 5 over the network alone).
         explode: the training stops when its loss is above so many times that of its first steps; 0: never.
         init: what to start from: a weights file, or a model of the zoo (``fdfacenet``).
         quantise: round as 8-bit inference will (quantisation-aware fine-tuning, from ``init``); the verification measures the
