@@ -1,8 +1,10 @@
 """Paper 003's low-quality distillation: a clean-face CBAM teacher's labels and attention for a student on degraded faces.
 
 First train the teacher (`facezoo train cbam_resnext100_casia`, or this network on any set), then name its output folder here.
-Epochs and learning rate are the paper's. Temperature, weights, the hard term, batch, scale and margin are not printed there:
-the values are ours. ArcFace is on (margin_weight), so the hard label term, which is the same loss again, is off.
+Epochs and learning rate are the paper's. Temperature, the hard term, optimiser, batch, scale and margin are not printed there:
+the values are ours. So is the weight of the attention (eq. 12 adds the three losses as they are, the text calls it a weighted
+mean): its maps are of positive numbers and never far apart. ArcFace is on (margin_weight), so the hard label term, which is the
+same loss again, is off.
 """
 
 config = dict(

@@ -60,9 +60,10 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def label_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 4.0, hard: float = 0.5) -> Tensor:
-    """Label distillation of logits ``(N, C)``, paper 003 eqs. 5-6 and figure 3: ``hard * CE + (1 - hard) * T^2 * KL``.
+    """Label distillation of logits ``(N, C)``, paper 003 eqs. 5-6 and figure 3: ``hard * CE + (1 - hard) * soft``.
 
-    The paper prints neither T nor the weight; 4 and 0.5 are ours. Rows labelled -1 take part in the soft term only.
+    The paper prints neither T nor the weight nor the soft term: 4, 0.5 and Hinton's ``T^2 * KL(teacher || student)`` (Hinton et
+    al. 2015, section 2) are ours. Rows labelled -1 take part in the soft term only.
     With ArcFace as the recognition loss the hard term is *the same thing again*: both on, it counts ``1 + hard`` times.
     """
     soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
