@@ -5,6 +5,8 @@ Paper: "Low-quality face recognition based on knowledge distillation" (in Chines
 make 100 layers, and those units are the public ``CBAMResNet`` of A-SKD (Shin et al. 2022, "Teaching Where to Look"), so that
 is what this is, with the paper's 7x7 spatial kernel in place of A-SKD's 3x3. ``groups`` defaults to 1: the ResNeXt paper
 itself notes that aggregation with units of two layers equals one wide dense unit.
+
+Deviations: the paper's figure 1 names ReLU, the public units have PReLU. A-SKD begins from Xavier's weights, this from He's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Paper: Deng et al., "ArcFace", CVPR 2019 (section 3.1, IR units); InsightFace's ``arcface_torch/backbones/iresnet.py``, whose
 ``model.pt`` loads into this network.
 
-Deviation: InsightFace freezes the scale of the last BatchNorm at 1; here it is trained, as in all other families.
+Deviations: InsightFace freezes the scale of the last BatchNorm at 1; here it is trained, as in all other families. It draws the
+convolutions from N(0, 0.1); here they begin as in all other families, too (:meth:`Backbone.init_weights`).
 """
 
 from __future__ import annotations

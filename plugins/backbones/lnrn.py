@@ -9,6 +9,8 @@ for the key features, added as in a residual network. The first unit crops the k
 (``[28:84, 34:90]``); the other three attend. The box is 56 = 112 / 2 pixels wide, so the cropped map and the pooled map of
 the first unit have one size: the only reading in which the paper's "for convenience of calculation" makes sense. Its
 coordinates are (x, y): the tensor slice is ``[:, :, 34:90, 28:84]``; the other order would cut the mouth off.
+
+Deviation: the input is ``(x - 127.5) / 127.5`` as in all of facezoo; the paper divides by 128.
 """
 
 from __future__ import annotations
