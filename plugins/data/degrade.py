@@ -3,8 +3,10 @@
 Low resolution is paper 003's (bicubic down by 2, 4 or 8 and Gaussian blur) or that of A-SKD's public code.
 
 Paper 003 leaves order, sigma and the way back up open. Here: bicubic down, bicubic up to the old size, then blur, with sigma
-uniform in (0.1, 2.0) pixels. ``variant='askd'`` is what A-SKD's code does (gist-ailab/teaching-where-to-look,
-utility/noise.py): nearest down, nearest up, and one fixed 5x5 Gaussian with sigma 0.1 across and 2.0 down the picture.
+uniform in (0.1, 2.0) pixels. Bicubic is OpenCV's, which looks at four pixels a side whatever the factor, as PyTorch's does:
+details alias. Pillow's and MATLAB's smooth first, so figures on faces made small with them do not compare.
+``variant='askd'`` is what A-SKD's code does (gist-ailab/teaching-where-to-look, utility/noise.py): nearest down, nearest up,
+and one fixed 5x5 Gaussian with sigma 0.1 across and 2.0 down the picture.
 """
 
 from __future__ import annotations

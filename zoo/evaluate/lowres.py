@@ -1,7 +1,7 @@
 """Verification at low resolution: accuracy at x1, x2, x4, x8 as in paper 003's tables 1 to 4, on any verification set.
 
 Deviation: the paper does not print its blur; here sigma is fixed (1 pixel of the 112 by default), so that a figure can be
-repeated.
+repeated. Which bicubic it is matters, too: see :mod:`plugins.data.degrade`.
 """
 
 from __future__ import annotations
