@@ -25,13 +25,15 @@ class Augment:
         mixup: blend with another face, weight uniform in [0.3, 0.7] (the identity becomes unknown, unless both have the same).
         rotate: rotation within 15 degrees and scale 0.9 to 1.1.
         shift: by whole pixels, within 4 % of the side.
-        light: brightness and contrast within 20 %.
+        light: brightness moved by up to 20 % of full scale, contrast about mid-grey by up to 20 % (the article: "+-0.2", not of
+            what; torchvision's ``ColorJitter`` scales the brightness instead, which is milder).
         saturation: within 40 %.
         grey: drop the colour.
-        lowres: down to 25-100 % of the side and back up, random interpolations (AdaFace's low-resolution augmentation).
+        lowres: down to 25-100 % of the side and back up, random interpolations (AdaFace's low-resolution augmentation, whose
+            code goes down to 20 %).
         blur: Gaussian, sigma 0.5 to 2.
         noise: Gaussian, sigma 0.01 of full scale.
-        occlude: a rectangle of 30 % of the area filled with a random colour.
+        occlude: a rectangle of 30 % of the crop's area filled with a random colour (the article: 30 % of the face's area).
 
     Raises:
         ValueError: a value that is no probability.

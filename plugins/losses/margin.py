@@ -2,7 +2,7 @@
 
 Sources: ArcFace (Deng et al. 2019, eq. 3; LNRN eq. 1; paper 003 eq. 11), CosFace (Wang et al. 2018, eq. 4), their
 combination ``cos(m1 * theta + m2) - m3`` (ArcFace eq. 4; InsightFace's ``margin_list = (m1, m2, m3)``), AdaFace (Kim et al.
-2022, section 3.2), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
+2022, section 3.3), softmax (paper 003 eq. 9-10), centre loss (Wen et al. 2016).
 
 Deviations from ``arcface_torch`` (``losses.py``): there the margin is added inside ``no_grad``, so its gradient is that of the
 plain cosine; here the derivative of the margin is kept, as in the papers. There the logit rises again once the angle and its
@@ -51,7 +51,8 @@ def add_margin(cosine: Tensor, labels: Tensor, margins: tuple[float, float, floa
 
 def margin_at(start: tuple[float, float, float], end: tuple[float, float, float] | None, progress: float
               ) -> tuple[float, float, float]:
-    """Margins at ``progress`` in [0, 1]: linear from ``start`` to ``end`` (paper 002's dynamic margin is 0.5 to 0.3)."""
+    """Margins at ``progress`` in [0, 1]: linear from ``start`` to ``end`` (paper 002's dynamic margin is 0.5 to 0.3, by the
+    stage of the training; linear is ours)."""
     return start if end is None else tuple(a + (b - a) * progress for a, b in zip(start, end, strict=True))
 
 
@@ -141,7 +142,8 @@ class AdaFaceHead(MarginHead):
 
 
 class SoftmaxHead(MarginHead):
-    """Plain softmax on un-normalised embeddings and weights with a bias, the comparison of paper 003 (eq. 9)."""
+    """Plain softmax on un-normalised embeddings and weights with a bias (paper 003 eq. 9), with which article 002 compares
+    ArcFace."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -158,7 +160,8 @@ HEADS: dict[str, type[MarginHead]] = {'margin': MarginHead, 'adaface': AdaFaceHe
 class CentreLoss(nn.Module):
     """``mean(|z - c_y|^2) / 2`` to a learned centre of the own class (rows labelled -1 do not count).
 
-    Deviation from the paper: the centres are ordinary parameters of the optimiser instead of having their own update rule.
+    Deviations from the paper: the mean over the batch instead of the sum, and centres that are ordinary parameters of the
+    optimiser instead of having their own update rule.
     """
 
     def __init__(self, num_classes: int, num_features: int) -> None:
