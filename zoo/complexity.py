@@ -9,9 +9,9 @@ With ``n`` the number of output elements of a leaf module at batch 1:
 ``macs_torchinfo``        torchinfo 1.8 "mult-adds": every parameter, times the output positions in convolutions
 ``macs_thop``             convolutions + bias + 2 * fully connected + 4 * BatchNorm (thop's old table; paper 001's Table 6)
 ``feature_map_mb_paper``  8 bytes * n over leaf modules with parameters (torchinfo's "forward/backward pass size"; every table
-                          of paper 001 but one row)
+                          of paper 001 but two rows without GDC, DWFN* and Table 11's FDFN*)
 ``feature_map_mb_table2`` 4 bytes * n over convolutions (the definition that paper 001's Table 2 prints and no table uses)
-``feature_map_mb_fused``  ``feature_map_mb_paper`` once BatchNorm is folded into the layer before it
+``feature_map_mb_fused``  ``feature_map_mb_paper`` once BatchNorm is folded into the layer before it (those two rows)
 ========================  ==================================================================================================
 
 MB are 1e6 bytes. Papers truncate or round to integers; nothing is rounded here.

@@ -50,5 +50,5 @@ def ssd_mobilenetv2(input_size: tuple[int, int] = (300, 300)) -> SSD:
 
 @register_detector
 def ssd_shufflev2_075(input_size: tuple[int, int] = (240, 320)) -> SSD:
-    """4-SSD-ShuffleV2x0.75: 135.2 M at 240x320 by the paper's counter (paper: 132)."""
+    """4-SSD-ShuffleV2x0.75: 135.1 M at 240x320 by the paper's counter (paper: 132)."""
     return SSD(ShuffleNetV2((24, 86, 172, 344)), 'relu', input_size)
