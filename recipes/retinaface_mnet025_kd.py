@@ -1,4 +1,7 @@
-"""RetinaFace MobileNetV1 x0.25 distilled from the public one on unlabelled pictures: the recipe of the bundled weights."""
+"""RetinaFace MobileNetV1 x0.25 distilled from the public one on unlabelled pictures, from random weights.
+
+The bundled weights began from the public ones, at lower rates and with other weights of the losses: their card has the values.
+"""
 
 config = dict(
     task='detection',
