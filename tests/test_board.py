@@ -195,6 +195,9 @@ def test_missing_scales_are_reported(tx2, cudart):
     (tx2 / 'bundle.json').write_text(json.dumps(facts))
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8')
     assert 'no scale is known for /features' in done.stderr and '1 tensors have no scale' in done.stderr
+    shutil.rmtree(tx2 / 'engines')
+    done = run_on_board(sys.executable, tx2, cudart, 'verify.py', 'fp16,int8', '--seconds', '0.01')
+    assert '1 tensors have no scale' in done.stderr, 'nobody listened while an engine was open'
 
 
 @pytest.mark.parametrize(('damage', 'message'), [

@@ -7,6 +7,7 @@ with the list read from the real ones). What it cannot show: kernels, timing, an
 import ctypes
 import json
 import os
+import weakref
 
 import numpy as np
 import onnx
@@ -49,7 +50,27 @@ class Logger(ILogger):
         ILogger.__init__(self)
 
     def log(self, severity, message):
-        pass
+        """Errors, too: the real one writes to ``std::cout``."""
+        if severity <= ILogger.Severity.WARNING:
+            print('[TRT] [W] ' + message, flush=True)
+
+
+class _Listener:
+    """Up to 8.4 TensorRT heeds one logger: the first of those that the living builders and runtimes were given."""
+
+    living, logger = weakref.WeakSet(), None
+
+    @classmethod
+    def take(cls, owner, logger):
+        if _VERSION >= (8, 4):
+            return logger
+        if not cls.living:
+            cls.logger = logger
+        elif logger is not cls.logger:
+            cls.logger.log(ILogger.Severity.WARNING, 'The logger passed in differs from one already provided for an existing '
+                           'builder, runtime, or refitter')
+        cls.living.add(owner)
+        return cls.logger
 
 
 class ITensor:
@@ -229,7 +250,7 @@ class IBuilderConfig:
 
 class Builder:
     def __init__(self, logger):
-        self._logger = logger
+        self._logger = logger = _Listener.take(self, logger)
         if os.environ.get('FAKE_TENSORRT_NO_GPU'):
             logger.log(ILogger.Severity.ERROR, 'CUDA initialization failure with error: 35')
             raise TypeError('pybind11::init(): factory function returned nullptr')
@@ -328,7 +349,7 @@ class IExecutionContext:
 
 class Runtime:
     def __init__(self, logger):
-        pass
+        self._logger = _Listener.take(self, logger)
 
     def deserialize_cuda_engine(self, plan):
         header, _, model = plan.partition(b'\n')
@@ -336,4 +357,8 @@ class Runtime:
             header = json.loads(header.decode())
         except ValueError:
             return None
-        return ICudaEngine(header, model) if header['version'] == __version__ else None
+        if header['version'] != __version__:
+            return None
+        engine = ICudaEngine(header, model)
+        engine.runtime = self  # which lives as long
+        return engine

@@ -14,6 +14,7 @@ import time
 
 from .bundle import BundleError, write_atomic
 from .cache import CacheVersionError, complete_scales, read_cache, write_cache
+from .log import open_log
 
 __all__ = ['BuildError', 'build_engine', 'finalise_cache', 'import_tensorrt']
 
@@ -57,7 +58,7 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
         BuildError: with TensorRT's own messages.
     """
     variant, began = bundle.variant(name), time.time()
-    log = _make_log(trt, show)
+    log = open_log(trt, show)
     if variant.get('verdict'):
         show.write('%s: %s\n' % (name, variant['verdict']))
     builder = _make_builder(trt, log)
@@ -100,7 +101,7 @@ def finalise_cache(bundle, precision, trt, show=sys.stderr):
     variant = bundle.variant(precision)
     if not variant.get('cache'):
         raise BundleError('%s needs no calibration cache: its ranges are in %s' % (precision, variant['graph']))
-    log = _make_log(trt, show)
+    log = open_log(trt, show)
     builder = _make_builder(trt, log)
     network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
     scales = _complete(bundle, variant, network, trt, show)
@@ -115,6 +116,7 @@ def _version(text):
 
 
 def _make_builder(trt, log):
+    log.reset()
     try:
         return trt.Builder(log)
     except TypeError:  # what the binding raises when the library returns nothing
@@ -207,26 +209,6 @@ def _timing_cache(config, path, show):
         if cache is not None:
             config.set_timing_cache(cache, False)
     return cache
-
-
-def _make_log(trt, show):
-    """A logger that shows warnings, counts missing scales, and remembers the layer that is being timed."""
-
-    class Log(trt.ILogger):
-        def __init__(self):
-            trt.ILogger.__init__(self)
-            self.last, self.layer, self.missing_scales = '', '', 0
-
-        def log(self, severity, message):
-            if 'Missing scale and zero-point' in message:
-                self.missing_scales += 1
-            elif severity <= trt.ILogger.Severity.WARNING:
-                self.last = message
-                show.write('[TensorRT] %s\n' % message)
-            elif 'Timing Runner: ' in message:
-                self.layer = message.partition('Timing Runner: ')[2].split(' ')[0][:50]
-
-    return Log()
 
 
 class _Heartbeat:

@@ -1,0 +1,33 @@
+"""What TensorRT says. ``trt.Logger`` would write it to standard output, between the results."""
+
+from functools import lru_cache
+
+__all__ = ['open_log']
+
+
+@lru_cache(maxsize=None)
+def open_log(trt, show):
+    """A logger that shows warnings, counts missing scales, and remembers the layer that is being timed.
+
+    It is the program's only one and stays: TensorRT before 8.4 heeds the first logger of all living builders and runtimes, even
+    when that logger is gone.
+    """
+
+    class Log(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+            self.reset()
+
+        def reset(self):
+            self.last, self.layer, self.missing_scales = '', '', 0
+
+        def log(self, severity, message):
+            if 'Missing scale and zero-point' in message:
+                self.missing_scales += 1
+            elif severity <= trt.ILogger.Severity.WARNING:
+                self.last = message
+                show.write('[TensorRT] %s\n' % message)
+            elif 'Timing Runner: ' in message:
+                self.layer = message.partition('Timing Runner: ')[2].split(' ')[0][:50]
+
+    return Log()
