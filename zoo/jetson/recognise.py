@@ -65,7 +65,7 @@ class System:
         for path in _entries(people):
             crops = [crop for crop in map(self._central, _entries(path)) if crop is not None]
             if crops:
-                names.append(os.path.basename(path))
+                names.append(_text(os.path.basename(path)))
                 persons.append(unit(unit(self.recogniser(np.stack(crops))).mean(0)[None])[0])
             else:
                 sys.stderr.write('%s: no picture of a face in it; left out\n' % path)
@@ -107,6 +107,11 @@ def _entries(folder):
     return [os.path.join(folder, name) for name in names if not name.startswith('.')]
 
 
+def _text(name):
+    """A file's name as UTF-8 has it: without a locale, Python 3.6 makes of it what neither JSON nor OpenCV can write."""
+    return os.fsencode(name).decode('utf-8', 'replace')
+
+
 def _run(arguments):
     if bool(arguments.pictures) == (arguments.camera is not None):
         raise BundleError('name pictures, or --camera SOURCE')
@@ -114,10 +119,10 @@ def _run(arguments):
     status = 0
     for path in arguments.pictures:
         try:
-            _say({'picture': path, 'faces': system(read_picture(path))})
+            _say({'picture': _text(path), 'faces': system(read_picture(path))})
         except BundleError as error:
             status = 1
-            _say({'picture': path, 'error': str(error)})
+            _say({'picture': _text(path), 'error': _text(str(error))})
     if arguments.camera is not None:
         status = _watch(system, arguments.camera, arguments.out)
     return status
