@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from zoo.jetson import board, verify
 from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
+from zoo.jetson.log import open_log
 from zoo.jetson.recogniser import Recogniser
 
 ROOT = Path(__file__).parents[1]
@@ -246,6 +248,20 @@ def test_plugins_are_registered(monkeypatch):
     module = SimpleNamespace(__version__='8.2.1.8', init_libnvinfer_plugins=lambda *arguments: registered.append(arguments))
     monkeypatch.setitem(sys.modules, 'tensorrt', module)
     assert import_tensorrt('8.2.1') is module and registered == [(None, '')]
+
+
+def test_the_log_survives_its_stream_and_the_end_of_the_program():
+    """TensorRT calls it from C++, where an exception would end the process: with `2>&1 | head`, or when an engine goes last."""
+    trt = ModuleType('tensorrt')
+    trt.ILogger = type('ILogger', (), {'Severity': SimpleNamespace(WARNING=2)})
+    stream = io.StringIO()
+    log = open_log(trt, stream)
+    del trt.ILogger
+    log.log(2, 'careful')
+    assert stream.getvalue() == '[TensorRT] careful\n' and log.last == 'careful'
+    stream.close()
+    log.log(1, 'worse')
+    assert log.last == 'worse'
 
 
 def test_temperatures(monkeypatch):

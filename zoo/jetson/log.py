@@ -1,5 +1,6 @@
 """What TensorRT says. ``trt.Logger`` would write it to standard output, between the results."""
 
+from contextlib import suppress
 from functools import lru_cache
 
 __all__ = ['open_log']
@@ -12,10 +13,11 @@ def open_log(trt, show):
     It is the program's only one and stays: TensorRT before 8.4 heeds the first logger of all living builders and runtimes, even
     when that logger is gone.
     """
+    base, warning = trt.ILogger, trt.ILogger.Severity.WARNING  # at the end of the program the module is empty
 
-    class Log(trt.ILogger):
+    class Log(base):
         def __init__(self):
-            trt.ILogger.__init__(self)
+            base.__init__(self)
             self.reset()
 
         def reset(self):
@@ -24,9 +26,10 @@ def open_log(trt, show):
         def log(self, severity, message):
             if 'Missing scale and zero-point' in message:
                 self.missing_scales += 1
-            elif severity <= trt.ILogger.Severity.WARNING:
+            elif severity <= warning:
                 self.last = message
-                show.write('[TensorRT] %s\n' % message)
+                with suppress(OSError, ValueError):  # closed; C++ calls, and there an exception would end the process
+                    show.write('[TensorRT] %s\n' % message)
             elif 'Timing Runner: ' in message:
                 self.layer = message.partition('Timing Runner: ')[2].split(' ')[0][:50]
 
