@@ -24,7 +24,7 @@ import pytest
 
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 from zoo.export.artefact import export
-from zoo.jetson import board, verify
+from zoo.jetson import board, engine, verify
 from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
@@ -133,9 +133,9 @@ def test_build_verify_run(python, version, tx2, cudart):
     assert 'int8: no INT8 units' in done.stderr
     report = json.loads((tx2 / 'r.json').read_text())
     assert report['board']['compute_capability'] == '6.2' and report['board']['tensorrt'] == version
-    for engine in report['engines'].values():
-        assert engine['passed'] and engine['mean_cosine'] > 0.999 and engine['accuracy'] == engine['expected_accuracy']
-        assert set(engine['latency_ms']) == {f'batch {b}, {c} copies' for b in (1, 8) for c in ('with', 'without')}
+    for found in report['engines'].values():
+        assert found['passed'] and found['mean_cosine'] > 0.999 and found['accuracy'] == found['expected_accuracy']
+        assert set(found['latency_ms']) == {f'batch {b}, {c} copies' for b in (1, 8) for c in ('with', 'without')}
     header = json.loads((tx2 / 'engines' / 'int8.plan').read_bytes().partition(b'\n')[0])
     assert header['missing'] == []  # the product before a fully connected layer's bias, which 8.5 makes, included
     done = run_on_board(python, tx2, cudart, 'run.py', 'samples.npz', '--out', 'e.npz', version=version)
@@ -248,6 +248,15 @@ def test_plugins_are_registered(monkeypatch):
     module = SimpleNamespace(__version__='8.2.1.8', init_libnvinfer_plugins=lambda *arguments: registered.append(arguments))
     monkeypatch.setitem(sys.modules, 'tensorrt', module)
     assert import_tensorrt('8.2.1') is module and registered == [(None, '')]
+
+
+def test_a_clock_that_is_set_does_not_stretch_a_measurement(monkeypatch):
+    """A TX2 has no battery for its clock: it is set when the network is found."""
+    ticks, days = iter(range(100)), iter(range(0, -10**9, -86_400))
+    monkeypatch.setattr(engine, 'time', SimpleNamespace(time=lambda: next(days), perf_counter=lambda: next(ticks)))
+    measured = object.__new__(engine.Engine)
+    measured._host, measured._set_shape, measured._run = {}, lambda shape: {}, lambda buffers, copies: None
+    assert measured.measure((1, 3, 8, 8), True, seconds=30, warm_up=3).tolist() == [1000.0] * 10
 
 
 def test_the_log_survives_its_stream_and_the_end_of_the_program():

@@ -57,7 +57,7 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
     Raises:
         BuildError: with TensorRT's own messages.
     """
-    variant, began = bundle.variant(name), time.time()
+    variant, began = bundle.variant(name), time.perf_counter()
     log = open_log(trt, show)
     if variant.get('verdict'):
         show.write('%s: %s\n' % (name, variant['verdict']))
@@ -84,8 +84,8 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
         raise BuildError('TensorRT could not build the %s engine: %s' % (name, log.last or 'it gave no reason'))
     if timing is not None:
         write_atomic(timing_path, bytes(config.get_timing_cache().serialize()))
-    bundle.keep_engine(name, bundle.key(name, board), plan, time.time() - began)
-    show.write('%s: built in %.0f s, %.2f MB\n' % (name, time.time() - began, os.path.getsize(
+    bundle.keep_engine(name, bundle.key(name, board), plan, time.perf_counter() - began)
+    show.write('%s: built in %.0f s, %.2f MB\n' % (name, time.perf_counter() - began, os.path.getsize(
         bundle.engine_path(name)) / 1e6))
     del parser
     if log.missing_scales:
@@ -219,9 +219,9 @@ class _Heartbeat:
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
 
     def _run(self):
-        began = time.time()
+        began = time.perf_counter()
         while not self._stop.wait(self._seconds):
-            self._show.write('%s: %4.0f s %s\n' % (self._what, time.time() - began, self._log.layer))
+            self._show.write('%s: %4.0f s %s\n' % (self._what, time.perf_counter() - began, self._log.layer))
             self._show.flush()
 
     def __enter__(self):

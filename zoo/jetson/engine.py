@@ -109,8 +109,8 @@ class Engine:
         """Latencies in ms of single runs on an input of ``shape``, float64 ``(runs,)``."""
         buffers = {name: self._host[name][:int(np.prod(found))] for name, found in self._set_shape(shape).items()}
         for limit in (warm_up, seconds):
-            times, end = [], time.time() + limit
-            while time.time() < end or len(times) < 10:
+            times, end = [], time.perf_counter() + limit
+            while time.perf_counter() < end or len(times) < 10:
                 began = time.perf_counter()
                 self._run(buffers, copies)
                 times.append(1e3 * (time.perf_counter() - began))
