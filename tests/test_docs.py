@@ -62,6 +62,42 @@ def test_every_command_that_is_shown_parses(page, line):
             build_parser(words[0]).parse_args(words)
 
 
+def _result(name):
+    return json.loads((ROOT / 'results' / f'{name}.json').read_text())
+
+
+def _figures():
+    """Page, and what it must say: figures of its prose as the results have them."""
+    arm, gallery, crops = _result('arm'), _result('gallery'), _result('crop_faults')
+    pi4, pi5 = arm['raspberrypi-4'], arm['raspberrypi-5']
+    apart = max(pi['fp32']['to_x86']['max_abs'] for pi in (pi4, pi5))
+    yield 'deployment-raspberry-pi.md', f'largest difference to x86 {1e6 * apart:.1f}e-6'
+    yield 'deployment-raspberry-pi.md', (f'to PyTorch {pi5["int8"]["to_torch"]["min_cosine"]:.4f} '
+                                         f'(x86: {arm["x86"]["int8"]["to_torch"]["min_cosine"]:.4f})')
+    half, stored = (pi5[name]['to_torch']['min_cosine'] for name in ('fp16 with fp16_arithmetic', 'fp16'))
+    yield 'deployment-raspberry-pi.md', f'falls to {half:.5f} on an emulated A76, from {stored:.6f} without'
+    machines = _result('install_size')['machines']
+    base, ncnn, runtime = (f'{machines["aarch64"][part]["total_mb"]:.0f} MB' for part in ('base', 'base + ncnn', 'runtime'))
+    yield 'deployment-raspberry-pi.md', f'On a Pi, {base}, with NCNN {ncnn}, with all of `runtime` {runtime}'
+    kept, built = (sum(gallery['cpu_seconds_to_start'][way].values()) for way in ('with the index kept', 'building the index'))
+    yield 'galleries.md', f'{kept:.0f} seconds of processor time with the kept index and {built:.0f} without'
+    far = gallery['exact']['far 1e-5']
+    yield 'galleries.md', (f'names {100 * far["found"]:.0f} % of the known persons rightly and takes '
+                           f'{100 * far["strangers_accepted"]:.0f} % of strangers')
+    plain, with_mirror = crops['mirror']['fdfacenet']['without']['1e-3'], crops['mirror']['fdfacenet']['with']['1e-3']
+    yield 'concepts.md', (f'{1e3 * plain["far"]:.2f}e-3 where the card says 1e-3, and the TAR on those pairs '
+                          f'{100 * plain["tar"]:.1f} instead of {100 * with_mirror["tar"]:.1f} %')
+    now, before = (crops['misaligned'][name] for name in ('fdfacenet', 'fdfacenet_kd_faces'))
+    for error, said in (('0', "of LFW's genuine pairs "), ('1.5', '')):
+        yield 'train-and-distil.md', (f'{100 * now[error]["tar@1e-3"]:.1f} % {said}instead of '
+                                      f'{100 * before[error]["tar@1e-3"]:.1f} %')
+
+
+@pytest.mark.parametrize(('page', 'said'), _figures())
+def test_figures_in_the_prose_are_those_of_the_results(page, said):
+    assert said in ' '.join((ROOT / 'docs' / page).read_text().split())
+
+
 def test_site_builds_without_a_warning(tmp_path):
     pytest.importorskip('mkdocs')
     run = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')], cwd=ROOT,
