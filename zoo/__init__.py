@@ -44,9 +44,9 @@ def load(name: str | os.PathLike, weights: str | os.PathLike | None = None, netw
     weights, their full name as ``model.origin`` (``fdfacenet.default``).
 
     Args:
-        name: a model (``fdfacenet``), a model and a weights tag (``fdfacenet.default``), or a weights file written by
-            facezoo's trainer.
-        weights: a weights file to use instead of the card's: facezoo's, a bare state dict, or arcface_torch's ``model.pt``.
+        name: a model (``fdfacenet``), a model and a weights tag (``fdfacenet.default``), or a weights file.
+        weights: a weights file to use instead of the card's: facezoo's, a PyTorch state dict (arcface_torch's ``model.pt``),
+            or MXNet's ``NAME-0000.params`` with ``NAME-symbol.json`` beside it.
         network: backbone of a weights file that does not say it itself.
         kwargs: options of the backbone (``num_features``, ``width``, ...).
 
