@@ -91,7 +91,8 @@ def probe(checkout: Path) -> None:
         if found != expected:
             have = f'is {function}({found})' if found is not None else 'is missing'
             raise CheckoutError(f'{checkout}: another version of arcface_torch: in {file}, {function}({expected}) was '
-                                f'expected and {have}. Use the version that facezoo knows: git checkout {COMMIT}')
+                                f'expected and {have}. Use the version that facezoo knows: git checkout {COMMIT}, in a clone '
+                                'of --depth 1 after git fetch --unshallow')
 
 
 def scripts(checkout: Path) -> list[str]:
