@@ -1,8 +1,8 @@
 """Identification, 1:N, on a folder of persons: rank-k, and with unknown persons DIR at FAR.
 
-  facezoo identify fdfacenet --set people/                            paper 004: 30 persons, 2 enrolled, 10 probes each
-  facezoo identify fdfacenet --set people/ --persons 100 --unknown 50 --seed 1
-  facezoo identify fdfacenet.lowquality --set people/ --lowres        probes at x1, x2, x4, x8; the gallery stays sharp
+  facezoo identify fdfacenet --set faces/                             paper 004: 30 persons, 2 enrolled, 10 probes each
+  facezoo identify fdfacenet --set faces/ --persons 100 --unknown 50 --seed 1
+  facezoo identify fdfacenet.lowquality --set faces/ --lowres         probes at x1, x2, x4, x8; the gallery stays sharp
 
 --lowres is the degradation of `facezoo eval --lowres`: bicubic and Gaussian blur, sigma 1.
 """
