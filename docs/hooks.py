@@ -67,8 +67,10 @@ def system_table(every: bool = False) -> str:
     plain, whole = (', '.join(f'{each[f"onnxruntime{bits}, 2 pictures at a time"]["ratio"]:.1f}x' for each in older)
                     for bits in ('', ', 8 bits'))
     return (f'{machine["processor"]}, {found["cores"]} cores, {machine["date"]}; JPEG files of at most '
-            f'{max(map(max, found["sizes"].values()))} pixels, read, searched and embedded; pictures a second '
-            '(`benchmarks/album_speed.py`):\n\n' + markdown_table(['system', *pictures], rows).strip()
+            f'{max(map(max, found["sizes"].values()))} pixels, read, searched and embedded '
+            f'{"with mirrored faces" if found["flip"] else "without mirrored faces (`--no-flip`)"}; pictures a second '
+            '(`benchmarks/album_speed.py`). `FaceAnalysis` enlarges and fills up what it searches to 640x640, facezoo does '
+            'not:\n\n' + markdown_table(['system', *pictures], rows).strip()
             + f'\n\nFrames a second of a {"x".join(map(str, video["size"]))} video with '
             f'{" to ".join(map(str, video["faces_a_frame"]))} faces, onnxruntime: {rates}.\n\n'
             'On a processor with AVX2 alone (no AVX512, no 8-bit dot products) onnxruntime, 2 pictures at a time, is '
