@@ -92,6 +92,7 @@ def _figures():
                                       f'{100 * before[error]["tar@1e-3"]:.1f} %')
     for name, rows in _result('lowres')['models'].items():
         yield 'concepts.md', f'| `{name}` | ' + ' | '.join(f'{100 * row["accuracy"]:.2f} %' for row in rows.values()) + ' |'
+    yield 'deployment-raspberry-pi.md', f'prints {card("fdfacenet").claims["latency_ms"]["raspberry_pi_4b_ncnn"]} ms a face'
     score = card('retinaface_mnet025').weights['default'].thresholds['score']
     yield 'face-analysis.md', f'det_thresh={score:.2f}'
     chain = card('retinaface_mnet025').weights['default'].metrics['chain']['lfw_112']['recognisers']['fdfacenet']['student']
