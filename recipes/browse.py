@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from recipes.config import list_recipes, load_recipe, read_config
@@ -60,43 +60,25 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from plugins.data.check import check_recipe
-    from plugins.registry import list_backbones
-    from zoo.model_card import preprocess_of
     config = _load(args)
-    if config.task == 'detection':
-        return _check_detector(args.recipe, config)
-    size = preprocess_of(config.network).input_size if config.network in list_backbones() else 112
-    findings = [*check_recipe(dataclasses.asdict(config), size=size), *_networks(config, size)]
+    detection = config.task == 'detection'
+    findings = [*(_of_detector(config) if detection else _of_recogniser(config))]
     serious = sum(finding.serious for finding in findings)
     for finding in findings:
         print(('wrong: ' if finding.serious else 'note:  ') + finding.text)
-    print(f'{args.recipe}: {f"wrong: {serious}" if serious else f"fits {config.rec}"}')
+    fits = f'fits {config.pictures if detection else config.rec}'
+    print(f'{args.recipe}: {f"wrong: {serious}" if serious else fits}')
     return 1 if serious else 0
 
 
-def _networks(config, size: int) -> Iterator[Finding]:
-    """Whether the network can be built, and whether what it starts and learns from can be opened and fits it."""
-    import torch
-
-    from plugins.data.check import Finding
-    from plugins.registry import create_backbone
+def _of_recogniser(config) -> Iterator[Finding]:
+    from plugins.data.check import Finding, check_recipe
+    from plugins.registry import create_backbone, list_backbones
     from recipes.trainer.teacher import teacher_size
-    from zoo.weights import load_weights
-    try:
-        with torch.device('meta'):
-            create_backbone(config.network, num_features=config.embedding_size, **config.network_args)
-    except (ValueError, TypeError, LookupError) as error:
-        yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
-        return
-    if config.init and not weights_path(config.init).is_file():
-        yield Finding(f'init={config.init!r}: neither a weights file nor a model of the zoo that has trained weights')
-    elif config.init:
-        try:
-            load_weights(create_backbone(config.network, num_features=config.embedding_size, **config.network_args),
-                         weights_path(config.init))
-        except ValueError as error:
-            yield Finding(f'init={config.init!r}: {error}')
+    from zoo.model_card import preprocess_of
+    size = preprocess_of(config.network).input_size if config.network in list_backbones() else 112
+    yield from check_recipe(dataclasses.asdict(config), size=size)
+    yield from _network(config, partial(create_backbone, num_features=config.embedding_size))
     for name in config.teachers:
         try:
             teacher_size(dataclasses.replace(config, teachers=(name,)), size)
@@ -104,14 +86,46 @@ def _networks(config, size: int) -> Iterator[Finding]:
             yield Finding(str(error) if name in str(error) else f'teachers: {name}: {error}')
 
 
-def _check_detector(recipe: str, config) -> int:
+def _of_detector(config) -> Iterator[Finding]:
+    from plugins.data.check import Finding, check_schedule
+    from plugins.data.pictures import Pictures, read_labels
     from plugins.data.sources import TreeFaces
-    needed = (config.labels, config.teacher, config.init and weights_path(config.init))
-    missing = [path for path in needed if path and not Path(path).is_file()]
-    for path in missing:
-        print(f'wrong: {path}: no such file')
-    print(f'{recipe}: {len(TreeFaces(config.pictures))} pictures in {config.pictures}')
-    return int(bool(missing))
+    from plugins.files import read_names
+    from plugins.registry import create_detector
+    yield from check_schedule(dataclasses.asdict(config))
+    yield from _network(config, create_detector, teacher=config.teacher)
+    try:
+        if config.labels:
+            Pictures(config.pictures, read_labels(read_names(config.labels), config.labels))
+        else:
+            TreeFaces(config.pictures)
+    except (ValueError, OSError) as error:
+        yield Finding(str(error))
+
+
+def _network(config, create: Callable, **weights: str | None) -> Iterator[Finding]:
+    """Whether the network can be built, and whether ``init`` and the other ``weights`` can be opened and fit it."""
+    import torch
+
+    from plugins.data.check import Finding
+    from zoo.weights import load_weights
+    build = partial(create, config.network, **config.network_args)
+    try:
+        with torch.device('meta'):
+            build()
+    except (ValueError, TypeError, LookupError) as error:
+        yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
+        return
+    init = weights_path(config.init) if config.init else None
+    if init and not init.is_file():
+        yield Finding(f'init={config.init!r}: neither a weights file nor a model of the zoo that has trained weights')
+        init = None
+    for key, path in (('init', init), *weights.items()):
+        try:
+            if path:
+                load_weights(build(), path)
+        except (ValueError, OSError) as error:
+            yield Finding(f'{key}={getattr(config, key)!r}: {error}')
 
 
 def _load(args: argparse.Namespace):

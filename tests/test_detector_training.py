@@ -23,6 +23,7 @@ from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.labels import vote
 from tests.conftest import encode
+from zoo.cli import main
 from zoo.evaluate.detection import GroundTruth
 from zoo.hub import resolve
 from zoo.model_card import CARDS, read_card
@@ -237,6 +238,25 @@ def test_recipes_of_detectors_are_checked():
             load_recipe('retinaface_mnet025_kd', {'augment': {name: value}})
     with pytest.raises(RecipeError, match=r'box_weight=-1\.0: must not be negative'):
         load_recipe('retinaface_mnet025_kd', {'box_weight': -1.0})
+
+
+def test_recipes_of_detectors_are_checked_before_a_training(labelled, tmp_path, capsys):
+    """What a training refuses, `facezoo recipe check` says: schedule, network, weights and labels."""
+    (tmp_path / 'cut.pth').write_bytes(b'cut')
+    (tmp_path / 'label.txt').write_text('# none.jpg\n')
+    words = ['recipe', 'check', 'retinaface_mnet025_kd', f'pictures={labelled}', 'teacher=none', 'init=retinaface_mnet025',
+             f'labels={labelled}/label.txt']
+    assert main(words) == 0 and f'fits {labelled}' in capsys.readouterr().out
+    for word, said in (('warmup_epoch=80', 'warmup_epoch=80 is not below num_epoch=80'),
+                       ('network=fdfacenet', "unknown detector 'fdfacenet'"),
+                       ('network_args={"sides": 1}', "network='retinaface_mnet025', network_args={'sides': 1}: "),
+                       (f'teacher={tmp_path}/cut.pth', 'cut.pth: cannot be read as weights'),
+                       ('teacher=gone.pth', "teacher='gone.pth': gone.pth: no such weights file"),
+                       ('init=gone', "init='gone': neither a weights file nor a model"),
+                       (f'labels={tmp_path}/label.txt', "'none.jpg'"), ('pictures=gone', 'gone')):
+        assert main([*words, word]) == 1, word
+        out = capsys.readouterr().out
+        assert said in out and ': wrong: 1\n' in out, out
 
 
 def test_pictures_that_are_not_there(labelled):
