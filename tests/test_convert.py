@@ -127,7 +127,7 @@ SHAPES = {'conv_weight': (4, 3, 3, 3), 'bn_gamma': 4, 'bn_beta': 4, 'bn_moving_m
           'fc_weight': (5, 144), 'fc_bias': 5, 'fc1_gamma': 5, 'fc1_beta': 5, 'fc1_moving_mean': 5, 'fc1_moving_var': 5}
 
 
-def write_mxnet(folder, arrays: dict[str, np.ndarray], nodes=NODES):
+def write_mxnet(folder, arrays: dict[str, np.ndarray], nodes=NODES, key: str = 'attrs'):
     blob = struct.pack('<QQQ', 0x112, 0, len(arrays))
     for array in arrays.values():
         blob += struct.pack(f'<IiI{array.ndim}qiii', 0xF993FAC9, 0, array.ndim, *array.shape, 1, 0, 0) + array.tobytes()
@@ -137,7 +137,7 @@ def write_mxnet(folder, arrays: dict[str, np.ndarray], nodes=NODES):
         blob += struct.pack('<Q', len(full)) + full
     (folder / 'x-0000.params').write_bytes(blob)
     (folder / 'x-symbol.json').write_text(json.dumps({'nodes': [
-        {'op': op, 'name': name, 'inputs': [[i, 0, 0] for i in inputs], 'attrs': attrs} for op, name, inputs, attrs in nodes]}))
+        {'op': op, 'name': name, 'inputs': [[i, 0, 0] for i in inputs], key: attrs} for op, name, inputs, attrs in nodes]}))
     return folder / 'x-0000.params'
 
 
@@ -160,6 +160,15 @@ def test_mxnet_graph_is_converted_exactly(arrays, tmp_path):
     y = F.batch_norm(y, a['fc1_moving_mean'], a['fc1_moving_var'], None, a['fc1_beta'], eps=2e-5)
     with torch.inference_mode():
         torch.testing.assert_close(model((pixels - 127.5) / 127.5), y)
+
+
+@pytest.mark.parametrize('key', ['attrs', 'attr', 'param'])
+def test_mxnet_scalars_inside_a_network_are_not_its_preprocessing(arrays, key, tmp_path):
+    """As of a hard swish or a scaled embedding, in a graph of any version."""
+    expected = read_mxnet(write_mxnet(tmp_path, arrays))
+    nodes = [*NODES, ('_mul_scalar', 'scaled', [19], {'scalar': '64'}), ('_minus_scalar', 'moved', [20], {'scalar': '3'})]
+    found = read_mxnet(write_mxnet(tmp_path, arrays, nodes, key))
+    assert expected.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
 def test_mxnet_files_that_cannot_be_read(arrays, tmp_path):

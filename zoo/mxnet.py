@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ _EPS = 1e-5  # of PyTorch's BatchNorm; the difference to MXNet's goes into the v
 # what the inputs of an operator are called in PyTorch
 _TENSORS = {'Convolution': ('weight', 'bias'), 'FullyConnected': ('weight', 'bias'), 'LeakyReLU': ('weight',),
             'BatchNorm': ('weight', 'bias', 'running_mean', 'running_var')}
+_MINUS, _TIMES = ('_minus_scalar', '_sub_scalar', '_MinusScalar'), ('_mul_scalar', '_MulScalar')
 
 
 class MXNetError(ValueError):
@@ -72,7 +74,7 @@ def read_mxnet(path: str | os.PathLike) -> dict[str, Tensor]:
 def _ordered(nodes: list[dict], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for node in nodes:
-        attributes = node.get('attrs', node.get('attr', node.get('param', {})))
+        attributes = _attributes(node)
         given = [nodes[source[0]]['name'] for source in node['inputs'][1:]]
         found = [arrays[name] for name in given if name in arrays]
         if not found:
@@ -91,12 +93,17 @@ def _ordered(nodes: list[dict], arrays: dict[str, np.ndarray]) -> dict[str, Tens
     return state
 
 
+def _attributes(node: dict) -> dict:
+    """Of an operator; the versions of MXNet have three names for them."""
+    return node.get('attrs', node.get('attr', node.get('param', {})))
+
+
 def _input_scale(nodes: list[dict]) -> float:
     """What turns facezoo's input ``(x - 127.5) / 127.5`` into the graph's own ``(x - 127.5) * scale``."""
-    scalars = {node['op']: float(node.get('attrs', node.get('attr', {}))['scalar'])
-               for node in nodes if node['op'] in ('_minus_scalar', '_sub_scalar', '_mul_scalar', '_MinusScalar', '_MulScalar')}
-    mean = next((value for op, value in scalars.items() if op in ('_minus_scalar', '_sub_scalar', '_MinusScalar')), 0.0)
-    scale = next((value for op, value in scalars.items() if op in ('_mul_scalar', '_MulScalar')), 1.0)
+    before = takewhile(lambda node: node['op'] not in _TENSORS, nodes)  # behind its first layer a scalar is the network's own
+    scalars = {node['op']: float(_attributes(node)['scalar']) for node in before if node['op'] in (*_MINUS, *_TIMES)}
+    mean = next((scalars[op] for op in _MINUS if op in scalars), 0.0)
+    scale = next((scalars[op] for op in _TIMES if op in scalars), 1.0)
     if mean != 127.5:
         raise MXNetError(f'the graph subtracts {mean:g} from the pixels; only 127.5 can be worked into the weights exactly')
     return scale * 127.5
