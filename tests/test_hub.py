@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import http.server
@@ -23,6 +24,7 @@ from zoo.hub import HubError, resolve, weights_path
 from zoo.model_card import CardError, Weights, read_card
 from zoo.pipeline.threshold import FARS
 from zoo.runtime import open_embedder
+from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import WeightsError, read_state, save_weights
 
 
@@ -46,6 +48,14 @@ def test_load_is_offline_and_in_evaluation_mode():
     assert not model.training and model.preprocess == zoo.card('fdfacenet').preprocess
     again = zoo.load('fdfacenet.default')
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_network_in_training_is_embedded_in_evaluation_mode(small_net, faces):
+    """As a measurement during a training needs it; the mode is put back."""
+    net = copy.deepcopy(small_net).train()
+    found, expected = (TorchEmbedder(each, small_net.preprocess)(faces[:4]) for each in (net, small_net))
+    np.testing.assert_array_equal(found, expected)
+    assert all(module.training for module in net.modules())
 
 
 def test_every_weights_entry_is_bundled_and_verified():

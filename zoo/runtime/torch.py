@@ -26,13 +26,15 @@ class TorchEmbedder:
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         training = self.model.training
         device = next(self.model.parameters()).device
-        self.model.eval()
+        if training:  # not each time: for one face the walk over all modules and back would be a twentieth of the work
+            self.model.eval()
         try:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 x = torch.from_numpy(self.preprocess(faces)).to(device, memory_format=torch.channels_last)
                 return self.model(x).float().cpu().numpy()
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
 
 
 def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEmbedder:
