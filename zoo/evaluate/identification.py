@@ -139,14 +139,14 @@ def evaluate_identification(probes: np.ndarray, probe_ids: np.ndarray, gallery: 
     """
     probe_ids, gallery_ids = np.asarray(probe_ids), np.asarray(gallery_ids)
     order = np.argsort(gallery_ids, kind='stable')
-    persons, begin = np.unique(gallery_ids[order], return_index=True)
+    gallery, (persons, begin) = gallery[order], np.unique(gallery_ids[order], return_index=True)
     known = np.isin(probe_ids, persons)
     if not known.any():
         raise FaceError('no probe shows a person of the gallery')
     own, place, best = (np.empty(len(probes)) for _ in range(3))
     for at in range(0, len(probes), _CHUNK):
         rows = slice(at, at + _CHUNK)
-        scores = np.maximum.reduceat(probes[rows] @ gallery[order].T, begin, axis=1)  # (n, persons)
+        scores = np.maximum.reduceat(probes[rows] @ gallery.T, begin, axis=1)  # (n, persons)
         column = np.searchsorted(persons, probe_ids[rows]).clip(max=len(persons) - 1)
         own[rows] = scores[np.arange(len(scores)), column]
         place[rows] = (scores >= own[rows, None]).sum(1)
