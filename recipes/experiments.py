@@ -28,6 +28,7 @@ from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from recipes.report import Study, pack_decisions, plot_curves, report
+from zoo.commands.options import number
 from zoo.datafile import read_yaml
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
@@ -50,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if verb == 'run':
             sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
             sub.add_argument('--run', action='append', default=[], metavar='LABEL', help='only these runs, and their teachers')
-            sub.add_argument('--seed', action='append', default=[], type=int, metavar='N',
+            sub.add_argument('--seed', action='append', default=[], type=number(int, 0), metavar='N',
                              help='these seeds instead of those of the study')
             sub.add_argument('--work', type=Path, default=Path('work_dirs/studies'), metavar='FOLDER', help='for the trainings')
 

@@ -15,25 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 
-from zoo.commands.options import add_backbone_options, backbone_options
+from zoo.commands.options import add_backbone_options, backbone_options, number
 from zoo.latency import FEATURES, LatencyModel, OutOfRange, bench_points, features_of, fit, list_latency, load_latency, widest
 from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    actions.add_parser('list', help='shipped models')
-    predict = actions.add_parser('predict', help='milliseconds of backbones')
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+    verbs.add_parser('list', help='shipped models')
+    predict = verbs.add_parser('predict', help='milliseconds of backbones')
     predict.add_argument('names', nargs='+', metavar='BACKBONE', help='recognisers of `facezoo list`')
     predict.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    design = actions.add_parser('design', help='the widest backbone within a time')
+    design = verbs.add_parser('design', help='the widest backbone within a time')
     design.add_argument('name', metavar='BACKBONE', help='a recogniser of `facezoo list`')
-    design.add_argument('--budget', type=float, required=True, metavar='MS', help='milliseconds that an inference may take')
-    for action in (predict, design):
-        action.add_argument('--device', default='raspberry-pi-4b-paper', metavar='DEVICE',
-                            help="a shipped model or a JSON file of 'fit'")
-        add_backbone_options(action)
-    fitting = actions.add_parser('fit', help='a model from measured times')
+    design.add_argument('--budget', type=number(float, 0, above=True), required=True, metavar='MS',
+                        help='milliseconds that an inference may take')
+    for verb in (predict, design):
+        verb.add_argument('--device', default='raspberry-pi-4b-paper', metavar='DEVICE',
+                          help="a shipped model or a JSON file of 'fit'")
+        add_backbone_options(verb)
+    fitting = verbs.add_parser('fit', help='a model from measured times')
     fitting.add_argument('results', metavar='FILE', help='JSON of `facezoo bench`')
     fitting.add_argument('--out', required=True, metavar='FILE', help='the JSON file to write')
     fitting.add_argument('--runtime', metavar='RUNTIME', help='which of the measured runtimes; needed where there are several')
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    return {'list': _list, 'predict': _predict, 'design': _design, 'fit': _fit}[args.action](args)
+    return {'list': _list, 'predict': _predict, 'design': _design, 'fit': _fit}[args.verb](args)
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -32,9 +32,9 @@ def number(kind: type, least: float, most: float = math.inf, above: bool = False
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """``112`` or ``HEIGHTxWIDTH``."""
-    height, _, width = text.partition('x')
-    return int(height), int(width or height)
+    """The argparse type of ``112`` or ``HEIGHTxWIDTH`` in pixels, as (height, width)."""
+    height, both, width = text.partition('x')
+    return number(int, 1)(height), number(int, 1)(width if both else height)
 
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:
