@@ -112,7 +112,7 @@ class DetectorTrainer(Run):
         save_recipe(self.fabric, config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, step, self.world_batch,
                        self.fabric.is_global_zero)
-        began = time.monotonic()
+        began, began_images = time.monotonic(), self.images
         means: dict[str, float] = {}
         with stop_signal() as stop:
             for views, faces, indices in face_loader(self.dataset, sampler, config.num_workers):
@@ -122,8 +122,9 @@ class DetectorTrainer(Run):
                 log.bar.update(self.world_batch)
                 means = {key: means.get(key, value) * 0.99 + value * 0.01 for key, value in losses.items()}
                 if step % config.frequent == 0:
-                    rate = config.frequent * self.world_batch / (time.monotonic() - began)
-                    began = time.monotonic()
+                    now = time.monotonic()
+                    rate = (self.images - began_images) / (now - began)
+                    began, began_images = now, self.images
                     log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
                 if self._stops(stop):
                     log.close()
