@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from command_line import command_line
 
+import zoo
 from plugins.data.degrade import misalign
 from plugins.data.sources import FaceSource, open_faces
 from plugins.files import write_atomic
@@ -31,7 +32,6 @@ from plugins.preprocess import decode_image, encode_image
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set
 from zoo.jetson.align import TEMPLATE, similarity_transform
-from zoo.loading import load_model
 from zoo.model_card import weights_of
 from zoo.pipeline.crop import central_landmarks
 from zoo.runtime import open_embedder
@@ -64,7 +64,7 @@ class MisalignedFaces:
 
 def detectors(raw: VerificationSet, teacher: str) -> dict:
     """Distance of our landmarks from the teacher's, where both find the central face, in pixels of the teacher's crop."""
-    nets = (open_detector(DETECTOR), FaceDetector(TorchDetector(load_model(DETECTOR, teacher, None, {}))))
+    nets = (open_detector(DETECTOR), FaceDetector(TorchDetector(zoo.load(DETECTOR, teacher))))
     offsets = []
     for index in range(len(raw.faces)):
         picture = decode_image(raw.faces.read(index)[0], raw.faces.name(index))

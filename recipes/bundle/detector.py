@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
+import zoo
 from recipes.bundle import install_weights
 from recipes.bundle.detection import add_measure_options, chain_metrics, choose_score, heldout_metrics, observe, score_table
-from zoo.loading import load_model
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import describe
 
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     source = args.run / 'last.safetensors'
     facts = describe(source)
-    nets = {'student': TorchDetector(load_model(source, None, None, {})),
-            'teacher': TorchDetector(load_model(facts['network'], args.teacher, None, {}))}
+    nets = {'student': TorchDetector(zoo.load(source)),
+            'teacher': TorchDetector(zoo.load(facts['network'], args.teacher))}
     found, truth = observe(nets, nets['teacher'], args.pictures)
     score = choose_score(score_table(found['student', 'as_is'], truth['as_is']))
     metrics = {'heldout': heldout_metrics(found, truth, nets, score), **chain_metrics(nets, args, score)}

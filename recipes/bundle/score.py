@@ -17,6 +17,7 @@ import json
 import sys
 from pathlib import Path
 
+import zoo
 from plugins.extras import installed_versions
 from plugins.files import write_atomic
 from recipes.bundle import edit_entry
@@ -31,7 +32,6 @@ from recipes.bundle.detection import (
     observe,
     score_table,
 )
-from zoo.loading import load_model
 from zoo.model_card import card
 from zoo.runtime.torch import TorchDetector, open_torch_detector
 from zoo.tables import format_table
@@ -48,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('results/detector_score.json'))
     args = parser.parse_args(argv)
     weights = card(args.network).weights['default']
-    teacher = load_model(args.network, args.teacher, None, {})
-    nets = {'student': open_torch_detector(args.network), 'teacher': TorchDetector(teacher)}
+    nets = {'student': open_torch_detector(args.network), 'teacher': TorchDetector(zoo.load(args.network, args.teacher))}
     found, truth = observe(nets, nets['teacher'], args.pictures)
     own, known = found['student', 'as_is'], truth['as_is']
     table = score_table(own, known)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import zoo
 from plugins.data.datasets import FaceSampler, face_loader
 from plugins.data.pictures import Pictures, read_labels
 from plugins.data.scenes import SceneAugment
@@ -28,7 +29,6 @@ from recipes.trainer.schedule import learning_rate
 from recipes.trainer.teacher import fingerprint_model
 from zoo.export.fold import fold_batchnorm
 from zoo.hub import weights_path
-from zoo.loading import load_model
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import load_weights
 
@@ -96,7 +96,7 @@ class DetectorTrainer(Run):
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
 
     def _load_teacher(self) -> Detector:
-        teacher = load_model(self.config.network, self.config.teacher, None, dict(self.config.network_args))
+        teacher = zoo.load(self.config.network, self.config.teacher, **self.config.network_args)
         return fold_batchnorm(teacher).to(self.fabric.device, memory_format=torch.channels_last)
 
     def fit(self) -> dict:
