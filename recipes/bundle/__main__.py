@@ -23,13 +23,12 @@ from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import threshold_at, verify
 from zoo.hub import weights_path
 from zoo.model_card import card
+from zoo.pipeline.threshold import FARS
 from zoo.runtime.embedder import Embedder
 from zoo.runtime.torch import open_torch
 from zoo.weights import describe
 
 __all__ = ['impostor_thresholds', 'main']
-
-FARS = ('1e-3', '1e-4', '1e-5')
 
 
 def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, float], dict[str, float], str]:

@@ -10,7 +10,7 @@ from zoo.runtime.embedder import Embedder
 
 __all__ = ['FARS', 'threshold_of']
 
-FARS = ('1e-3', '1e-4', '1e-5')
+FARS = ('1e-3', '1e-4', '1e-5')  # at which a card's thresholds are measured when weights are put into the zoo
 
 
 def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
