@@ -45,7 +45,7 @@ def test_list_and_info(capsys):
 
 def test_errors_are_messages(capsys):
     assert main(['info', 'fdfacenett']) == 1
-    assert capsys.readouterr().err.startswith("facezoo info: unknown model 'fdfacenett'; did you mean fdfacenet or")
+    assert capsys.readouterr().err.startswith("facezoo info: unknown model 'fdfacenett'; did you mean 'fdfacenet' or")
     assert main(['profile', 'mobilefacenett']) == 1
     assert "did you mean 'mobilefacenet'" in capsys.readouterr().err
     assert main(['profile', 'retinaface_mnet025']) == 1

@@ -81,7 +81,7 @@ def test_bundled_weights_need_no_home(bundled, monkeypatch):
 
 
 def test_unknown_names():
-    with pytest.raises(CardError, match='did you mean fdfacenet'):
+    with pytest.raises(CardError, match="did you mean 'fdfacenet'"):
         zoo.load('fdfacenett')
     with pytest.raises(LookupError, match=r"no trained weights 'lowlight' \(tags: default"):
         zoo.load('fdfacenet.lowlight')

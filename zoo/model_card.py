@@ -6,7 +6,6 @@ hash, licence, provenance and measurements.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from plugins.preprocess import PictureNorm, Preprocess
+from plugins.registry import suggest
 from zoo.datafile import build_dataclass, read_yaml
 
 __all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'read_card',
@@ -102,9 +102,7 @@ def card(name: str) -> ModelCard:
     if not path.is_file():
         if Path(given).exists():
             raise _no_model(Path(given))
-        close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
-        hint = f'; did you mean {" or ".join(close)}?' if close else '; `facezoo list` shows all'
-        raise CardError(f'unknown model {name!r}{hint}')
+        raise CardError(f'unknown model {name!r}{suggest(name, list_models(), "; `facezoo list` shows all")}')
     return read_card(path)
 
 
