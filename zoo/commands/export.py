@@ -46,12 +46,11 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     from zoo.export.target import target
-    from zoo.model_card import WEIGHTS_SUFFIXES
     if not (args.to or args.target):
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
     model = zoo.load(args.name, weights=args.weights, network=args.network)
-    name = Path(args.name).stem if Path(args.name).suffix in WEIGHTS_SUFFIXES else args.name.partition('.')[0]
+    name = Path(args.name).stem  # of a file, or without the tag of its weights
     if not hasattr(model, 'num_features'):
         return _run_detector(args, model, to, name)
     sidecar = export(model, name, to, args.out, args.gate_set, detector=args.detector, precision=args.precision,

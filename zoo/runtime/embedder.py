@@ -52,7 +52,7 @@ def open_embedder(model: str | os.PathLike, threads: int = 0, network: str | Non
     """
     opener = runtime_of(model, _OPENERS)
     if network:
-        if opener.__name__ != _OPENERS['torch']:
+        if runtime_name(model) != 'torch':
             raise ValueError(f'{model}: an exported file holds its backbone; leave out --network {network}')
         options['network'] = network
     return opener(model, threads=threads, **options)
