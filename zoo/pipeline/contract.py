@@ -8,6 +8,7 @@ weights that an export was made from decides, and the patterns only show that no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,20 @@ class Contract:
         if reason:
             raise ContractError(f'{what} was enrolled with {other.model} and cannot be compared with {self.model} as asked: '
                                 f'{reason}. Use the model and options it was enrolled with, or enrol again')
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON, all but ``probe``."""
+        return {key: value for key, value in vars(self).items() if key != 'probe'}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping, probe: np.ndarray) -> Contract:
+        """From what :meth:`to_dict` gave; there may be more in it.
+
+        Raises:
+            KeyError: something of a contract is missing.
+        """
+        weights = facts.get('weights', '')  # not in galleries of the first versions
+        return cls(facts['model'], facts['preprocess'], facts['flip'], probe, weights)
 
     def _difference(self, other: Contract) -> str | None:
         for key in sorted(self.preprocess):

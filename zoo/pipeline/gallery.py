@@ -171,8 +171,7 @@ class Gallery:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it."""
-        facts = {'format': _FORMAT, 'model': self.contract.model, 'preprocess': self.contract.preprocess,
-                 'flip': self.contract.flip, 'weights': self.contract.weights,
+        facts = {'format': _FORMAT, **self.contract.to_dict(),
                  'names': [name for name, faces in self._faces.items() for _ in faces],
                  'sources': [source for faces in self._faces.values() for source in faces]}
         with atomic_path(path) as temporary:
@@ -211,8 +210,7 @@ class Gallery:
                     rows, probe = data['embeddings'], data['probe']
             if facts['format'] != _FORMAT or len(facts['names']) != len(rows) or len(facts['sources']) != len(rows):
                 raise ValueError(f'format {facts["format"]!r}, {len(facts["names"])} names, {len(rows)} faces')
-            found = cls(Contract(facts['model'], facts['preprocess'], facts['flip'], probe, facts.get('weights', '')),
-                        facts['names'], rows, facts['sources'])
+            found = cls(Contract.from_dict(facts, probe), facts['names'], rows, facts['sources'])
         except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise GalleryError(f'{path}: not a whole gallery ({error}); restore a copy or enrol again') from None
         if contract:

@@ -123,8 +123,7 @@ class QdrantGallery:
 
     def _create(self, contract: Contract) -> None:
         models, width = self._models, contract.probe.shape[1]
-        facts = {'format': _FORMAT, 'model': contract.model, 'preprocess': contract.preprocess, 'flip': contract.flip,
-                 'weights': contract.weights, 'probe': contract.probe.tolist()}
+        facts = {'format': _FORMAT, **contract.to_dict(), 'probe': contract.probe.tolist()}
         several = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
         common = {'size': width, 'distance': models.Distance.DOT, 'hnsw_config': models.HnswConfigDiff(m=0)}
         with self._answered():
@@ -139,8 +138,7 @@ class QdrantGallery:
             raise GalleryError(f'{self._collection}: facezoo did not make this collection, or its server does not keep '
                                'metadata (Qdrant 1.16 and later do); name another one')
         with self._answered():
-            return Contract(facts['model'], facts['preprocess'], facts['flip'], np.array(facts['probe'], np.float32),
-                            facts.get('weights', ''))
+            return Contract.from_dict(facts, np.array(facts['probe'], np.float32))
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
