@@ -2,7 +2,7 @@
 
   facezoo list              all models
   facezoo list --trained    only those with trained weights
-  facezoo list --json       for programs: a list of objects with name, params, macs, input_size, fidelity, weights, lfw
+  facezoo list --json       for programs: a list of objects with name, params, macs, input_size, fidelity, weights, lfw (%)
 """
 
 from __future__ import annotations

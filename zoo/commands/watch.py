@@ -14,8 +14,8 @@ video is overwritten.
 A face that is followed is looked at again every 30 frames: behind a cut of an edited film, somebody in the same place keeps the
 other's name until then.
 
-At the end the time of each stage is reported, and two rates: the sequential one is one frame after the other, the pipelined one
-with reading, detection and recognition in threads.
+At the end the time of each stage but reading is reported, and two rates: the sequential one is what these stages would reach
+one after the other, the pipelined one what was reached, with reading, detection and recognition in threads.
 """
 
 from __future__ import annotations

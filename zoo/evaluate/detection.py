@@ -96,7 +96,13 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
 
 
 def average_precision(matches: Sequence[tuple], faces: int, spread: tuple[float, float] | None = None) -> float:
-    """Area under the precision-recall curve of the matches of all pictures; see the module's docstring."""
+    """Area under the precision-recall curve, a fraction; see the module's docstring.
+
+    Args:
+        matches: of each picture, its detections best first: scores float64 ``(N,)``, whether each counts bool ``(N,)``, faces
+            recalled so far int ``(N,)``, and a fourth that is not looked at.
+        faces: that count, in all pictures; spread: see :func:`evaluate_detections`.
+    """
     scores = np.concatenate([m[0] for m in matches])
     low, high = spread or (scores.min(initial=1.0), scores.max(initial=0.0))
     span = high - low or 1.0

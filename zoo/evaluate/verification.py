@@ -206,7 +206,11 @@ def _by_fold(correct: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def correct_decisions(distance: np.ndarray, same: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
-    """Right decisions at each threshold, when ``distance < threshold`` accepts."""
+    """How many decisions are right at each threshold ``(T,)``, int ``(T,)``, when ``distance < threshold`` accepts.
+
+    Args:
+        distance: of the pairs ``(P,)``; same: bool ``(P,)``.
+    """
     genuine = np.searchsorted(np.sort(distance[same]), thresholds)
     impostor = np.searchsorted(np.sort(distance[~same]), thresholds)
     return genuine + (~same).sum() - impostor

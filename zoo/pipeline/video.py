@@ -69,7 +69,9 @@ class Rates:
     """Time spent in each stage.
 
     Attributes:
-        seconds: by stage; frames: done; dropped: read from a live source and thrown away; wall: from first to last frame.
+        seconds: by stage, over all threads; reading is not timed, since it waits for a live source.
+        frames: done; embedded: faces; dropped: frames read from a live source and thrown away.
+        wall: seconds from the start to the last frame.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -87,8 +89,8 @@ class Rates:
             self.seconds[stage] += time.perf_counter() - began
 
     def to_dict(self) -> dict:
-        """Milliseconds a frame by stage, and frames per second: ``sequential`` is what one thread doing all stages in turn
-        would reach (the stages were timed while the others ran), ``pipelined`` what was reached."""
+        """Milliseconds a frame by stage, and frames per second: ``sequential`` is what one thread doing these stages in turn
+        would reach (they were timed while the others ran, and reading was not), ``pipelined`` what was reached."""
         frames = max(self.frames, 1)
         total = sum(self.seconds.values())
         return {'frames': self.frames, 'dropped': self.dropped, 'embedded_faces': self.embedded,
