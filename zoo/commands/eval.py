@@ -15,23 +15,19 @@ import sys
 import time
 from pathlib import Path
 
-from zoo.commands.options import number
+from zoo.commands.options import add_embedder_options
 from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
     parser.add_argument('--set', required=True, metavar='SET', help='.bin, or folder or zip of faces with pairs.txt')
     parser.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in the folder')
     parser.add_argument('--detector', metavar='MODEL', help="the set's pictures are not aligned: this one aligns the central "
                                                             'face of each; a picture without a face is like nobody')
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--lowres', choices=('both', 'one'), nargs='?', const='both',
                         help='degrade both images of each pair, or one (the second)')
     parser.add_argument('--plot', metavar='FILE', help='draw accuracy against degradation, as PNG (with --lowres)')
-    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
-                        help='threads of the runtime; 0: its own choice')
+    add_embedder_options(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

@@ -12,23 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 
-from zoo.commands.options import number
+from zoo.commands.options import add_embedder_options, number
 from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
     parser.add_argument('--set', required=True, metavar='FOLDER', help='folder or zip of aligned faces, a folder a person')
     parser.add_argument('--persons', type=number(int, 1), default=30, metavar='N', help='enrolled persons')
     parser.add_argument('--enrol', type=number(int, 1), default=2, metavar='N', help='images of each in the gallery')
     parser.add_argument('--probes', type=number(int, 1), default=10, metavar='N', help='other images of each that are searched')
     parser.add_argument('--unknown', type=number(int, 0), default=0, metavar='N', help='other persons, who must not be found')
     parser.add_argument('--seed', type=number(int, 0), default=0, metavar='N', help='of the draw of persons and images')
-    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--lowres', action='store_true', help='also with degraded probes, at x2, x4 and x8')
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
-                        help='threads of the runtime; 0: its own choice')
+    add_embedder_options(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

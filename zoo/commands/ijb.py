@@ -13,20 +13,16 @@ import json
 import time
 from pathlib import Path
 
-from zoo.commands.options import number
+from zoo.commands.options import add_embedder_options, number
 from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
     parser.add_argument('--root', required=True, type=Path, metavar='FOLDER', help='IJBC or IJBB, with loose_crop/ and meta/')
     parser.add_argument('--target', choices=('ijbc', 'ijbb'), default='ijbc', help='which protocol the folder holds')
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
-    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--batch', type=number(int, 1), default=64, metavar='N', help='faces that are embedded at once')
-    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
-                        help='threads of the runtime; 0: its own choice')
     parser.add_argument('--scores', type=Path, metavar='FILE', help='save the scores of all pairs (.npy)')
+    add_embedder_options(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from plugins.overrides import parse_overrides
 
-__all__ = ['add_backbone_options', 'backbone_options', 'image_size', 'number']
+__all__ = ['add_backbone_options', 'add_embedder_options', 'backbone_options', 'image_size', 'number']
 
 
 def number(kind: type, least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
@@ -35,6 +35,15 @@ def image_size(text: str) -> tuple[int, int]:
     """The argparse type of ``112`` or ``HEIGHTxWIDTH`` in pixels, as (height, width)."""
     height, both, width = text.partition('x')
     return number(int, 1)(height), number(int, 1)(width if both else height)
+
+
+def add_embedder_options(parser: argparse.ArgumentParser) -> None:
+    """The recogniser that is measured, mirroring and threads."""
+    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
+    parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
+                        help='threads of the runtime; 0: its own choice')
 
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:
