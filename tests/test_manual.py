@@ -58,7 +58,7 @@ def test_examples_parse(line):
 
 
 @pytest.mark.parametrize(('line', 'status'), [('verify', '3'), ('check', '1'), ('export', '1'), ('recognise', '1'),
-                                              ('recipe check', '1')])
+                                              ('recipe check', '1'), ('latency predict', '1')])
 def test_exit_status_is_stated_where_a_script_needs_it(line, status):
     assert re.search(rf'exit status[^.]*{status}', PAGES[line].format_help(), re.IGNORECASE)
 

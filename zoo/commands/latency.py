@@ -1,7 +1,7 @@
 """Predict a model's time on a device, and fit such predictions to measured times.
 
   facezoo latency list                                       devices with a shipped model, and its errors
-  facezoo latency predict fdfacenet mobilefacenet --device raspberry-pi-4b-paper
+  facezoo latency predict fdfacenet mobilefacenet --device raspberry-pi-4b-paper   exit status 1 when one is not predicted
   facezoo latency design fdfacenet --device pi5.json --budget 20   the widest that fits 20 ms
   facezoo latency fit bench.json --out pi5.json              from `facezoo bench ... --json bench.json` run on the device
 
