@@ -231,7 +231,7 @@ def check_options(key: str, given: dict, kind: type) -> None:
 
 def list_recipes() -> list[str]:
     """Names of the recipes that facezoo ships."""
-    package = importlib.import_module('recipes')
+    package = importlib.import_module('recipes')  # NETWORK_DATA.py each; no other module of it has an underscore
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if '_' in m.name)
 
 

@@ -68,7 +68,7 @@ def _against(feature: str, series: Mapping[str, Sequence[Point]], machine: str, 
                 model = fit(points, [feature], name)
                 ends = np.array([0, x.max()])
                 axes.plot(ends, model.constant + model.coefficients[feature] * ends, '--', color=dots.get_color(), alpha=0.6)
-                line = f': R2 {round(model.r2, 2) + 0:.2f} over {len(points)}'
+                line = f': R2 {round(model.r2, 2) + 0:.2f} over {len(points)}'  # + 0: never -0.00
             dots.set_label(name + line)
             named |= {point.name: max(named.get(point.name, (0, 0)), place)
                       for point, place in zip(points, zip(x, y, strict=True), strict=True)}

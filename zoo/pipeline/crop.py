@@ -74,7 +74,5 @@ def align_central(picture: np.ndarray, detect: Callable[[np.ndarray], Faces], si
     landmarks = central_landmarks(detect(picture), picture)
     try:
         return None if landmarks is None else align(picture, landmarks[None], size)[0]
-    except FaceError:
-        raise
     except ValueError as error:
         raise FaceError(str(error)) from None

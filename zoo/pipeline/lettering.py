@@ -61,8 +61,10 @@ def _span(font: FreeTypeFont, text: str) -> tuple[int, int]:
 @lru_cache(1024)
 def _font(signs: frozenset[str], size: int) -> FreeTypeFont | None:
     """The first font that has all the characters; None when none has."""
-    name = next((name for name in (None, *FONTS) if _opened(name, 16) and all(_has(name, sign) for sign in signs)), ...)
-    return None if name is ... else _opened(name, size)
+    for name in (None, *FONTS):
+        if _opened(name, 16) and all(_has(name, sign) for sign in signs):
+            return _opened(name, size)
+    return None
 
 
 @cache
