@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import zoo
-from plugins.data.sources import MemoryFaces, read_faces
+from plugins.data.sources import MemoryFaces, SubsetFaces, read_faces
 from plugins.data.verification import read_bin, write_bin
 from plugins.preprocess import FaceError, Preprocess, encode_image, l2_normalise
 from zoo.cli import main
+from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set, threshold_at, verify
 
 
@@ -179,6 +180,8 @@ def test_broken_embedders_are_refused(face_bin):
         verify(Constant(), face_bin)
     with pytest.raises(FaceError, match='not finite'):
         verify(Infinite(), face_bin)
+    _, norms = embed_faces(Constant(), SubsetFaces(load_verification_set(face_bin).faces, np.array([0])))
+    assert norms.tolist() == [[2, 2]], 'of a single face there is no telling'
 
 
 def test_too_few_or_one_sided_pairs(face_bin, tmp_path):

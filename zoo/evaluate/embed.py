@@ -35,6 +35,6 @@ def embed_faces(embedder: Embedder, faces: FaceSource, flip: bool = True, batch_
     embeddings = l2_normalise(np.concatenate(sums))
     if not np.isfinite(embeddings).all():
         raise FaceError(f'{embedder.name}: embeddings are not finite')
-    if np.ptp(embeddings, axis=0).max() < 1e-4:
+    if len(embeddings) > 1 and np.ptp(embeddings, axis=0).max() < 1e-4:
         raise Collapsed(f'{embedder.name}: all {len(embeddings)} faces get the same embedding; the model is broken')
     return embeddings, np.concatenate(norms)
