@@ -28,7 +28,7 @@ from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
 from recipes.report import Study, pack_decisions, plot_curves, report
-from zoo.commands.options import number
+from zoo.commands.options import named_set, number
 from zoo.datafile import read_yaml
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
@@ -49,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if verb == 'report':
             sub.add_argument('--plots', action='store_true', help='draw the loss curves, too: STUDY.png beside the results')
         if verb == 'run':
-            sub.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification set to measure on')
+            sub.add_argument('--set', action='append', default=[], type=named_set, metavar='NAME=SET',
+                             help='verification set to measure on')
             sub.add_argument('--run', action='append', default=[], metavar='LABEL', help='only these runs, and their teachers')
             sub.add_argument('--seed', action='append', default=[], type=number(int, 0), metavar='N',
                              help='these seeds instead of those of the study')
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         require('torch', 'train')
     for study in [load_study(name) for name in names]:
         if args.verb == 'run':
-            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, _sets(args.set))
+            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
         elif args.verb == 'status':
             print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
         else:
@@ -74,13 +75,6 @@ def run(args: argparse.Namespace) -> None:
             print(text)
             if args.plots:
                 plot_curves(study, rows, args.results / f'{study.name}.png')
-
-
-def _sets(words: list[str]) -> dict[str, str]:
-    for word in words:
-        if not all(word.partition('=')):
-            raise ValueError(f'--set {word}: write NAME=SET, as in lfw=lfw.bin')
-    return dict(word.split('=', 1) for word in words)
 
 
 def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:

@@ -173,6 +173,7 @@ def test_no_threshold_without_a_sidecar(recogniser_file, tmp_path):
     ('profile fdfacenet --input 0x112', '--input: 0: must be a whole number, at least 1'),
     ('latency design fdfacenet --budget nan', '--budget: nan: must be a number, above 0'),
     ('experiments run --seed -1', '--seed: -1: must be a whole number, at least 0'),
+    ('experiments run --set lfw.bin', '--set: lfw.bin: write NAME=SET, as in lfw=lfw.bin'),
     ('watch 0 --threshold 0.4 --far 1e-4', '--far: not allowed with argument --threshold'),
     ('eval-detector retinaface_mnet025 --truth a --score 75', '--score: 75'),
     ('verify a.jpg b.jpg --threshold nan', '--threshold: nan: must be a number, -1 to 1'),

@@ -19,6 +19,7 @@ import yaml
 
 from plugins.data.sources import open_faces
 from recipes.bundle import install_weights
+from zoo.commands.options import named_set
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import threshold_at, verify
 from zoo.hub import weights_path
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--licence', required=True)
     parser.add_argument('--data', required=True, help='what it was trained on')
     parser.add_argument('--holdout', required=True, help='labelled faces of identities that were not trained on')
-    parser.add_argument('--set', action='append', default=[], metavar='NAME=SET', help='verification sets to report')
+    parser.add_argument('--set', action='append', default=[], type=named_set, metavar='NAME=SET',
+                        help='verification sets to report')
     parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
     args = parser.parse_args(argv)
     source = args.run / f'{args.weights}.safetensors'
@@ -64,8 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     embedder = open_torch(source)
     thresholds, tar, conditions = impostor_thresholds(embedder, args.holdout)
     metrics = {'holdout': {f'tar@{far}': tar[far] for far in FARS} | {'conditions': conditions}}
-    for item in args.set:
-        name, _, path = item.partition('=')
+    for name, path in args.set:
         metrics[name] = {key: round(value, 5) if isinstance(value, float) else value
                          for key, value in verify(embedder, path, progress=True).to_dict().items()} | {'flip': True}
     recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from plugins.overrides import parse_overrides
 
-__all__ = ['add_backbone_options', 'add_embedder_options', 'backbone_options', 'image_size', 'number']
+__all__ = ['add_backbone_options', 'add_embedder_options', 'backbone_options', 'image_size', 'named_set',
+           'number']
 
 
 def number(kind: type, least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
@@ -35,6 +36,14 @@ def image_size(text: str) -> tuple[int, int]:
     """The argparse type of ``112`` or ``HEIGHTxWIDTH`` in pixels, as (height, width)."""
     height, both, width = text.partition('x')
     return number(int, 1)(height), number(int, 1)(width if both else height)
+
+
+def named_set(text: str) -> tuple[str, str]:
+    """The argparse type of ``NAME=SET``."""
+    name, _, path = text.partition('=')
+    if not (name and path):
+        raise argparse.ArgumentTypeError(f'{text}: write NAME=SET, as in lfw=lfw.bin')
+    return name, path
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> None:
