@@ -49,10 +49,11 @@ def report(study: Study, rows: list[dict]) -> str:
         columns += [(sets[-1], f'lowres x{f}') for f in (1, 2, 4, 8)]
     head = f'| {" | ".join(["run", "seeds", *(f"{name} {key} %" for name, key in columns)])} |'
     lines = [f'# {study.title}', '', f'Paper: {study.claim}', '', head, '|---' * (2 + len(columns)) + '|']
-    for label in sorted(shown, key=lambda each: -_mean(rows, each, columns[-1 if lowres else -2])[0]) if sets else shown:
-        count = sum(row['run'] == label for row in rows)
-        cells = [('{:.2f} +- {:.2f}' if count > 1 else '{:.2f}').format(*_mean(rows, label, column)) for column in columns]
-        lines.append(f'| {" | ".join([label, str(count), *cells])} |')
+    if sets:
+        shown.sort(key=lambda label: -statistics.fmean(_values(rows, label, columns[-1 if lowres else -2])))
+    for label in shown:
+        seeds = sum(row['run'] == label for row in rows)
+        lines.append(f'| {" | ".join([label, str(seeds), *(_mean(_values(rows, label, column)) for column in columns)])} |')
     lines += _orderings(study, rows, shown, sets[-1]) if sets and lowres == study.lowres else []
     missing = sorted(set(study.runs) - set(shown) - set(study.helpers))
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
@@ -131,9 +132,9 @@ def _unpack_decisions(text: str, pairs: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=pairs)
 
 
-def _mean(rows: list[dict], label: str, column: tuple[str, str]) -> tuple[float, float]:
-    values = _values(rows, label, column)
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _mean(values: list[float]) -> str:
+    """With the standard deviation, where there are several."""
+    return f'{statistics.fmean(values):.2f}' + (f' +- {statistics.stdev(values):.2f}' if len(values) > 1 else '')
 
 
 def _values(rows: list[dict], label: str, column: tuple[str, str]) -> list[float]:
