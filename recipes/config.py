@@ -271,7 +271,12 @@ def _config_class(name: str, task: str) -> type:
 
 
 def read_config(name: str) -> dict:
-    """The ``config`` mapping of a recipe as it is written; see :func:`load_recipe`."""
+    """The ``config`` mapping of a recipe as it is written; see :func:`load_recipe`.
+
+    Raises:
+        RecipeError: no such recipe, or it defines none.
+        FileNotFoundError: no such ``.py`` file.
+    """
     path = Path(name)
     if path.suffix == '.py':
         module = import_file(path)

@@ -25,7 +25,8 @@ class DetectorConfig:
         num_epoch, warmup_epoch, batch_size: as for recognisers; an epoch is one view for each picture.
         view_size: side of the square views, a multiple of 32 (64 for SSD).
         optimizer, lr, momentum, nesterov, weight_decay, schedule, milestones, gamma, clip, ema, precision, device: as for
-        recognisers. box_weight, landmark_weight: of those losses; the score's is 1.
+            recognisers.
+        box_weight, landmark_weight: of those losses; the score's is 1.
         augment: options of :class:`plugins.data.scenes.SceneAugment`.
         init: what to start from: a weights file, or a detector of the zoo.
         output: folder of this run; resume: go on with the run in it.

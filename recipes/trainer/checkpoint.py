@@ -6,11 +6,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from plugins.files import atomic_path
-from recipes.config import TrainConfig
+
+if TYPE_CHECKING:
+    from recipes.trainer.run import Config
 
 __all__ = ['CheckpointError', 'load_checkpoint', 'not_finite', 'plain', 'save_checkpoint']
 
@@ -28,7 +31,7 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged or belongs to another recipe."""
 
 
-def save_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Mapping, **state) -> None:
+def save_checkpoint(path: Path, config: Config, world_batch: int, data: Mapping, **state) -> None:
     """Write ``state`` and the recipe; the previous checkpoint stays until the new one is whole.
 
     Args:
@@ -39,7 +42,7 @@ def save_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Map
         torch.save({'config': asdict(config), 'world_batch': world_batch, 'data': dict(data), **state}, temporary)
 
 
-def load_checkpoint(path: Path, config: TrainConfig, world_batch: int, data: Mapping) -> dict:
+def load_checkpoint(path: Path, config: Config, world_batch: int, data: Mapping) -> dict:
     """The saved state of a training with the same recipe, data and images a step, on any number of processes.
 
     A lower ``lr`` or ``clip`` is accepted, and logged: with the same ones a training that diverged would do so again. So is

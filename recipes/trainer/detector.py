@@ -48,6 +48,11 @@ class SceneDataset(Dataset):
         return len(self.pictures)
 
     def load(self, view: int, index: int) -> tuple[np.ndarray, Faces]:
+        """A view uint8 RGB ``(S, S, 3)`` and its faces.
+
+        Raises:
+            FaceError: a picture cannot be decoded.
+        """
         rng = np.random.default_rng((self.seed, view, index))
         first = [index]  # the picture itself, then random others
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from recipes.config import TrainConfig
+if TYPE_CHECKING:
+    from recipes.trainer.run import Config
 
 __all__ = ['learning_rate']
 
 
-def learning_rate(config: TrainConfig, epoch: float) -> float:
+def learning_rate(config: Config, epoch: float) -> float:
     """Learning rate at a fractional epoch: linear warm-up from 0, then ``poly``, ``cosine`` or ``step``."""
     if epoch < config.warmup_epoch:
         return config.lr * epoch / config.warmup_epoch

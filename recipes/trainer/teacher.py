@@ -198,6 +198,9 @@ class EmbeddingTeacher:
         dataset: the training faces; its seed and augmentation are part of the cache's key. The embeddings of its views are
             cached; without views they are computed anew.
         beginning: the student as it begins, when it begins from weights; it is taught in the coordinates that it has.
+
+    Raises:
+        FaceError: the teachers want crops of different sizes.
     """
 
     def __init__(self, paths: tuple[str, ...], num_features: int, dataset: FaceDataset,

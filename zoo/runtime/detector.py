@@ -53,6 +53,9 @@ class FaceDetector:
             enlarged.
         threshold: lowest score of a face; by default the net's own (:attr:`DetectorNet.score`), or InsightFace's 0.5.
         overlap: intersection over union above which the weaker of two boxes is dropped.
+
+    Raises:
+        ValueError: ``size`` is below the net's coarsest stride.
     """
 
     def __init__(self, net: DetectorNet, size: float = 640, threshold: float | None = None, overlap: float = 0.4) -> None:

@@ -63,6 +63,10 @@ def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable
 
     Args:
         openers: by runtime (``onnx``, ``ncnn``, ``torch``), a name in its module.
+
+    Raises:
+        MissingExtra: the model needs PyTorch, which is not installed; the message says how to do without.
+        CardError: the same, and there is no such model.
     """
     path, runtime = Path(model), runtime_name(model)
     try:

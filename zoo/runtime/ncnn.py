@@ -15,7 +15,17 @@ __all__ = ['NcnnDetector', 'NcnnEmbedder', 'ncnn_net']
 
 
 class NcnnEmbedder:
-    """A recogniser in NCNN's ``.param``/``.bin``; faces are run one by one, as NCNN does."""
+    """A recogniser in NCNN's ``.param``/``.bin``; faces are run one by one, as NCNN does.
+
+    Args:
+        path: the ``.param`` file, or a folder with one.
+        options: of :func:`ncnn_net`, instead of the sidecar's.
+
+    Raises:
+        FileNotFoundError: the ``.param`` or the ``.bin`` is missing.
+        ValueError: a detector, several ``.param`` files, a sidecar of other files, or NCNN refuses the pair.
+        RuntimeError: NCNN cannot run it.
+    """
 
     def __init__(self, path: str | os.PathLike, threads: int = 0, **options) -> None:
         param = _find_param(Path(path))
@@ -43,7 +53,11 @@ class NcnnEmbedder:
 
 
 class NcnnDetector:
-    """A detector in NCNN's ``.param``/``.bin`` as :class:`zoo.runtime.detector.DetectorNet`; pictures are run one by one."""
+    """A detector in NCNN's ``.param``/``.bin`` as :class:`zoo.runtime.detector.DetectorNet`; pictures are run one by one.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: as :class:`NcnnEmbedder`; the sidecar of a detector says its strides.
+    """
 
     SIZES = (1, 4, 10)  # numbers an anchor: scores, boxes, landmarks
 

@@ -20,7 +20,14 @@ _CPU = ('CPUExecutionProvider',)
 
 
 class OnnxEmbedder:
-    """An ONNX recogniser with one image input and one embedding output."""
+    """An ONNX recogniser with one image input and one embedding output.
+
+    Args:
+        providers, exact: see :func:`onnx_session`.
+
+    Raises:
+        ValueError: the file has other inputs or outputs, a fixed batch above 1, or another size than its preprocessing.
+    """
 
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
                  ) -> None:

@@ -38,7 +38,15 @@ class TorchEmbedder:
 
 
 def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEmbedder:
-    """A zoo name or a weights file as an Embedder."""
+    """A zoo name or a weights file as an Embedder.
+
+    Args:
+        threads: of all of PyTorch in this process; 0 leaves them as they are.
+        options: see :func:`zoo.load`.
+
+    Raises:
+        ValueError: the model is a detector.
+    """
     import zoo
     if threads:
         torch.set_num_threads(threads)
