@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -91,6 +92,30 @@ def test_pictures_of_folders_and_what_is_passed_over(tmp_path):
     assert {reason: [str(path.relative_to(album)) for path in paths] for reason, paths in found.passed.items()} == {
         'links to a folder that it lies in': ['b/back'], 'empty folders': ['empty'], 'links to nothing': ['gone.jpg'],
         'no pictures of a kind that is read': ['phone.heic']}
+
+
+def test_folders_that_may_not_be_read(tmp_path, monkeypatch):
+    """As lost+found on a disk of pictures: it must not end the others' work."""
+    (tmp_path / 'lost+found').mkdir()
+    (tmp_path / 'a.jpg').touch()
+
+    def iterdir(path, inside=Path.iterdir):  # root, as in many containers, may read everything
+        if path.name == 'lost+found':
+            raise PermissionError(13, 'Permission denied', str(path))
+        return inside(path)
+    monkeypatch.setattr(Path, 'iterdir', iterdir)
+    found = find_pictures([tmp_path])
+    assert [*found.pictures] == [tmp_path / 'a.jpg']
+    assert found.passed == {'folders that may not be read': [tmp_path / 'lost+found']}
+    with pytest.raises(PermissionError, match=r'lost\+found'):
+        find_pictures([tmp_path / 'lost+found'])
+
+
+def test_a_path_that_the_system_refuses_is_a_picture_that_cannot_be_read(tmp_path):
+    path = tmp_path / f'{"a" * 300}.jpg'
+    assert [*find_pictures([path, tmp_path / 'b.jpg']).pictures] == [path, tmp_path / 'b.jpg']
+    with pytest.raises(FaceError, match=r'a\.jpg: cannot be read \(File name too long\)'):
+        read_picture(path)
 
 
 def test_a_bomb_is_refused_by_its_header():

@@ -35,11 +35,11 @@ def read_picture(source: Picture) -> np.ndarray:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), 'picture')
     path = Path(source)
-    if path.is_dir():
-        raise FaceError(f'{path}: is a folder; name the pictures in it')
     try:
         data = path.read_bytes()
     except OSError as error:
+        if os.path.isdir(path):  # Windows calls it a permission that is lacking
+            raise FaceError(f'{path}: is a folder; name the pictures in it') from None
         raise FaceError(f'{path}: cannot be read ({error.strerror})') from None
     return _decode(data, str(path))
 
@@ -96,7 +96,7 @@ def find_pictures(paths: Iterable[str | os.PathLike]) -> Found:
     """
     pictures, passed = {}, defaultdict(list)
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # also what may not be looked at: whoever reads it says so
             pictures[path] = Path(path.name)
             continue
         before = len(pictures)
@@ -116,7 +116,13 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
     if here in above:
         yield folder, 'links to a folder that it lies in'
         return
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    try:
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    except PermissionError:
+        if not above:  # it was asked for itself
+            raise
+        yield folder, 'folders that may not be read'
+        return
     if not inside:
         yield folder, 'empty folders'
     for path in inside:
