@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from zoo.cli import main
 from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
 from zoo.pipeline.galleries import open_gallery
 from zoo.pipeline.gallery import Gallery, GalleryError
+from zoo.pipeline.index import make_index
 from zoo.runtime import open_embedder
 
 
@@ -218,6 +220,23 @@ def test_add_replace_remove():
         gallery.add('Eve', np.eye(3, 4), ['camera', 'door', 'camera'])
     assert gallery.persons == {'Bob': ['1.jpg']}
     assert Gallery(contract()).search(np.eye(4)[:2], 0.5) == [[], []]
+
+
+def test_who_is_enrolled_during_a_search_is_found_by_the_next_one(monkeypatch):
+    """By another thread, as beside a camera: the index of the persons before must not outlive the change."""
+    gallery = Gallery(contract(), ['Ann'], np.eye(1, 4, dtype=np.float32), ['1.jpg'])
+    enrolling = threading.Thread(target=gallery.add, args=('Bob', np.eye(4)[3:], ['1.jpg']))
+
+    def slow(persons, rows, *kept):
+        made = make_index(persons, rows, *kept)
+        enrolling.start()
+        enrolling.join(0.2)
+        return made
+    monkeypatch.setattr('zoo.pipeline.index.make_index', slow)
+    assert gallery.search(np.eye(4)[3], 0.5)[0][0].name == 'Ann'
+    enrolling.join()
+    monkeypatch.undo()
+    assert gallery.search(np.eye(4)[3], 0.5)[0][0].name == 'Bob'
 
 
 def test_a_name_has_one_spelling(tmp_path):

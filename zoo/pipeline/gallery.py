@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -75,7 +76,7 @@ class KnownPersons(Protocol):
 
 
 class Gallery:
-    """Embeddings of known persons, in memory and in a file.
+    """Embeddings of known persons, in memory and in a file. Several threads may search, change and save one.
 
     Args:
         contract: what made the embeddings.
@@ -87,6 +88,7 @@ class Gallery:
         self.contract = contract
         self._faces: dict[str, dict[str, np.ndarray]] = {}  # name: {picture: unit-length row}
         self._index = self._file = self._stamp = None
+        self._lock = threading.Lock()
         for name, source, row in zip(names, sources, () if embeddings is None else embeddings, strict=True):
             self._faces.setdefault(clean_name(name), {})[source] = row
 
@@ -97,11 +99,13 @@ class Gallery:
     @property
     def persons(self) -> dict[str, list[str]]:
         """Enrolled pictures by person, sorted by name."""
-        return {name: [*self._faces[name]] for name in sorted(self._faces)}
+        with self._lock:
+            return {name: [*self._faces[name]] for name in sorted(self._faces)}
 
     def faces(self, name: str) -> dict[str, np.ndarray]:
         """A person's faces by picture, float32 ``(D,)`` of unit length; none for somebody who is not enrolled."""
-        return dict(self._faces.get(clean_name(name), {}))
+        with self._lock:
+            return dict(self._faces.get(clean_name(name), {}))
 
     def add(self, name: str, embeddings: np.ndarray, sources: Sequence[str]) -> None:
         """Enrol faces of a person, new or known; a picture enrolled before under this name is replaced.
@@ -114,8 +118,9 @@ class Gallery:
         """
         name = clean_name(name)
         rows = checked_faces(name, embeddings, sources, self.contract.probe.shape[1])
-        self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
-        self._index = self._stamp = None
+        with self._lock:
+            self._faces.setdefault(name, {}).update(zip(map(str, sources), rows, strict=True))
+            self._index = self._stamp = None
 
     def remove(self, *names: str) -> list[int]:
         """Forget persons: all of them, or none when one is unknown.
@@ -127,11 +132,12 @@ class Gallery:
             GalleryError: nobody of that name; close ones are suggested.
         """
         names = [*map(clean_name, names)]
-        for name in names:
-            if name not in self._faces:
-                raise nobody(name, self._faces)
-        self._index = self._stamp = None
-        return [len(self._faces.pop(name, ())) for name in names]
+        with self._lock:
+            for name in names:
+                if name not in self._faces:
+                    raise nobody(name, self._faces)
+            self._index = self._stamp = None
+            return [len(self._faces.pop(name, ())) for name in names]
 
     def templates(self) -> tuple[list[str], np.ndarray]:
         """Names, sorted, and the unit-length mean of each person's faces, float32 ``(P, D)``."""
@@ -158,28 +164,30 @@ class Gallery:
             GalleryError: as :func:`checked_probes`.
         """
         embeddings = checked_probes(embeddings, self.contract.probe.shape[1])
-        if not self._faces:
-            return [[] for _ in embeddings]
-        if self._index is None:
-            from zoo.pipeline.index import make_index
-            index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
-            self._index = sorted(self._faces), index
-        names, index = self._index
+        with self._lock:  # else an index of the persons before a change would be kept behind it
+            if not self._faces:
+                return [[] for _ in embeddings]
+            if self._index is None:
+                from zoo.pipeline.index import make_index
+                index = make_index(len(self), lambda: self.templates()[1], f'{self._file}.index', self._stamp)
+                self._index = sorted(self._faces), index
+            names, index = self._index
         scores, found = index.search(embeddings, min(top, len(names)))
         return [[Match(names[i], float(s), bool(s > threshold)) for s, i in zip(*row, strict=True)]
                 for row in zip(scores, found, strict=True)]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it."""
-        facts = {'format': _FORMAT, **self.contract.to_dict(),
-                 'names': [name for name, faces in self._faces.items() for _ in faces],
-                 'sources': [source for faces in self._faces.values() for source in faces]}
-        with atomic_path(path) as temporary:
-            with open(temporary, 'wb') as file:
-                np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
-                         embeddings=self._rows(self._faces))
-            stamp = _stamp(temporary)
-        self._file, self._stamp = path, stamp
+        with self._lock:
+            facts = {'format': _FORMAT, **self.contract.to_dict(),
+                     'names': [name for name, faces in self._faces.items() for _ in faces],
+                     'sources': [source for faces in self._faces.values() for source in faces]}
+            with atomic_path(path) as temporary:
+                with open(temporary, 'wb') as file:
+                    np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
+                             embeddings=self._rows(self._faces))
+                stamp = _stamp(temporary)
+            self._file, self._stamp = path, stamp
 
     @classmethod
     def load(cls, path: str | os.PathLike, contract: Contract | None = None) -> Gallery:
