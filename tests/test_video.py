@@ -269,6 +269,17 @@ def test_a_written_video_keeps_the_time_of_a_camera(true, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'seen.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 51
 
 
+def test_a_written_video_goes_on_when_the_stream_changes_its_size(tmp_path):
+    """As a stream does whose sender adapts to the network."""
+    path = tmp_path / 'seen.mp4'
+    with _video(path, SimpleNamespace(rate=25.0, size=(160, 120))) as append:
+        for number, shape in enumerate(5 * [(120, 160, 3)] + 5 * [(60, 80, 3)] + 5 * [(240, 320, 3)]):
+            picture = np.full(shape, 10 * number, np.uint8)
+            append(Result(Frame(number, number / 25, picture), Scene('', picture), ()))
+    levels = [frame.picture.mean() for frame in VideoSource(path)]
+    np.testing.assert_allclose(levels, np.arange(0, 150, 10), atol=6)
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(FaceError, match='no such video'):
         VideoSource(tmp_path / 'none.mp4')

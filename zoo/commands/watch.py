@@ -145,6 +145,8 @@ def _video(path: Path, source):
         def append(result) -> None:
             nonlocal written
             frame = draw_scene(result.scene)[..., ::-1].copy()
+            if frame.shape[1::-1] != source.size:  # a stream may change its size; OpenCV leaves such frames out
+                frame = cv2.resize(frame, source.size, interpolation=cv2.INTER_AREA)
             due = round(result.frame.seconds * source.rate) + 1
             for _ in range(due - written):
                 writer.write(frame)
