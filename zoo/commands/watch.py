@@ -11,6 +11,9 @@ Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends
 so that whatever started the watch can start it again. --out goes on with the file that is there, its frames numbered anew; no
 video is overwritten.
 
+A gallery file is read once, at the start: who is enrolled or removed later on is so only for the next watch. A database is
+asked at every look.
+
 A face that is followed is looked at again every 30 frames: behind a cut of an edited film, somebody in the same place keeps the
 other's name until then.
 
