@@ -76,6 +76,8 @@ def test_command(files, tmp_path, capsys):
     assert 'ratio' in capsys.readouterr().out
     assert [path.name for path in (tmp_path / 'figures').iterdir()] == ['latency.png']  # files have no MACs and no card
     assert main(['bench', 'fdfacenet', '--runtimes', 'tflite']) == 1
+    assert main(['bench', str(files / 'small.onnx'), '--rounds', '1', '--json', str(tmp_path / 'b.json' / 'c.json')]) == 1
+    assert 'ratio' in capsys.readouterr().out  # what was measured is said though it cannot be written
 
 
 def test_figures_of_the_committed_benchmark(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from plugins.preprocess import FaceError, Preprocess
 from tests.conftest import benchmark
+from zoo.cli import main
 from zoo.evaluate import ijb
 from zoo.evaluate.ijb import TemplateSums, evaluate_ijb, load_protocol, score_pairs
 from zoo.evaluate.roc import roc_points, tar_nearest
@@ -66,6 +68,16 @@ def test_tar_is_read_off_the_curve(tree):
     points = roc_points(scores, protocol.same)
     assert result.tar == {far: tar_nearest(*points, float(far)) for far in ijb.FARS} and len(set(result.tar.values())) > 1
     assert result.to_dict()['tar@1e-1'] == result.tar['1e-1']
+
+
+def test_figures_are_said_where_the_scores_cannot_be_written(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('zoo.runtime.open_embedder', lambda *options: PatchEmbedder())
+    (tmp_path / 'file').touch()
+    assert main(['ijb', 'patches', '--root', str(tree), '--scores', str(tmp_path / 'file' / 'scores.npy')]) == 1
+    said = capsys.readouterr()
+    assert '1e-4' in said.out and 'file' in said.err
+    assert main(['ijb', 'patches', '--root', str(tree), '--scores', str(tmp_path / 'scores.npy'), '--json']) == 0
+    assert len(np.load(tmp_path / 'scores.npy')) == json.loads(capsys.readouterr().out)['pairs']
 
 
 def test_each_weight_counts(tree):

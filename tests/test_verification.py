@@ -230,10 +230,15 @@ def test_low_resolution(face_bin):
     assert (clear == originals[0]).all() and (poor != originals[1]).any((1, 2, 3)).all()
 
 
-def test_low_resolution_command(face_bin, tmp_path, capsys):
+def test_low_resolution_command(face_bin, tmp_path, capsys, monkeypatch):
     from zoo.export.onnx import export_onnx
     export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
     assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', 'one', '--plot', str(tmp_path / 'p.png'),
                  '--json']) == 0
     assert set(json.loads(capsys.readouterr().out)['results']) == {'x1', 'x2', 'x4', 'x8'}
     assert (tmp_path / 'p.png').stat().st_size > 5000
+    monkeypatch.setattr('zoo.evaluate.lowres.verify_lowres', lambda *_, **__: {
+        1: evaluate_pairs(np.eye(20), np.eye(20)[::-1], np.arange(20) % 2)})
+    assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', '--plot',
+                 str(tmp_path / 'm.onnx' / 'p.png')]) == 1
+    assert 'accuracy %' in capsys.readouterr().out  # what was measured is said though it cannot be drawn

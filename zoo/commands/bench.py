@@ -46,12 +46,6 @@ def run(args: argparse.Namespace) -> None:
         with progress_bar(args.rounds * len(candidates), 'turns', 'bench') as bar:
             results = bench(candidates, args.rounds, args.calls, progress=bar.update)
     facts = {'machine': machine(), 'rounds': args.rounds, 'calls': args.calls, 'results': [r.to_dict() for r in results]}
-    if args.json:
-        write_atomic(args.json, json.dumps(facts, indent=1) + '\n')
-    if args.plots:
-        from zoo.bench_plots import draw_bench
-        for path in draw_bench(facts, args.plots):
-            print(path, file=sys.stderr)
     print(format_table(
         ['model', 'runtime', 'batch', 'threads', 'p50 ms', 'p90 ms', 'p99 ms', 'cpu ms', 'images/s', 'ratio', 'peak MB',
          'model MB'],
@@ -59,6 +53,12 @@ def run(args: argparse.Namespace) -> None:
           *(f'{value:.2f}' for value in (r.p50, r.p90, r.p99, r.cpu)), f'{r.images_per_second:.0f}', f'{r.ratio:.2f}',
           f'{r.peak_mb:.0f}', f'{r.model_mb:.1f}'] for r in results]))
     print(f'\n{facts["machine"]["processor"]}, {facts["machine"]["cores"]} cores, load {facts["machine"]["load"]}')
+    if args.json:  # behind the table: where a file cannot be written, the times are not lost
+        write_atomic(args.json, json.dumps(facts, indent=1) + '\n')
+    if args.plots:
+        from zoo.bench_plots import draw_bench
+        for path in draw_bench(facts, args.plots):
+            print(path, file=sys.stderr)
 
 
 def _files(args: argparse.Namespace, work: Path) -> list[tuple[str, str, str]]:

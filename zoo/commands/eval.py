@@ -76,15 +76,15 @@ def _title(args: argparse.Namespace) -> str:
 def _lowres(args: argparse.Namespace, embedder, data, facts: dict) -> None:
     from zoo.evaluate.lowres import verify_lowres
     results = verify_lowres(embedder, data, both=args.lowres == 'both', flip=not args.no_flip, progress=True)
-    if args.plot:
-        _plot(args, {factor: result.accuracy for factor, result in results.items()})
     if args.json:
         print(json.dumps({**facts, 'degraded': args.lowres, 'sigma': 1.0,
                           'results': {f'x{f}': r.to_dict() for f, r in results.items()}}, indent=2))
-        return
-    print(f'{_title(args)}, {args.lowres} images degraded, flip {"off" if args.no_flip else "on"}\n')
-    print(format_table(['degradation', 'accuracy %', 'TAR@FAR1e-3 %'],
-                       [[f'x{f}', f'{100 * r.accuracy:.2f}', f'{100 * r.tar["1e-3"]:.2f}'] for f, r in results.items()]))
+    else:
+        print(f'{_title(args)}, {args.lowres} images degraded, flip {"off" if args.no_flip else "on"}\n')
+        print(format_table(['degradation', 'accuracy %', 'TAR@FAR1e-3 %'],
+                           [[f'x{f}', f'{100 * r.accuracy:.2f}', f'{100 * r.tar["1e-3"]:.2f}'] for f, r in results.items()]))
+    if args.plot:  # last: where it cannot be drawn, the figures are not lost
+        _plot(args, {factor: result.accuracy for factor, result in results.items()})
 
 
 def _plot(args: argparse.Namespace, accuracy: dict[int, float]) -> None:

@@ -37,13 +37,13 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     result, scores = evaluate_ijb(embedder, protocol, args.batch, flip=not args.no_flip, progress=True)
     seconds = time.perf_counter() - began
-    if args.scores:
-        with atomic_path(args.scores) as temporary, open(temporary, 'wb') as file:
-            np.save(file, scores)
     if args.json:
         print(json.dumps({'model': str(args.model), 'root': str(args.root), 'target': args.target, 'flip': not args.no_flip,
                           **result.to_dict(), 'seconds': round(seconds, 2)}, indent=2))
-        return
-    print(f'{args.model} on {args.target}: {result.images} images, {result.templates} templates, {result.pairs} pairs '
-          f'({result.genuine} genuine), flip {"off" if args.no_flip else "on"}, {seconds:.1f} s\n')
-    print(format_table(['FAR', 'TAR %'], [[far, f'{100 * tar:.2f}'] for far, tar in result.tar.items()]))
+    else:
+        print(f'{args.model} on {args.target}: {result.images} images, {result.templates} templates, {result.pairs} pairs '
+              f'({result.genuine} genuine), flip {"off" if args.no_flip else "on"}, {seconds:.1f} s\n')
+        print(format_table(['FAR', 'TAR %'], [[far, f'{100 * tar:.2f}'] for far, tar in result.tar.items()]))
+    if args.scores:  # last: where they cannot be written, the figures of hours are not lost
+        with atomic_path(args.scores) as temporary, open(temporary, 'wb') as file:
+            np.save(file, scores)
