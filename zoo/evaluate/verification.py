@@ -86,7 +86,7 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
 
     Args:
         path: the ``.bin``, folder, zip, or folder in a zip.
-        pairs: where the pairs are listed, when that is not ``pairs.txt`` in the folder or above it in the archive.
+        pairs: where the pairs are listed, when that is not ``pairs.txt`` right below ``path``.
 
     Raises:
         FileNotFoundError: no such set.
