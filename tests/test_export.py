@@ -259,7 +259,7 @@ def test_command(tmp_path, capsys):
     assert not (tmp_path / 'm.onnx').exists()
 
 
-def test_artefacts_that_do_not_open(tmp_path, onnx_file):
+def test_artefacts_that_do_not_open(tmp_path, onnx_file, monkeypatch):
     import onnx
     with pytest.raises(FileNotFoundError):
         zoo.open(tmp_path / 'x.onnx')
@@ -271,6 +271,10 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file):
         zoo.open(tmp_path / 'x.param')
     with pytest.raises(RuntimeError, match='has no'):
         zoo.open(onnx_file, providers=('CUDAExecutionProvider',))
+    with monkeypatch.context() as patch:  # as where it is built in and its libraries are missing: onnxruntime takes the CPU
+        patch.setattr('onnxruntime.get_available_providers', lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
+        with pytest.warns(UserWarning, match='not in available'), pytest.raises(RuntimeError, match=r'could not start .*CUDA'):
+            zoo.open(onnx_file, providers=('CUDAExecutionProvider',))
     several = onnx.load(onnx_file)
     several.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(several, tmp_path / 'four.onnx')

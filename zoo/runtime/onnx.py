@@ -122,9 +122,13 @@ def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: t
     try:
         if not exact and providers == _CPU:
             path = _without_prelu(path)
-        return ort.InferenceSession(path if isinstance(path, bytes) else str(path), options, providers=list(providers))
+        session = ort.InferenceSession(path if isinstance(path, bytes) else str(path), options, providers=list(providers))
     except Exception as error:
         raise ValueError(f'{"model" if serialised else path}: onnxruntime cannot load it: {error}') from None
+    if missing := set(providers) - set(session.get_providers()):  # built in, but without its driver or libraries here
+        raise RuntimeError(f'onnxruntime could not start {sorted(missing)} and went on with {session.get_providers()}; its '
+                           'driver or libraries (CUDA, cuDNN) are missing, or of another version')
+    return session
 
 
 def _without_prelu(path: str | os.PathLike | bytes) -> str | os.PathLike | bytes:
