@@ -89,9 +89,13 @@ def test_exact_on_real_faces(name, tmp_path, crops):
     assert others.max() < 0.999 and cosine.min() > 0.999999
 
 
-def test_files_open_without_prelu(recogniser_file, crops):
+@pytest.mark.parametrize('options', [{}, {'providers': ['CPUExecutionProvider']}])
+def test_files_open_without_prelu(recogniser_file, crops, options, monkeypatch):
     from zoo.runtime import open_embedder
-    embedder = open_embedder(recogniser_file, threads=1)
+    replaced = []
+    monkeypatch.setattr('zoo.runtime.prelu.replace_prelu', lambda model: replaced.append(replace_prelu(model)) or replaced[-1])
+    embedder = open_embedder(recogniser_file, threads=1, **options)
+    assert replaced and replaced[0] > 5
     nodes = [node.op_type for node in onnx.load(str(recogniser_file)).graph.node]
     assert 'PRelu' in nodes  # the file keeps them, for TensorRT and NCNN
     np.testing.assert_allclose(embedder(crops), run(onnx.load(str(recogniser_file)), Preprocess()(crops)), atol=1e-4)

@@ -120,7 +120,7 @@ def onnx_session(path: str | os.PathLike | bytes, threads: int = 0, providers: t
     if exact:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        if not exact and providers == _CPU:
+        if not exact and tuple(providers) == _CPU:  # a list, too, as InsightFace's users write it
             path = _without_prelu(path)
         session = ort.InferenceSession(path if isinstance(path, bytes) else str(path), options, providers=list(providers))
     except Exception as error:
