@@ -155,6 +155,11 @@ def test_errors_on_the_command_line(address, words, capsys):
     assert said.startswith('facezoo enrol: ') and said.count('\n') == 1 and all(word in said for word in words), said
 
 
+def test_removing_from_a_folder_that_is_not_there_makes_none(tmp_path, capsys):
+    assert main(['enrol', f'qdrant:{tmp_path}/typo/people', '--remove', 'Ann']) == 1
+    assert 'typo: no such gallery' in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
 def test_a_server_is_addressed_as_it_should_be(monkeypatch):
     """No server here: what the client is made with, and that its errors arrive."""
     import qdrant_client

@@ -161,7 +161,7 @@ def open_qdrant(address: str, contract: Contract | None, change: bool) -> Iterat
     Args:
         address: ``qdrant://HOST:PORT/COLLECTION``, ``qdrant+https://...`` (key in the variable ``QDRANT_API_KEY``), or
             ``qdrant:FOLDER/COLLECTION``, a database without a server for trying out and for some thousand persons.
-        change: make the collection when there is none.
+        change: with a ``contract``, make the collection when there is none.
 
     Raises:
         GalleryError: the address names no collection; otherwise as :class:`QdrantGallery`.
@@ -171,23 +171,23 @@ def open_qdrant(address: str, contract: Contract | None, change: bool) -> Iterat
     place, _, collection = place.rpartition('/')
     if not place.strip('/') or not collection:
         raise GalleryError(f'{address}: name a collection: qdrant://HOST:6333/COLLECTION or qdrant:FOLDER/COLLECTION')
-    client = require('qdrant_client', 'qdrant').QdrantClient
+    client, create = require('qdrant_client', 'qdrant').QdrantClient, change and contract is not None
     if place.startswith('//'):
         options = {'url': f'{scheme.partition("+")[2] or "http"}:{place}', 'timeout': _TIMEOUT, 'check_compatibility': False,
                    'api_key': os.environ.get('QDRANT_API_KEY')}
     else:
-        options = {'path': _checked_folder(Path(place), collection, change)}
+        options = {'path': _checked_folder(Path(place), collection, create)}
     try:
         opened = client(**options)
     except RuntimeError as error:  # the folder's lock
         raise GalleryError(f'{address}: {error}') from None
     with closing(opened):
-        yield QdrantGallery(opened, collection, contract, change)
+        yield QdrantGallery(opened, collection, contract, create)
 
 
-def _checked_folder(folder: Path, collection: str, change: bool) -> str:
+def _checked_folder(folder: Path, collection: str, create: bool) -> str:
     """The folder, after a look at what the client will unpickle from it: a stranger's folder must not run code."""
-    if not change and not folder.is_dir():
+    if not create and not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such gallery; make it with `facezoo enrol qdrant:{folder}/{collection} '
                                 'PEOPLE_FOLDER`')
     for path in folder.glob('collection/*/storage.sqlite'):
