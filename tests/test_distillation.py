@@ -218,6 +218,24 @@ def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
     assert 'its faces cannot be read' in caplog.text and 'if they are others, its labels teach nonsense' in caplog.text
 
 
+def test_records_packed_anew_in_the_same_place_are_others(recipe, tmp_path, face_folder):
+    """As many persons under other numbers, as another draw of those held out gives."""
+    def pack() -> None:
+        pack_records(tmp_path / 'records', gather([TreeFaces(tmp_path / 'faces')]))
+
+    shutil.copytree(face_folder, tmp_path / 'faces')
+    pack()
+    records = str(tmp_path / 'records')
+    teacher = recipe(rec=records, output=str(tmp_path / 'teacher'), num_epoch=1)
+    Trainer(teacher).fit()
+    student = recipe(rec=records, output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'label': 1.0})
+    Trainer(student)
+    (tmp_path / 'faces' / 'person0').rename(tmp_path / 'faces' / 'the last')
+    pack()
+    with pytest.raises(RecipeError, match=r'teacher learned from other images or labels than \S+records holds now'):
+        Trainer(student)
+
+
 def test_a_teacher_computes_in_its_students_precision(recipe, tmp_path):
     teacher = recipe(**CBAM, output=str(tmp_path / 'teacher'), num_epoch=1)
     Trainer(teacher).fit()

@@ -74,16 +74,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [''])[0]
 
 
-def check_identities(run: Path, teacher: TrainConfig, student: TrainConfig, source: FaceSource) -> None:
+def check_identities(run: Path, teacher: TrainConfig, digest: str | None, student: TrainConfig, source: FaceSource) -> None:
     """Refuse a teacher whose classes are other persons than those of the student's faces ``source``.
 
     A folder names its identities; records only number them, so there images and labels are compared. A teacher whose
     faces are gone cannot be compared, which is logged.
 
+    Args:
+        digest: of the faces that the teacher learned from, None when its checkpoint does not say it.
+
     Raises:
         RecipeError: names or images differ.
     """
     if Path(teacher.rec).resolve() == Path(student.rec).resolve():
+        if digest and not hasattr(source, 'classes') and fingerprint(source) != digest:  # packed anew, with another draw say
+            raise RecipeError(f'teacher {run} learned from other images or labels than {student.rec} holds now: label '
+                              'distillation needs the same training set for both; train the teacher again')
         return
     try:
         others = open_faces(teacher.rec)

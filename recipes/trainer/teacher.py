@@ -119,12 +119,12 @@ class NetworkTeacher:
     """
 
     def __init__(self, run: Path, student: Student, source: FaceSource) -> None:
-        config = finished_recipe(run)
-        self.network, self.maps = _finished_network(run, config), student.maps
+        config, saved = finished_recipe(run), finished_state(run)
+        self.network, self.maps = _finished_network(run, config, saved), student.maps
         self.labels, self.bf16 = 'label' in student.config.distill, student.config.precision == 'bf16'
         if self.labels:
             _compare_heads(run, self.network, student)
-            check_identities(run, config, student.config, source)
+            check_identities(run, config, saved.get('data', {}).get('digest of the faces'), student.config, source)
         if self.maps and not hasattr(self.network.backbone, 'forward_maps'):
             raise RecipeError(f'teacher {run}: {config.network} exposes no attention maps')
         self._compare_with(student, run)
@@ -153,13 +153,12 @@ class NetworkTeacher:
         return seen._replace(logits=logits)
 
 
-def _finished_network(run: Path, config: TrainConfig) -> Student:
+def _finished_network(run: Path, config: TrainConfig, saved: dict) -> Student:
     """The network of a training with the weights that count (see Trainer.final), its head with the margins it ended with.
 
     Raises:
         RecipeError: the folder is damaged.
     """
-    saved = finished_state(run)
     state = saved['student']
     classes = len(state['head.weight']) if 'head.weight' in state else 0
     network = Student(dataclasses.replace(config, compile=False), preprocess_of(config.network), classes)
