@@ -83,12 +83,13 @@ def test_weights_to_begin_from_are_taught_in_their_own_coordinates(recipe, tmp_p
     np.testing.assert_allclose(*products, atol=1e-3)
 
 
-def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path):
-    (tmp_path / 'net.param').write_text('same')
+@pytest.mark.parametrize(('graph', 'beside'), [('net.param', 'net.bin'), ('net.onnx', 'net.onnx.data')])
+def test_a_teacher_is_known_by_all_that_it_computes_with(tmp_path, graph, beside):
+    (tmp_path / graph).write_text('same')
     prints = []
     for weights in (b'one', b'two'):
-        (tmp_path / 'net.bin').write_bytes(weights)
-        prints.append(fingerprint_model(tmp_path / 'net.param'))
+        (tmp_path / beside).write_bytes(weights)
+        prints.append(fingerprint_model(tmp_path / graph))
     assert prints[0] != prints[1]
     assert zoo.card('fdfacenet').weights['default'].sha256.startswith(fingerprint_model('fdfacenet'))
 

@@ -294,5 +294,7 @@ def fingerprint_model(name: str | os.PathLike) -> str:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in ('.param', '.bin') or p.name == 'checkpoint.pt')
     else:
-        files = [path, path.with_suffix('.bin')] if path.suffix == '.param' else [path]
+        # PyTorch exports an ONNX file's weights to a file beside it: what is left is the same for every training
+        beside = path.with_suffix('.bin') if path.suffix == '.param' else path.with_name(f'{path.name}.data')
+        files = [path, beside] if path.suffix == '.param' or beside.is_file() else [path]
     return '-'.join(sha256_file(file)[:16] for file in files)
