@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import statistics
 from dataclasses import dataclass, field
@@ -59,8 +60,8 @@ def report(study: Study, rows: list[dict]) -> str:
     notes = [f'Recipe `{study.recipe}` with {study.overrides}; flip sum; last weights of each run.']
     for what, key in (('Images a run', 'images'), ('Precision', 'precision')):
         notes += [f'{what}: {", ".join(sorted({str(row[key]) for row in rows}))}.'] if rows else []
-    scatter = _scatter(rows, sets[-1], 'accuracy') if sets else None
-    if scatter is not None:
+    scatter, freedom = _scatter(rows, sets[-1], 'accuracy') if sets else (0.0, 0)
+    if freedom:
         notes.append(f'Seeds scatter by {scatter ** 0.5:.2f} points of accuracy, over all runs of several; the errors of '
                      'differences hold that and the draw of the pairs.')
     elif rows:
@@ -73,8 +74,9 @@ def report(study: Study, rows: list[dict]) -> str:
 def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:
     """The paper's pairs, and whether they hold here.
 
-    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said. How much seeds
-    scatter is pooled over the runs that have several: two or three of one run do not tell.
+    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said, below more
+    where few seeds say how much they scatter (:func:`_least`). That is pooled over the runs that have several: two or three of
+    one run do not tell.
     """
     pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
     if not pairs:
@@ -92,18 +94,37 @@ def _compare(rows: list[dict], pair: tuple[str, str], name: str, key: str) -> tu
     """Gain of the first over the second in points with its standard error, and the verdict."""
     first, second = (_values(rows, label, (name, key)) for label in pair)
     gain = statistics.fmean(first) - statistics.fmean(second)
-    of_seeds = (_scatter(rows, name, key) or 0.0) * (1 / len(first) + 1 / len(second))
+    scatter, freedom = _scatter(rows, name, key)
+    of_seeds = scatter * (1 / len(first) + 1 / len(second))
     error = (_of_pairs(rows, pair, name, key) + of_seeds) ** 0.5
-    verdict = 'not told apart' if abs(gain) <= 2 * error else 'holds' if gain > 0 else 'reversed'
+    verdict = 'not told apart' if abs(gain) <= _least(error, of_seeds, freedom) * error else 'holds' if gain > 0 else 'reversed'
     return f'{gain:+.2f} +- {error:.2f}', verdict
 
 
-def _scatter(rows: list[dict], name: str, key: str) -> float | None:
-    """Variance between seeds in squared points, pooled over the runs of several seeds; None when no run has."""
+def _least(error: float, of_seeds: float, freedom: int) -> float:
+    """How many standard errors Student's t exceeds as rarely as a normal variable exceeds two (4.6 %).
+
+    Args:
+        of_seeds: the part of ``error ** 2`` that was estimated, with so many degrees of ``freedom``; the rest counts as known
+            (Welch 1947, Satterthwaite 1946).
+    """
+    if not of_seeds:
+        return 2.0
+    freedom = min(freedom * error ** 4 / of_seeds ** 2, 1000)
+    angles = np.linspace(0, np.pi / 2, 10_001)  # t = sqrt(freedom) * tan(angle)
+    density = np.cos(angles) ** (freedom - 1)
+    within = np.cumsum(density) - (density[0] + density) / 2  # trapezia
+    return float(freedom ** 0.5 * np.tan(np.interp(math.erf(2 ** 0.5) * within[-1], within, angles)))
+
+
+def _scatter(rows: list[dict], name: str, key: str) -> tuple[float, int]:
+    """Variance between seeds in squared points, pooled over the runs of several seeds, and its degrees of freedom; zeros when
+    no run has."""
     runs = [_values(rows, label, (name, key)) for label in {row['run'] for row in rows}]
     several = [values for values in runs if len(values) > 1]
     squares = sum(statistics.variance(values) * (len(values) - 1) for values in several)
-    return squares / sum(len(values) - 1 for values in several) if several else None
+    freedom = sum(len(values) - 1 for values in several)
+    return squares / max(freedom, 1), freedom
 
 
 def _of_pairs(rows: list[dict], labels: tuple[str, str], name: str, key: str) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from recipes.config import RecipeError
 from recipes.experiments import STUDIES, list_studies, load_study, run_study
-from recipes.report import Study, pack_decisions, plot_curves, report
+from recipes.report import Study, _least, pack_decisions, plot_curves, report
 from tests.conftest import TINY
 from zoo.cli import main
 
@@ -96,6 +96,17 @@ def test_orderings_are_judged_by_their_error():
     noisy = [row('a', 0.7, 10_000), row('a', 0.5, 10_000, 2), row('b', 0.5, 10_000)]  # of b, one seed scatters as those of a
     text = report(study, noisy)
     assert '| a > b | +10.00 +- 17.33 | not told apart |' in text and 'Seeds scatter by 14.14 points' in text
+    few = [row('a', 0.601, 1_000_000), row('a', 0.599, 1_000_000, 2), row('b', 0.596, 1_000_000), row('b', 0.594, 1_000_000, 2)]
+    text = report(study, few)  # 3.5 errors: two seeds each, of which t of two degrees of freedom exceeds 4.5 as rarely
+    assert '| a > b | +0.50 +- 0.16 | not told apart |' in text
+
+
+def test_few_seeds_ask_for_more_than_two_errors():
+    """Tables of Student's t at 4.55 %; with the larger part of the error known, Welch and Satterthwaite's freedom."""
+    assert [_least(1.0, 1.0, freedom) for freedom in (1, 2, 5, 10, 10_000)] == pytest.approx(
+        [13.97, 4.53, 2.65, 2.28, 2.0], abs=0.006)
+    assert _least(2 ** 0.5, 1.0, 1) == pytest.approx(2.87, abs=0.006)  # of four degrees
+    assert _least(1.0, 0.0, 0) == 2.0
 
 
 def test_runs_that_saw_the_same_pairs_are_compared_pair_by_pair():
