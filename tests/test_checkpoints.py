@@ -195,6 +195,18 @@ def test_an_exploding_training_stops(recipe, monkeypatch):
         Trainer(recipe(num_epoch=20, centre_weight=1000.0, lr=0.05, clip=1e9, verbose=1000)).fit()
 
 
+def test_nothing_is_saved_while_the_loss_may_be_exploding(recipe, monkeypatch):
+    """A save is due after every step; it takes three losses of 3 after those of 1 until their mean is above 2."""
+    monkeypatch.setattr(LossWatch, 'STEPS', 4)
+    scripted = iter([*[1.0] * 6, *[3.0] * 3])
+    trainer = Trainer(recipe(num_epoch=5, save_minutes=0, verbose=1000))
+    check = trainer._check_loss
+    monkeypatch.setattr(trainer, '_check_loss', lambda loss, *rest: check(next(scripted), *rest))
+    with pytest.raises(Diverged, match=r'loss explodes: 2\.5 .* at step 8 .*; the checkpoint of step 6 in .* is good'):
+        trainer.fit()
+    assert torch.load(trainer.output / 'checkpoint.pt', weights_only=True)['images'] == 6 * 12
+
+
 @pytest.mark.parametrize(('acc', 'moves'), [(3, 2), (1000, 1)])
 def test_the_last_gradients_count_too(recipe, acc, moves, monkeypatch):
     """Four steps: three and one, or four of a thousand."""

@@ -72,6 +72,11 @@ class LossWatch:
             return f'loss explodes: {mean:.4g} on average over {self.STEPS} steps, {self.first:.4g} at the beginning'
         return None
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last loss by itself is that high: too early to stop, too late to save."""
+        return bool(self.limit and self.first and self._recent and self._recent[-1] > self.limit * self.first)
+
 
 class Run:
     """What the trainings of recognisers and of detectors share: engine, position, update, checkpoints.
@@ -133,11 +138,12 @@ class Run:
     def _stops(self, stop: list, **more) -> bool:
         """Whether any process was asked to stop; before that, and every ``save_minutes``, all of them save.
 
-        They decide together: a save waits for every process, and each has its own clock.
+        They decide together: a save waits for every process, and each has its own clock. While the loss may be exploding only
+        a stop saves: many steps pass until that is certain, and the last checkpoint has to be from before.
         """
         late = time.monotonic() - self._saved_at > 60 * self.config.save_minutes
-        stopping, late = _any_process(self.fabric, bool(stop), late)
-        if stopping or late:
+        stopping, late, doubtful = _any_process(self.fabric, bool(stop), late, self.watch.doubtful)
+        if stopping or (late and not doubtful):
             self._save(**more)
         return stopping
 
