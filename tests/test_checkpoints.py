@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from recipes.trainer.engine import Diverged, Interrupted, Trainer
 from recipes.trainer.log import TrainLog
 from recipes.trainer.run import LossWatch
 from tests.conftest import training_log
+from zoo.evaluate.verification import verify
 from zoo.export.onnx import export_onnx
 from zoo.weights import save_weights
 
@@ -165,6 +167,19 @@ def test_the_best_weights_are_kept(recipe, monkeypatch):
     stop_after(Trainer(recipe(num_epoch=4)), 10)  # of 16 steps
     Trainer(recipe(num_epoch=4, resume=True)).fit()
     assert kept[0] is None and kept[1] and kept[1] == kept[2] == kept[3] != best.read_bytes()
+
+
+def test_the_best_on_one_set_is_not_the_best_on_another(recipe, face_bin, tmp_path, monkeypatch):
+    """A training that goes on with a harder set keeps what is best there."""
+    stop_after(Trainer(recipe(verbose=1)), 3)
+    harder = shutil.copy(face_bin, tmp_path / 'harder.bin')
+    assert Trainer(recipe(resume=True)).best > 0
+    trainer = Trainer(recipe(resume=True, val_targets=[str(harder)]))
+    best = trainer.output / 'best.safetensors'
+    monkeypatch.setattr('recipes.trainer.engine.verify', lambda embedder, data: replace(verify(embedder, data), accuracy=0.1))
+    before = best.read_bytes()
+    trainer.fit()
+    assert trainer.best == 0.1 and best.read_bytes() != before
 
 
 def test_a_file_of_something_else_is_no_checkpoint(recipe):

@@ -71,7 +71,9 @@ class Trainer(Run):
         self.data = {'images': len(source), 'identities': source.num_classes, 'digest of the faces': self.dataset.fingerprint,
                      **{f'digest of {name}': fingerprint_model(name) for name in (*config.teachers, config.init) if name}}
         if config.resume:
-            self.best = self._restore()['best']
+            state = self._restore()
+            if tuple(state['config']['val_targets']) == tuple(config.val_targets):  # accuracies on other sets do not compare
+                self.best = state['best']
         self.student, self.optimizer = self.fabric.setup(self.raw, self.optimizer)
         self.teacher = open_teacher(config, self.raw, self.dataset) if config.teachers else None
 
