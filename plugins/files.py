@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -13,8 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ['atomic_path', 'import_file', 'npz_bytes', 'read_names', 'sha256_file', 'write_atomic']
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
+__all__ = ['atomic_path', 'import_file', 'locked', 'npz_bytes', 'read_names', 'sha256_file', 'write_atomic']
+
+_LOG = logging.getLogger(__name__)
 
 _UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice later on
 os.umask(_UMASK)
@@ -47,6 +54,36 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     """Write ``data`` to ``path`` through :func:`atomic_path`; text as UTF-8, names of files that are none as they are."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode(errors='surrogateescape') if isinstance(data, str) else data)
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """One program at a time at a file or folder, where the system has such locks; another one's end is waited for. The hidden
+    file beside it stays: were it removed, one program that waits for it and another that comes later would hold two different
+    locks."""
+    path = Path(os.path.realpath(path))  # a link and what it points to are one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f'.{path.name}.lock')
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's: but on network file systems reading it is enough
+        handle = os.open(lock, os.O_RDONLY)
+    try:
+        if fcntl:
+            _wait_for_lock(handle, path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _wait_for_lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _LOG.info('%s: another program is at it; waiting', path)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems have none
+        _LOG.warning('%s: cannot be locked here (%s); let one program at a time work on it', path, error.strerror)
 
 
 def read_names(path: str | os.PathLike) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.extras import require
-from plugins.files import write_atomic
+from plugins.files import locked, write_atomic
 from plugins.overrides import parse_overrides
 from plugins.registry import suggest
 from recipes.config import RecipeError, TrainConfig, load_recipe
@@ -137,7 +137,8 @@ def load_study(name: str) -> Study:
 
 
 def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
-    """Run all runs of all seeds that have no result yet; every result is written as soon as it is there.
+    """Run all runs of all seeds that have no result yet; every result is written as soon as it is there. What another process
+    trains is waited for, and not run again.
 
     Args:
         work: checkpoints and weights, in a folder for each run, seed and configuration.
@@ -149,11 +150,18 @@ def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: di
         for label in study.runs:
             if label not in _missing(study, seed, results, work, overrides):
                 continue
-            config = _config(study, label, seed, work, overrides)
-            print(f'{study.name}: {label}, seed {seed}', flush=True)
-            row = {'run': label, 'seed': seed, 'config': _digest(config), **_train_and_measure(config, study, sets)}
-            rows = [old for old in _read(study, results) if (old['run'], old['seed']) != (label, seed)]
-            write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
+            with locked(_config(study, label, seed, work, overrides).output):  # another command may be at the same run
+                if label in _missing(study, seed, results, work, overrides):
+                    print(f'{study.name}: {label}, seed {seed}', flush=True)
+                    config = _config(study, label, seed, work, overrides)
+                    _add(study, results, {'run': label, 'seed': seed, 'config': _digest(config),
+                                          **_train_and_measure(config, study, sets)})
+
+
+def _add(study: Study, results: Path, row: dict) -> None:
+    with locked(_file(study, results)):  # other seeds may end at the same time
+        rows = [old for old in _read(study, results) if (old['run'], old['seed']) != (row['run'], row['seed'])]
+        write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
 
 
 def _missing(study: Study, seed: int, results: Path, work: Path, overrides: dict) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from recipes.config import RecipeError
+from recipes.config import RecipeError, load_recipe
 from recipes.experiments import STUDIES, list_studies, load_study, run_study
 from recipes.report import Study, _least, pack_decisions, plot_curves, report
 from tests.conftest import TINY
@@ -68,6 +71,28 @@ def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
     assert main([*command, '--run', 'studnet']) == 1 and "no run 'studnet'" in capsys.readouterr().err
     assert main(['experiments', 'status', path, '--results', str(tmp_path / 'results')]) == 0
     assert 'seed 1  seed 2  seed 7  seed 8' in capsys.readouterr().out
+
+
+def test_two_commands_side_by_side(study, tmp_path, monkeypatch):
+    """Every run is trained by one of them, a student after its teacher, and no result is lost."""
+    made = []
+
+    def pretend(config, *_) -> dict:
+        made.append(Path(config.output).name.rpartition('-')[0])
+        time.sleep(0.1)
+        Path(config.output).mkdir(parents=True)
+        Path(config.output, 'checkpoint.pt').touch()
+        return {}
+
+    load_recipe(study.recipe)  # not by both threads at a time
+    monkeypatch.setattr('recipes.experiments._train_and_measure', pretend)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(run_study, replace(study, seeds=seeds), tmp_path / 'results', tmp_path / 'work', {}, {})
+                     for seeds in ((1, 2), (2, 1))]:
+            done.result()
+    assert sorted(made) == ['student-1', 'student-2', 'teacher-1', 'teacher-2']
+    assert all(made.index(f'teacher-{seed}') < made.index(f'student-{seed}') for seed in (1, 2))
+    assert len(json.loads((tmp_path / 'results/study.json').read_text())) == 4
 
 
 def test_a_teacher_without_its_training_is_trained_again(study, tmp_path, face_bin, capsys):

@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from plugins.files import locked
 from zoo.pipeline.contract import Contract
 from zoo.pipeline.gallery import Gallery, GalleryError, KnownPersons
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 __all__ = ['ADDRESSES', 'open_gallery']
 
@@ -52,30 +48,11 @@ def _open_file(path: Path, contract: Contract | None, change: bool) -> Iterator[
     gallery = Gallery(contract) if change and contract and before is None else Gallery.load(path, contract)
     yield gallery
     if change:
-        with _locked(path):
+        with locked(path):
             if _state(path) != before:
                 raise GalleryError(f'{path}: another program has changed it meanwhile; nothing was written, run the command '
                                    'again')
             gallery.save(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One program at a time, where the system has such locks. The hidden file beside the gallery stays: were it removed, one
-    program that waits for it and another that comes later would hold two different locks."""
-    path = Path(os.path.realpath(path))  # a link and what it points to are one gallery
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f'.{path.name}.lock')
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's: but on network file systems reading it is enough
-        handle = os.open(lock, os.O_RDONLY)
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _existing(path: Path) -> Path:
