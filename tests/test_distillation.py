@@ -295,11 +295,12 @@ def test_an_unfinished_teacher_is_named(recipe, tmp_path, caplog):
 
 
 def test_the_average_of_a_distilled_training_teaches(recipe, tmp_path):
-    """A chain of trainings: the second learned from the first alone, the third learns from the second's average."""
+    """A chain of trainings: the second learned from the first and from centres, without a head, the third learns from the
+    second's average."""
     first = recipe(output=str(tmp_path / 'first'), num_epoch=1)
     Trainer(first).fit()
     second = recipe(output=str(tmp_path / 'second'), num_epoch=1, margin_weight=0, teachers=[first.output], ema=0.5,
-                    distill={'embedding': 1.0})
+                    distill={'embedding': 1.0}, centre_weight=0.01)
     Trainer(second).fit()
     third = Trainer(recipe(output=str(tmp_path / 'third'), margin_weight=0, teachers=[second.output],
                            distill={'embedding': 1.0}))

@@ -160,7 +160,7 @@ def _finished_network(run: Path, config: TrainConfig, saved: dict) -> Student:
         RecipeError: the folder is damaged.
     """
     state = saved['student']
-    classes = len(state['head.weight']) if 'head.weight' in state else 0
+    classes = next((len(state[name]) for name in ('head.weight', 'centres.centres') if name in state), 0)
     network = Student(dataclasses.replace(config, compile=False), preprocess_of(config.network), classes)
     try:
         network.load_state_dict(state)
