@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -311,7 +312,10 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch,
     monkeypatch.setattr(recognise, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
     assert recognise._watch(System(), 'rtsp://door', str(tmp_path / 'seen.avi')) == status and len(shown) == written
     said = capsys.readouterr()
-    assert [json.loads(line)['seconds'] for line in said.out.splitlines()] == [0.2, 0.4, 0.6]
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line['seconds'] for line in lines] == [0.2, 0.4, 0.6]
+    came = [datetime.fromisoformat(line['time']) for line in lines if 'time' in line]  # a log tells when somebody was there
+    assert len(came) == 3 * status and all(abs(datetime.now().astimezone() - time) < timedelta(minutes=5) for time in came)
     assert ('rtsp://door ended after 3 frames' in said.err) == (status == 1)
 
 

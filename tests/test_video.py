@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import cv2
@@ -331,4 +332,7 @@ def test_pictures_sent_to_a_port():
         threading.Thread(target=send, daemon=True).start()
         source = VideoSource(f'tcp://127.0.0.1:{server.getsockname()[1]}')
         assert source.live and source.endless and source.size == (160, 120)
-        assert [round(float(frame.picture.mean()) / 5) for frame in source] == list(range(20))
+        frames = list(source)
+    assert [round(float(frame.picture.mean()) / 5) for frame in frames] == list(range(20))
+    line = Result(frames[0], Scene('', frames[0].picture), ()).to_dict()
+    assert abs(datetime.now().astimezone() - datetime.fromisoformat(line['time'])) < timedelta(minutes=5)

@@ -9,7 +9,7 @@
 
 Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1,
 so that whatever started the watch can start it again. --out goes on with the file that is there, its frames numbered anew; no
-video is overwritten.
+video is overwritten. A line of a camera or stream has the time of day at which the frame came, too.
 
 A gallery file is read once, at the start: who is enrolled or removed later on is so only for the next watch. A database is
 asked at every look.

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from datetime import datetime
 
 import numpy as np
 
@@ -145,8 +146,9 @@ def _watch(system, source, out):
                 lost = endless
                 break
             seconds = time.perf_counter() - began  # not the clock of the day, which a board sets when it finds the network
+            came = {'time': datetime.now().astimezone().isoformat(timespec='milliseconds')} if endless else {}
             faces = system(np.ascontiguousarray(frame[..., ::-1]))
-            _say({'frame': count, 'seconds': round(seconds, 3), 'faces': faces})
+            _say(dict(came, frame=count, seconds=round(seconds, 3), faces=faces))
             count += 1
             if out:
                 if writer is None:

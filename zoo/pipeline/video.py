@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,12 @@ __all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource'
 @dataclass(frozen=True)
 class Frame:
     """A picture of the source: its number from 0, seconds since the first (of a video that has an end: of its own
-    time), uint8 RGB ``(H, W, 3)``."""
+    time), uint8 RGB ``(H, W, 3)``, and of a camera or stream the time of day at which it came."""
 
     number: int
     seconds: float
     picture: np.ndarray
+    time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Result:
     tracks: tuple[Track, ...]
 
     def to_dict(self) -> dict:
-        """Plain values for a JSON line."""
+        """Plain values for a JSON line; the time of day in ISO 8601, local with its offset."""
+        came = {'time': self.frame.time.isoformat(timespec='milliseconds')} if self.frame.time else {}
         faces = [{'track': track.number, **face.to_dict()} for track, face in zip(self.tracks, self.scene.faces, strict=True)]
-        return {'frame': self.frame.number, 'seconds': round(self.frame.seconds, 3), 'faces': faces}
+        return {'frame': self.frame.number, 'seconds': round(self.frame.seconds, 3), **came, 'faces': faces}
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ class VideoSource:
             if self.live and not self.endless:  # a file that plays at its own speed, like a camera
                 time.sleep(max(0.0, began + self.read / self.rate - time.monotonic()))
             seconds = time.monotonic() - began if self.endless else self.read / self.rate
-            yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]))
+            now = datetime.now().astimezone() if self.endless else None
+            yield Frame(self.read, seconds, np.ascontiguousarray(picture[..., ::-1]), now)
             self.read += 1
             ok, picture = self._capture.read()
             picture = picture if ok else None
