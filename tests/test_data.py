@@ -334,6 +334,16 @@ def test_what_systems_leave_beside_pictures_is_no_picture(face_folder, tmp_path)
     assert (TreeFaces(tmp_path / 'mac.zip').names, TreeFaces(tmp_path / 'mac.zip').classes) == (['anna/1.jpg'], ['anna'])
 
 
+def test_linked_identities_are_found(face_folder, tmp_path):
+    """As torchvision's ImageFolder finds them: a set that is put together of links lost persons without a word."""
+    (tmp_path / 'set').mkdir()
+    for person in sorted(face_folder.iterdir()):
+        if person.is_dir():
+            (tmp_path / 'set' / person.name).symlink_to(person)
+    (tmp_path / 'set' / 'again').symlink_to(tmp_path / 'set')  # round in circles
+    assert TreeFaces(tmp_path / 'set').names == TreeFaces(face_folder).names
+
+
 def test_names_of_one_number_are_two_persons(face_folder, tmp_path):
     """Each person's faces lie together in the file, also when two folders are called 7 and 007."""
     face = next(face_folder.rglob('*.jpg')).read_bytes()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -43,7 +44,13 @@ class FaceSource(Protocol):
 
 
 class TreeFaces:
-    """Images below a folder, or below a folder inside a zip archive (``faces.zip/labelled``); hidden ones are left alone."""
+    """Images below a folder, through links to other folders, or below a folder inside a zip archive (``faces.zip/labelled``);
+    hidden ones are left alone.
+
+    Raises:
+        FaceError: no image is there, or the archive is damaged.
+        OSError: a folder that may not be read.
+    """
 
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = Path(root)
@@ -53,7 +60,7 @@ class TreeFaces:
             members = (PurePosixPath(name) for name in self._zip.namelist())
             names = [m.relative_to(prefix) for m in members if m.is_relative_to(prefix)]
         else:
-            names = [PurePosixPath(p.relative_to(self.root).as_posix()) for p in self.root.rglob('*')]
+            names = [PurePosixPath(path.relative_to(self.root).as_posix()) for path in _files_below(self.root)]
         self._prefix = prefix
         self.names = sorted(str(n) for n in names if n.suffix.lower() in PICTURE_SUFFIXES and not _hidden(n))
         if not self.names:
@@ -290,6 +297,17 @@ def fingerprint(source: TreeFaces | RecordFaces | MemoryFaces) -> str:
         image, label = source.read(int(index))
         digest.update(image + b'%d' % label)
     return digest.hexdigest()[:16]
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not ((here / name).is_symlink()
+                                                       and here.resolve().is_relative_to((here / name).resolve()))]  # a circle
+        yield from (here / name for name in files)
 
 
 def _split_archive(path: Path) -> tuple[Path | None, PurePosixPath]:
