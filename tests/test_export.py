@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,6 +127,34 @@ def test_pack_refusals(tmp_path, onnx_file):
     (tmp_path / 'models' / 'x' / 'det.onnx').write_bytes(b'')
     with pytest.raises(PackError, match=r'already holds det\.onnx'):
         write_pack(tmp_path, 'x', onnx_file, Preprocess(), 512, 'x')
+
+
+def test_a_folder_that_is_there(small_net, tmp_path, monkeypatch):
+    """The one we are in, and one on another disk, or behind a link to one: nothing can be moved onto it from beside it."""
+    monkeypatch.chdir(tmp_path)
+    export(small_net, 'net', 'ncnn', '.')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['net.bin', 'net.json', 'net.param']
+    disk, real = tmp_path / 'disk', os.replace
+
+    def replaced(source, target):
+        if (disk in Path(source).absolute().parents) != (disk in Path(target).absolute().parents):
+            raise OSError(18, 'Invalid cross-device link')
+        real(source, target)
+
+    disk.mkdir()
+    monkeypatch.setattr(os, 'replace', replaced)
+    export(small_net, 'net', 'ncnn', disk)
+    assert sorted(path.name for path in disk.iterdir()) == ['net.bin', 'net.json', 'net.param']
+
+
+@pytest.mark.parametrize(('to', 'message'), [('ncnn', 'a folder, and this is a file'),
+                                             ('onnx', 'one file, and this is a folder')])
+def test_what_is_there_already_is_said_before_the_work(to, message, small_net, tmp_path, monkeypatch):
+    out = tmp_path / 'm.onnx'
+    out.mkdir() if to == 'onnx' else out.write_text('')
+    monkeypatch.setattr(artefact, 'FORMATS', {to: replace(artefact.FORMATS[to], build=None)})
+    with pytest.raises(ValueError, match=rf'm\.onnx: {to} is {message}; choose another --out'):
+        export(small_net, 'net', to, out)
 
 
 def test_net_that_ignores_its_input_is_refused(tmp_path, crops):

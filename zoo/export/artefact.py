@@ -168,12 +168,21 @@ def _check_pack(path: Path) -> None:
 
 @contextlib.contextmanager
 def _staging(out: Path, to: str):
-    """A place beside ``out`` that replaces it only when everything went well."""
+    """A place beside the files of ``out`` that replace it only when everything went well.
+
+    Raises:
+        ValueError: ``out`` has the wrong suffix, or is a folder where a file is to be, or the reverse.
+    """
     if SUFFIXES[to] and out.suffix != SUFFIXES[to]:
         raise ValueError(f'--out {out}: {to} is one file; name it with {SUFFIXES[to]}')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    stage = work / out.name
+    if out.exists() and out.is_dir() == bool(SUFFIXES[to]):
+        wanted, found = ('one file', 'folder') if SUFFIXES[to] else ('a folder', 'file')
+        raise ValueError(f'--out {out}: {to} is {wanted}, and this is a {found}; choose another --out')
+    # within a folder that is there: it may be a link or a disk of its own, onto which nothing beside it can be moved
+    place = out if out.is_dir() else out.parent
+    place.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=place))
+    stage = work / (out.name if SUFFIXES[to] else to)  # a folder may be called '.'
     try:
         if not SUFFIXES[to]:
             stage.mkdir()
