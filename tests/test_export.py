@@ -371,6 +371,17 @@ def test_two_artefacts_do_not_share_a_sidecar(name, small_net, tmp_path):
         opened(tmp_path / 'a' / 'net.param', threads=1)
 
 
+@pytest.mark.parametrize('name', ['fdfacenet', 'retinaface_mnet025'])
+def test_a_file_that_is_no_sidecar_is_not_overwritten(name, small_net, tmp_path):
+    """What verify.py measured on a board is called tx2.json in the guides, and the bundle tx2.tar."""
+    from zoo.export.detector import export_detector
+    make, model = (export, small_net) if name == 'fdfacenet' else (export_detector, zoo.load(name))
+    (tmp_path / 'tx2.json').write_text('{"board": {}, "engines": {}}')
+    with pytest.raises(ValueError, match=r'tx2\.json is no sidecar of an export.*choose another --out, or move it away'):
+        make(model, 'net', 'onnx', tmp_path / 'tx2.onnx')
+    assert [path.name for path in tmp_path.iterdir()] == ['tx2.json']
+
+
 @pytest.mark.parametrize('text', ['[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{'])
 def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
     (tmp_path / 'm.onnx').write_bytes(onnx_file.read_bytes())

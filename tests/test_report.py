@@ -160,3 +160,7 @@ def test_errors_come_before_the_work(tmp_path, capsys, face_bin, measured, small
     assert "model is 'small', the report is of 'w'" in capsys.readouterr().err
     assert main([*command, '--measured', str(tmp_path / 'none.json')]) == 1
     assert 'none.json' in capsys.readouterr().err and not (tmp_path / 'r').exists()
+    (tmp_path / 'r').mkdir()
+    (tmp_path / 'r' / 'w.json').write_text('{"sha256": {"w.onnx": ""}}')
+    assert main(command) == 1
+    assert 'w.json belongs to w.onnx, which could not be checked without it' in capsys.readouterr().err

@@ -42,11 +42,15 @@ def run(args: argparse.Namespace) -> None:
     from zoo.export.job import Job
     from zoo.export.report import make_report
     from zoo.export.report_text import draw_report, report_markdown
+    from zoo.export.sidecar import files_of
     from zoo.export.target import target
     from zoo.runtime.torch import TorchEmbedder
     targets = [target(name) for name in args.targets.split(',')]
     model = zoo.load(args.name, weights=args.weights, network=args.network)
     name = Path(args.name).stem
+    if owners := files_of(args.out / f'{name}.json'):
+        raise ValueError(f'{args.out / name}.json belongs to {owners[0].name}, which could not be checked without it; choose '
+                         'another --out')
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), args.gate_set), calib=args.calib)
     report = make_report(job, targets, args.out, args.measured, args.rounds)
     write_atomic(args.out / f'{name}.json', json.dumps(report, indent=1) + '\n')

@@ -11,24 +11,31 @@ from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from zoo.runtime.embedder import sidecar_path
 
-__all__ = ['finish_sidecar', 'require_own_sidecar']
+__all__ = ['files_of', 'finish_sidecar', 'require_own_sidecar']
 
 PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
 
 
 def require_own_sidecar(artefact: Path) -> None:
-    """Refuse a place where the sidecar of another artefact would be overwritten.
+    """Refuse a place where the sidecar of another artefact, or another JSON file, would be overwritten.
 
     Raises:
-        ValueError: a file of another format has that sidecar.
+        ValueError: a file of another format has that sidecar; or it is none, but a report or a measurement.
     """
     sidecar = sidecar_path(artefact)
-    try:
-        files = [sidecar.with_suffix(Path(name).suffix) for name in json.loads(sidecar.read_text())['sha256']]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there is none
+    files = files_of(sidecar)
+    if not files and sidecar.exists():
+        raise ValueError(f'{sidecar} is no sidecar of an export, which would replace it; choose another --out, or move it away')
     if artefact.suffix not in {file.suffix for file in files} and any(file.exists() for file in files):
         raise ValueError(f'{sidecar} belongs to {files[0].name}, which could not be checked without it; choose another --out')
+
+
+def files_of(sidecar: Path) -> list[Path]:
+    """The files beside a sidecar that it was written with; none of what is no sidecar, or not there."""
+    try:
+        return [sidecar.with_suffix(Path(name).suffix) for name in json.loads(sidecar.read_text())['sha256']]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def finish_sidecar(sidecar: dict, artefact: Path, files: Sequence[Path]) -> dict:
