@@ -179,6 +179,18 @@ def test_several_outputs_are_refused(to, small_net, tmp_path):
         export(two, 'two', to, tmp_path / ('two.onnx' if to == 'onnx' else 'two'))
 
 
+def test_a_frozen_batch_fails_the_gate(small_net, tmp_path):
+    class Frozen(type(small_net)):
+        def forward_head(self, x):
+            return super().forward_head(x.reshape(int(x.shape[0]), x[0].numel()))
+
+    frozen = copy.deepcopy(small_net)
+    frozen.__class__ = Frozen
+    with pytest.raises(GateError, match=r'does not run at batch size 1; .* flatten with torch\.flatten\(x, 1\)'):
+        export(frozen, 'frozen', 'onnx', tmp_path / 'frozen.onnx')
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_precision_is_the_target_s_unless_named(small_net, tmp_path, monkeypatch):
     monkeypatch.setattr(artefact, 'target', lambda name: replace(target(name), default='fp16'))
     assert export(small_net, 'net', 'ncnn', tmp_path / 'a', device='rk3288')['precision'] == 'fp16'
@@ -309,6 +321,24 @@ def test_artefacts_that_do_not_open(tmp_path, onnx_file, monkeypatch):
     onnx.save(several, tmp_path / 'four.onnx')
     with pytest.raises(ValueError, match='takes 4 faces at a time'):
         zoo.open(tmp_path / 'four.onnx')
+
+
+def test_graphs_of_other_makers(tmp_path, crops):
+    """Embeddings may be maps of one pixel; grey pictures are not what a recogniser takes."""
+    import onnx
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    for name, channels in (('maps', 3), ('grey', 1)):
+        weight = np.random.default_rng(0).standard_normal((16, channels, 112, 112)).astype(np.float32)
+        graph = helper.make_graph(
+            [helper.make_node('Conv', ['x', 'weight'], ['y'])], name,
+            [helper.make_tensor_value_info('x', kind, ['N', channels, 112, 112])],
+            [helper.make_tensor_value_info('y', kind, ['N', 16, 1, 1])], [onnx.numpy_helper.from_array(weight, 'weight')])
+        opset = helper.make_opsetid('', 13)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=7), tmp_path / f'{name}.onnx')
+    embedder = zoo.open(tmp_path / 'maps.onnx')
+    assert embedder(crops).shape == (len(crops), embedder.num_features) == (len(crops), 16)
+    with pytest.raises(RuntimeError, match=r'grey\.onnx: onnxruntime cannot run it on float32 \(1, 3, 112, 112\)'):
+        zoo.open(tmp_path / 'grey.onnx')
 
 
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [

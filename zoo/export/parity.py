@@ -61,7 +61,8 @@ def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray, bat
     """Compare two embedders on uint8 RGB faces ``(N, S, S, 3)`` with N at least 2.
 
     Raises:
-        GateError: the reference gives different faces nearly the same embedding, so that parity would prove nothing.
+        GateError: the reference gives different faces nearly the same embedding, so that parity would prove nothing; or the
+            artefact does not run at a batch size.
     """
     expected = reference(faces)
     unit = l2_normalise(expected)
@@ -78,7 +79,11 @@ def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray, bat
     for size in batches:
         rows = np.resize(np.arange(len(faces)), -(-len(faces) // size) * size).reshape(-1, size)
         for row in rows:
-            found = artefact(faces[row])
+            try:
+                found = artefact(faces[row])
+            except RuntimeError as error:
+                raise GateError(f'parity gate: the artefact does not run at batch size {size}; a size that Python computes is '
+                                f'frozen on export, so flatten with torch.flatten(x, 1) ({error})') from None
             largest = float(np.maximum(largest, np.abs(found - expected[row]).max()))  # NumPy's: Python's loses NaN
             cosines.append((l2_normalise(found) * unit[row]).sum(1))
     return Parity(float(np.concatenate(cosines).min()), largest, spread, len(faces), tuple(batches))

@@ -27,6 +27,7 @@ class OnnxEmbedder:
 
     Raises:
         ValueError: the file has other inputs or outputs, a fixed batch above 1, or another size than its preprocessing.
+        RuntimeError: onnxruntime cannot run it: it takes grey pictures, or another type than float32.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
@@ -45,15 +46,23 @@ class OnnxEmbedder:
         size = self.preprocess.input_size
         if any(isinstance(side, int) and side != size for side in inputs[0].shape[2:]):
             raise ValueError(f'{path}: input {inputs[0].shape} does not fit the {size}x{size} crops of its preprocessing')
-        shape = outputs[0].shape
-        self.num_features = shape[-1] if isinstance(shape[-1], int) else self(np.zeros((1, size, size, 3), np.uint8)).size
+        shape = outputs[0].shape  # maps of one pixel, (N, 512, 1, 1), are embeddings, too
+        known = len(shape) == 2 and isinstance(shape[1], int)
+        self.num_features = shape[1] if known else self(np.zeros((1, size, size, 3), np.uint8)).size
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         x = self.preprocess(faces)
         if not len(x):
             return np.empty((0, self.num_features), np.float32)
         batches = x[:, None] if self._fixed_batch else [x]
-        return np.concatenate([self.session.run([self._output], {self._input: b})[0].reshape(len(b), -1) for b in batches])
+        return np.concatenate([self._run(batch).reshape(len(batch), -1) for batch in batches])
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        try:
+            return self.session.run([self._output], {self._input: x})[0]
+        except Exception as error:  # onnxruntime has kinds of its own
+            raise RuntimeError(f'{self.name}: onnxruntime cannot run it on float32 {x.shape}, which a recogniser takes: '
+                               f'{error}') from None
 
 
 class OnnxDetector:
