@@ -17,9 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
+from plugins import registry
 from plugins.files import sha256_file
 from plugins.preprocess import PictureNorm, Preprocess
+from plugins.registry import create_backbone
 from zoo import hub
+from zoo.cli import main
 from zoo.hub import HubError, resolve, weights_path
 from zoo.model_card import CardError, Weights, read_card
 from zoo.pipeline.threshold import FARS
@@ -153,6 +156,18 @@ def test_a_file_says_what_it_is(tmp_path):
     save_weights(tmp_path / 'mine.safetensors', model, 'fdfacenet', {'width': 0.5})
     again = zoo.load(tmp_path / 'mine.safetensors')
     assert again.num_features == 64 and zoo.profile(again).params == zoo.profile(model).params
+
+
+def test_a_backbone_that_computes_while_it_is_built(tmp_path, monkeypatch, capsys):
+    """As many do for the rates of stochastic depth: such tensors must have values."""
+    def deep_face(**options):
+        return create_backbone('fdfacenet', width=torch.linspace(0.25, 0.5, 4)[0].item(), **options)
+
+    monkeypatch.setitem(registry._BACKBONES._entry_points, 'deep_face', deep_face)
+    torch.save(zoo.create('deep_face', num_features=96).state_dict(), tmp_path / 'deep.pt')
+    assert zoo.load(tmp_path / 'deep.pt', network='deep_face').num_features == 96
+    main(['recipe', 'check', 'fdfacenet_ms1mv3', 'network=deep_face', 'network_args={}'])
+    assert 'meta' not in ''.join(capsys.readouterr())
 
 
 def test_a_network_of_another_size_eats_that_size(tmp_path):

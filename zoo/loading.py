@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from plugins.backbones._base import Backbone
 from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import create_backbone, create_detector
@@ -79,15 +77,17 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
         raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
     options = {**facts.get('network_args', {}), **kwargs}
     create, preprocess = _builder(network)
+    if create is create_backbone and 'num_features' in facts:
+        options.setdefault('num_features', facts['num_features'])
+    model = create(network, **options)
     if create is create_backbone and 'num_features' not in options:
-        options['num_features'] = facts.get('num_features') or _embedding_size(network, options, path)
-    return _finish(create(network, **options), path, preprocess)
+        size = _embedding_size(model, path)
+        model = model if size == model.num_features else create(network, num_features=size, **options)
+    return _finish(model, path, preprocess)
 
 
-def _embedding_size(network: str, options: dict, path: Path) -> int:
+def _embedding_size(model: Backbone, path: Path) -> int:
     """Length of the embedding in a file that does not say it, from its last tensor; the default where that is odd."""
-    with torch.device('meta'):
-        model = create_backbone(network, **options)
     own, given = (next((value.shape[0] for value in reversed(list(state.values())) if value.ndim), 0)
                   for state in (model.state_dict(), read_state(path)))
     return model.num_features * given // own if given and not model.num_features * given % own else model.num_features
