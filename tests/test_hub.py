@@ -158,6 +158,13 @@ def test_a_file_says_what_it_is(tmp_path):
     assert again.num_features == 64 and zoo.profile(again).params == zoo.profile(model).params
 
 
+@pytest.mark.parametrize('header', ['{', '[]', '{"network": 1}', '{"network_args": []}', '{"num_features": "512"}'])
+def test_a_header_that_says_something_else(header, tmp_path):
+    save_file({'weight': torch.zeros(1)}, tmp_path / 'odd.safetensors', metadata={'facezoo': header})
+    with pytest.raises(WeightsError, match=r'odd\.safetensors: not a whole safetensors file'):
+        zoo.load(tmp_path / 'odd.safetensors', network='fdfacenet')
+
+
 def test_a_backbone_that_computes_while_it_is_built(tmp_path, monkeypatch, capsys):
     """As many do for the rates of stochastic depth: such tensors must have values."""
     def deep_face(**options):

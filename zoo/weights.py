@@ -47,16 +47,20 @@ def describe(path: str | os.PathLike) -> dict:
     """What :func:`save_weights` noted: ``network``, ``num_features``, ``network_args``; empty for other files.
 
     Raises:
-        WeightsError: a damaged safetensors file.
+        WeightsError: a damaged safetensors file, or one whose header says something else.
     """
     if Path(path).suffix != '.safetensors':
         return {}
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, 'pt') as file:
-            return json.loads((file.metadata() or {}).get('facezoo', '{}'))
-    except (SafetensorError, OSError) as error:
+            facts = json.loads((file.metadata() or {}).get('facezoo', '{}'))
+        for key, kind in {'network': str, 'network_args': dict, 'num_features': int}.items():
+            if not isinstance(facts, dict) or not isinstance(facts.get(key, kind()), kind):
+                raise ValueError(f'its header has {facts!r:.80} of facezoo')
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f'{path}: not a whole safetensors file ({error}); copy it again') from None
+    return facts
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
