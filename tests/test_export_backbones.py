@@ -103,15 +103,19 @@ def test_folding_leaves_a_batchnorm_that_is_not_the_only_reader(way, left):
 
 
 def test_folding_leaves_what_it_cannot_tell():
-    """Statistics of the batch, positions instead of channels, weights that are worked on first."""
+    """Statistics of the batch, positions instead of channels, weights that are worked on first, a norm that does more."""
     class Scaled(nn.Conv2d):
         def forward(self, x):
             return nn.functional.conv2d(x, self.weight / self.weight.std(), self.bias, padding=1)
 
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
     model = nn.Sequential(Scaled(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False),
-                          nn.Flatten(2), nn.Linear(64, 4), nn.BatchNorm1d(4))
+                          nn.Conv2d(4, 4, 1), Activated(4), nn.Flatten(2), nn.Linear(64, 4), nn.BatchNorm1d(4))
     model.input_size = (8, 8)
-    model[1].running_var.fill_(4), model[6].running_var.uniform_(0.5, 2)
+    model[1].running_var.fill_(4), model[8].running_var.uniform_(0.5, 2)
     x = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(fold_batchnorm(model)(x), model.eval()(x), atol=1e-4, rtol=1e-4)

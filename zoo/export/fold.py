@@ -19,13 +19,13 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode with every BatchNorm behind a convolution or fully connected layer folded in.
 
     A BatchNorm that stands before its convolution (iResNet) stays: zero padding makes that folding inexact. So does one that is
-    not the only reader, that normalises by the batch, or whose layer does something to its weights first (a subclass).
+    not the only reader, or that normalises by the batch; and where it or its layer is a subclass, which may do more.
     """
     model = copy.deepcopy(model).eval()
     calls = trace_calls(model, (1, 3, *model.input_size))
     times = Counter(call.name for call in calls)
     for call in calls:
-        if not isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d) or call.producer is None:
+        if type(call.module) not in (nn.BatchNorm1d, nn.BatchNorm2d) or call.producer is None:
             continue
         before = calls[call.producer]
         norm = call.module
