@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import onnx
 import pytest
@@ -64,6 +66,14 @@ def test_what_ncnn_does_not_have_is_named():
     net.input_size = (112, 112)
     with pytest.raises(NcnnFormatError, match=r'^NCNN has nothing for nn\.InstanceNorm1d; use other layers'):
         convert_to_ncnn(Graph(to_onnx(net)))
+
+
+def test_a_converter_that_breaks_off(graph, monkeypatch):
+    """The report of every way to deploy then has the row, and the others."""
+    ended = subprocess.CompletedProcess([], -11, '', 'no such layer')
+    monkeypatch.setattr(subprocess, 'run', lambda *arguments, **options: ended)
+    with pytest.raises(NcnnFormatError, match=r'^pnnx failed \(-11\): no such layer$'):
+        convert_to_ncnn(graph)
 
 
 def test_products_of_matrices(tmp_path, faces, x):

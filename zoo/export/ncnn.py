@@ -32,8 +32,7 @@ def convert_to_ncnn(graph: Graph, shape: Sequence[int] | None = None) -> NcnnMod
         shape: ``(3, H, W)`` to convert it with, where the graph takes any size.
 
     Raises:
-        RuntimeError: pnnx failed; its log is in the message.
-        NcnnFormatError: it wrote what NCNN cannot load.
+        NcnnFormatError: pnnx failed (its log is in the message), or wrote what NCNN cannot load.
     """
     require('ncnn', 'ncnn')
     with tempfile.TemporaryDirectory() as work:
@@ -81,7 +80,7 @@ def run_pnnx(model, shape: Sequence[int], folder: Path) -> Path:
     """Convert an ``onnx.ModelProto`` with an input of ``shape``; returns the ``.param`` in ``folder``, its ``.bin`` beside it.
 
     Raises:
-        RuntimeError: pnnx failed; its log is in the message.
+        NcnnFormatError: pnnx failed; its log is in the message.
     """
     pnnx = require('pnnx', 'ncnn')
     (folder / 'model.onnx').write_bytes(model.SerializeToString())
@@ -89,7 +88,7 @@ def run_pnnx(model, shape: Sequence[int], folder: Path) -> Path:
                          capture_output=True, text=True)
     param = folder / 'model.ncnn.param'
     if run.returncode or not param.exists():
-        raise RuntimeError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
+        raise NcnnFormatError(f'pnnx failed ({run.returncode}): {(run.stderr or run.stdout)[-2000:]}')
     return param
 
 

@@ -28,7 +28,8 @@ _TAGGED = frozenset({'weight', 'left', 'added'})
 
 
 class NcnnFormatError(ValueError):
-    """A ``.param`` or ``.bin`` is damaged, has a layer whose weights cannot be told apart, or one that NCNN does not have."""
+    """A ``.param`` or ``.bin`` is damaged, has a layer whose weights cannot be told apart, or one that NCNN does not have; or
+    a graph cannot be converted at all."""
 
 
 @dataclass
