@@ -271,6 +271,17 @@ def test_accuracy_that_may_be_lost(pairs, reached, passes, crops, monkeypatch):
     assert caught.value.report['gates'] == {'min_cosine': 0.99999, 'max_accuracy_drop': 0.0002}
 
 
+@pytest.mark.parametrize(('factor', 'reason'), [(np.nan, 'embeddings are not finite'), (0, 'all .* get the same embedding')])
+def test_an_artefact_that_cannot_be_measured_fails_the_gate(factor, reason, face_bin):
+    """16 bits that overflow, say: in a deployment report this is a row, not its end."""
+    class Broken(Patches):
+        def __call__(self, faces):
+            return super().__call__(faces) * factor
+
+    with pytest.raises(GateError, match=f'accuracy gate: .*{reason}'):
+        Judge(Patches(), face_bin).judge(Broken(), GATES['fp16'])
+
+
 def test_parity_notices_batch_mixing(model, crops):
     reference = TorchEmbedder(model)
 

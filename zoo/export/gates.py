@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from plugins.data.sources import FaceSource, read_faces
+from plugins.preprocess import FaceError
 from zoo.evaluate.verification import VerificationResult, load_verification_set, verify
 from zoo.export.parity import GateError, check_parity
 from zoo.runtime import Embedder
@@ -77,8 +78,12 @@ class Judge:
         report: dict = {'parity': parity.to_dict(), 'gates': asdict(gates)}
         result = None
         if self.data:
-            result = verify(candidate, self.data, progress=True, reference=self.baseline)
-            report['verification'] = {'set': self.data.name, 'flip': True, 'torch': self.baseline.to_dict(),
+            baseline = self.baseline  # has read every face, so that what fails from here on is the candidate
+            try:
+                result = verify(candidate, self.data, progress=True, reference=baseline)
+            except FaceError as error:
+                raise GateError(f'accuracy gate: {error}') from None
+            report['verification'] = {'set': self.data.name, 'flip': True, 'torch': baseline.to_dict(),
                                       'artefact': result.to_dict()}
         try:
             parity.require(gates.min_cosine)
