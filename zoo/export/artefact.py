@@ -89,7 +89,7 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
             parity is checked on the sample faces that the ``insightface`` package ships, and no accuracy is claimed.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; of a bundle several, with commas.
         device: name of a target, see :func:`zoo.export.target.list_targets`.
-        calib: aligned faces to calibrate 8 bits on.
+        calib: aligned faces to calibrate 8 bits on; a bundle measures the FP16 range on them, too.
         detector: ONNX detector that goes into the pack or the bundle.
 
     Returns:
@@ -99,12 +99,15 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
         GateError: a gate failed; nothing was left at ``out``.
         CalibrationError, TargetError: what was asked for needs faces, or another device.
         PackError: InsightFace could not use the model.
-        ValueError: another format or precision, or a name for ``out`` that does not fit.
+        ValueError: another format or precision, a name for ``out`` that does not fit, or ``calib`` without 8 bits.
     """
     if to == 'pack' and precision not in (None, 'fp32'):
         raise ValueError(f"--precision {precision}: a pack is written in fp32, which is what InsightFace's users run")
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
+    if calib and (to == 'pack' or (to in FORMATS and _precision(job, to, precision) != 'int8')):
+        raise ValueError(f'--calib {calib}: nothing is calibrated but 8 bits; add --precision int8 (onnx, ncnn), or leave it '
+                         'out')
     return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision, detector)
 
 
@@ -126,7 +129,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
     if to == 'ncnn' and kind == 'tensorrt':
         raise TargetError(f'--target {job.target.name} runs TensorRT: leave out --to ncnn for its bundle, or --target for an '
                           'NCNN model')
-    precision = precision or (job.target.default if kind == to else form.precisions[0])
+    precision = _precision(job, to, precision)
     if precision not in form.precisions:
         raise ValueError(f'--precision {precision}: {to} is written in {", ".join(form.precisions)}')
     verdict = job.target.verdict(precision) if job.target else ''
@@ -140,6 +143,12 @@ def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
         sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
         files = {artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())
         return finish_sidecar(sidecar, artefact, sorted(files))
+
+
+def _precision(job: Job, to: str, named: str | None) -> str:
+    """The precision that was named, else the target's where that is what it runs, else the format's."""
+    own = job.target and job.target.runtime.kind == to
+    return named or (job.target.default if own else FORMATS[to].precisions[0])
 
 
 def _export_pack(job: Job, root: Path, detector: Path | None) -> dict:

@@ -60,7 +60,7 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     Raises:
         GateError: an output differs by more than 1e-3, or 8 bits find other faces; nothing was left at ``out``.
         CalibrationError: 8 bits without pictures, with too few, or without faces in them.
-        ValueError: another format or precision, or a name for ``out`` that does not fit.
+        ValueError: another format or precision, a name for ``out`` that does not fit, or ``calib`` without 8 bits.
     """
     if to not in FORMATS:
         raise ValueError(f'a detector is exported to {" or ".join(FORMATS)}, not to {to}; the ONNX file goes into a TensorRT '
@@ -70,6 +70,8 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     if precision == 'int8' and not calib:
         raise CalibrationError(f'8 bits need pictures to calibrate on: --calib PICTURES (a folder or zip of at least '
                                f'{MIN_PICTURES} ordinary pictures of people; not aligned faces)')
+    if calib and precision != 'int8':
+        raise ValueError(f'--calib {calib}: nothing is calibrated but 8 bits; add --precision int8, or leave it out')
     form, out = FORMATS[to], Path(out)
     if to == 'onnx' and out.suffix != form.suffix:
         raise ValueError(f'--out {out}: onnx is one file; name it with {form.suffix}')
