@@ -75,6 +75,15 @@ def test_agrees_with_torchinfo(width, size):
     assert found.feature_map_mb_paper == pytest.approx(summary.total_output_bytes / 1e6)
 
 
+def test_a_fully_connected_layer_computes_at_every_position():
+    """As in a transformer's tokens; only torchinfo counts it once."""
+    torchinfo = pytest.importorskip('torchinfo')
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4, bias=False), torch.nn.Flatten(2), torch.nn.Linear(16, 5))
+    found = zoo.profile(model, 16)
+    assert (found.layers[-1].macs, found.layers[-1].macs_paper) == (8 * 16 * 5, 8 * 16 * 5 + 8 * 5)
+    assert found.macs_torchinfo == torchinfo.summary(model, (1, 3, 16, 16), verbose=0).total_mult_adds
+
+
 def test_layers_add_up():
     found = zoo.profile(zoo.create('nfacenet'))
     assert sum(layer.macs for layer in found.layers) == found.macs

@@ -3,7 +3,7 @@
 With ``n`` the number of output elements of a leaf module at batch 1:
 
 ========================  ==================================================================================================
-``macs``                  pure multiply-accumulates: convolutions ``weight.numel() * n / out_channels``, FC in * out
+``macs``                  pure multiply-accumulates: ``weight.numel() * n / outputs`` of convolutions (channels) and FC
 ``macs_paper``            + bias ``n`` + BatchNorm ``2 n`` + activation ``n`` + pooling input elements (ptflops 0.6; paper 001's
                           column "computation")
 ``macs_torchinfo``        torchinfo 1.8 "mult-adds": every parameter, times the output positions in convolutions
@@ -115,10 +115,10 @@ def _count(call: Call, calls: list[Call], seen: set[int]) -> LayerProfile:
         thop += macs
         torchinfo = macs + extra
     elif isinstance(module, nn.Linear):
-        macs = module.in_features * module.out_features
+        macs = module.weight.numel() * n // module.out_features
         extra = n if module.bias is not None else 0
         thop = 2 * macs
-        torchinfo = macs + extra
+        torchinfo = sum(p.numel() for p in module.parameters())
     elif isinstance(module, _NORM):
         extra, thop, torchinfo = 2 * n, 4 * n, sum(p.numel() for p in module.parameters())
     elif isinstance(module, _ACT):
