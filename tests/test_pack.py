@@ -89,6 +89,14 @@ def test_a_recogniser_is_no_detector(recogniser, tmp_path):
         check_pack(tmp_path, 'small', Preprocess(), recogniser)
 
 
+def test_a_detector_in_two_files(detector_file, tmp_path):
+    """PyTorch's newer exporter writes such; the pack would open here, and nowhere else."""
+    import onnx
+    onnx.save(onnx.load(detector_file), tmp_path / 'two.onnx', save_as_external_data=True, location='two.data')
+    with pytest.raises(PackError, match=r'two\.onnx: its weights lie in another file'):
+        check_pack(tmp_path, 'x', Preprocess(), tmp_path / 'two.onnx')
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
 def test_read_only_root(recogniser, tmp_path):
     (tmp_path / 'models').mkdir(mode=0o500)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from plugins.extras import require
 from plugins.files import atomic_path, sha256_file, write_atomic
 from plugins.preprocess import Preprocess
 from zoo.export.graph import computes_in_integers
@@ -78,6 +79,10 @@ def _check_detector(path: Path) -> None:
     if ranks != {2}:
         raise PackError(f'{path}: outputs of {sorted(ranks)} dimensions; InsightFace 0.7 reads (K, 1), (K, 4) and (K, 10), '
                         'without a batch dimension')
+    tensors = require('onnx', 'onnx').load(str(path), load_external_data=False).graph.initializer
+    if any(tensor.data_location == tensor.EXTERNAL for tensor in tensors):
+        raise PackError(f'{path}: its weights lie in another file, which a pack does not take along; store them in one: '
+                        'onnx.save(onnx.load(FILE), ANOTHER)')
     if computes_in_integers(path):
         raise PackError(f'{path}: a detector in 8 bits is for processors with 8-bit dot products, a pack is for any; give the '
                         'file that `facezoo export retinaface_mnet025 --to onnx` writes without --precision')
