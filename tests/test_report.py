@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,9 @@ def test_refusal_of_eight_bits_names_the_layer(small_net):
     with pytest.raises(GateError, match=r'accuracy gate.*The layer that lost most is head \(alone it costs 0\.2000') as raised:
         Job(small_net, 'small', Refusing()).pass_gates(None, 'int8', plan)
     assert raised.value.report['parity'] and raised.value.report['quantisation']['keep'] == ['stem']
+    plan = replace(plan, scheme='onnxruntime', worst=0.97)  # the file computes otherwise than its numbers say
+    with pytest.raises(GateError, match=r'accuracy gate.*a cosine of 0\.9700 .*without 8-bit dot products \(VNNI\)'):
+        Job(small_net, 'small', Refusing()).pass_gates(None, 'int8', plan)
 
 
 def test_page_and_picture(made, tmp_path):

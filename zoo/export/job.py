@@ -22,6 +22,7 @@ from zoo.weights import weights_digest
 __all__ = ['Job', 'origin_facts']
 
 CALIBRATION_FACES = 512
+_SATURATION = 0.05  # of cosine: by more no rounding differs between the simulation and the file
 
 
 def origin_facts(model: nn.Module) -> dict:
@@ -94,13 +95,23 @@ class Job:
         """Parity and accuracy of an artefact.
 
         Raises:
-            GateError: it failed; for 8 bits the message names the layer that lost most.
+            GateError: it failed; for 8 bits the message names the layer that lost most, or the processor.
         """
         try:
             return self.judge.judge(candidate, self.gates or GATES[precision])
         except GateError as error:
             if plan is None:
                 raise
-            raise GateError(f'{error}. The layer that lost most is {plan.culprit}. Fine-tune with quantise=true (facezoo '
-                            'train), train a ReLU variant, or export fp16',
+            raise GateError(f'{error}. {_advice(plan, error.report)}',
                             {**error.report, 'quantisation': plan.to_dict()}) from None
+
+
+def _advice(plan: Int8Plan, report: dict) -> str:
+    """What to do about 8 bits that failed a gate."""
+    found = report.get('parity', {}).get('min_cosine', plan.worst)
+    if plan.scheme == 'onnxruntime' and found < plan.worst - _SATURATION:
+        return (f'By its numbers the file reaches a cosine of {plan.worst:.4f} on faces of --calib. On x86 processors without '
+                '8-bit dot products (VNNI) onnxruntime saturates: export and run it on one that has them, or export NCNN. On '
+                'others calibrate on faces more like those of the gate set')
+    return (f'The layer that lost most is {plan.culprit}. Fine-tune with quantise=true (facezoo train), train a ReLU variant, '
+            'or export fp16')
