@@ -11,8 +11,10 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo.cli import main
+from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
+from zoo.export.quantize import int8_graph
 from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
 from zoo.latency import load_latency
 
@@ -101,6 +103,15 @@ def test_what_tensorrt_82_cannot_build(model, message):
 
 def test_hardswish_is_fine_where_the_importer_has_it():
     assert not [line for line in findings(network('HardSwish', opset=14), ORIN) if 'importer' in line]
+
+
+def test_explicit_8_bits_pass_where_there_are_units_for_them():
+    """The graph of an Orin's bundle, whose weights stand behind Q/DQ nodes."""
+    graph = Graph(network())
+    ranges = Calibration('minmax', dict.fromkeys(graph.activations, 1.0), {}, 64, '', {})
+    model = int8_graph(graph, ranges)
+    assert not [line for line in findings(model, ORIN) if line.startswith('error')]
+    assert [line for line in findings(model) if line.startswith('error: ') and 'need hardware with 8-bit units' in line]
 
 
 def test_gravest_first():

@@ -15,6 +15,7 @@ __all__ = ['Finding', 'LintError', 'lint', 'overflowing_nodes', 'require_buildab
 LEVELS = ('error', 'warning', 'note')
 HALF_MAX = 65504.0
 HALF_SAFE = HALF_MAX / 8  # faces that were not seen may go further than those that were
+_QDQ = ('QuantizeLinear', 'DequantizeLinear')
 _CHANNELS = 32  # INT8 tensor-core kernels want multiples of it (TensorRT#1310)
 
 
@@ -97,7 +98,7 @@ def _operators(graph: Graph, target: Target) -> Iterator[Finding]:
 def _broken_restriction(graph: Graph, node) -> str:
     """How a node breaks a restriction that a graph can show, empty when it does not."""
     constants = graph.initializers
-    if node.op_type in ('Conv', 'ConvTranspose') and node.input[1] not in constants:
+    if node.op_type in ('Conv', 'ConvTranspose') and not _is_weight(graph, node.input[1]):
         return 'its weight is computed in the graph'
     if node.op_type == 'MaxPool' and len(node.output) > 1:
         return 'its second output is used'
@@ -107,10 +108,18 @@ def _broken_restriction(graph: Graph, node) -> str:
         return 'its scale or bias is computed in the graph'
     if node.op_type == 'Resize' and attributes_of(node).get('mode') == b'cubic':
         return 'it interpolates cubically'
-    if node.op_type in ('QuantizeLinear', 'DequantizeLinear') and (
+    if node.op_type in _QDQ and (
             len(node.input) < 3 or np.any(constants.get(node.input[2], np.ones(1)))):
         return 'its zero point is missing or not 0'
     return ''
+
+
+def _is_weight(graph: Graph, name: str) -> bool:
+    """Whether a tensor is a constant, or a constant behind Q/DQ nodes, as weights in 8 bits are written."""
+    makers = {output: node for node in graph.nodes if node.op_type in _QDQ for output in node.output}
+    while name in makers:
+        name = makers[name].input[0]
+    return name in graph.initializers
 
 
 def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -149,7 +158,12 @@ def _int8(graph: Graph, target: Target) -> Iterator[Finding]:
     runtime = target.runtime
     for precision, verdict in target.verdicts.items():
         yield Finding('note', precision, verdict, f'export {target.default} and measure before asking for {precision}')
-    if 'int8' not in target.native or runtime.kind != 'tensorrt':
+    if runtime.kind != 'tensorrt':
+        return
+    if 'int8' not in target.native:
+        for node in [node for node in graph.nodes if node.op_type in _QDQ][:1]:
+            yield Finding('error', _where(node), 'Q/DQ nodes need hardware with 8-bit units (TensorRT#3157)',
+                          'check and build the graph without them')
         return
     for layer in graph.layers:
         channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
