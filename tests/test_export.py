@@ -282,6 +282,20 @@ def test_an_artefact_that_cannot_be_measured_fails_the_gate(factor, reason, face
         Judge(Patches(), face_bin).judge(Broken(), GATES['fp16'])
 
 
+def test_values_beyond_16_bits_are_calibrated(small_net, face_bin, face_folder, tmp_path):
+    """A network whose second layer has values beyond FP16's range is refused for a Jetson, and the message leads on."""
+    large = copy.deepcopy(small_net)
+    state = large.state_dict()
+    for name in ('weight', 'bias'):
+        state[f'features.1.1.{name}'] *= 1e6
+    state['features.2.0.weight'] /= 1e6
+    options = {'gate_set': face_bin, 'gates': Gates(0.99, 0.5), 'precision': 'fp16', 'device': 'jetson-tx2'}
+    with pytest.raises(GateError, match=r'not finite.*--calib FACES'):
+        export(large, 'large', 'tensorrt', tmp_path / 'large.tar', **options)
+    made = export(large, 'large', 'tensorrt', tmp_path / 'large.tar', **options, calib=face_folder)
+    assert made['precisions']['fp16']['parity']['min_cosine'] > 0.99
+
+
 def test_parity_notices_batch_mixing(model, crops):
     reference = TorchEmbedder(model)
 

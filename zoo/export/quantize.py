@@ -200,7 +200,8 @@ def half_graph(graph: Graph, keep: Collection[str] = ()):
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     for tensor in model.graph.initializer:
         if not {node.name for node in graph.consumers.get(tensor.name, [])} <= kept and tensor.data_type == proto.FLOAT:
-            value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            with np.errstate(over='ignore'):  # infinite, as on the board: the gates refuse it
+                value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
     def rounded(name: str, stem: str) -> list:

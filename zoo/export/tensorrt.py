@@ -22,6 +22,7 @@ from zoo.export.graph import Graph
 from zoo.export.job import Job
 from zoo.export.lint import lint, require_buildable
 from zoo.export.onnx import INPUT, OUTPUT
+from zoo.export.parity import GateError
 from zoo.export.target import TargetError
 from zoo.export.variants import FORMS, Variant, largest_values
 from zoo.jetson import bundle as board_bundle
@@ -103,7 +104,13 @@ def _measure(job: Job, variant: Variant, precision: str, samples: dict[str, np.n
         path.write_bytes(variant.simulation.SerializeToString())
         sidecar_path(path).write_text(json.dumps({'preprocess': job.model.preprocess.to_dict()}))
         embedder = OnnxEmbedder(path, exact=True)
-        report = job.pass_gates(embedder, precision, variant.plan)
+        try:
+            report = job.pass_gates(embedder, precision, variant.plan)
+        except GateError as error:
+            if precision != 'fp16' or job.calib:
+                raise
+            raise GateError(f'{error}. If its values leave the range of 16 bits: with --calib FACES the layers that do stay in '
+                            'FP32', error.report) from None
         cosine = (l2_normalise(embedder(samples['faces'])) * l2_normalise(samples['embeddings'])).sum(1).mean()
     report['simulated'] = True
     if variant.plan:
