@@ -19,6 +19,7 @@ import pytest
 from plugins.arcface_torch import bridge, checkout, compat, preflight
 from plugins.arcface_torch.bridge import LaunchError
 from plugins.arcface_torch.checkout import CheckoutError
+from plugins.data.verification import write_bin
 from plugins.preprocess import FaceError
 from tests.conftest import PATIENCE, ROOT, benchmark, encode
 
@@ -222,6 +223,20 @@ class TestPreflight:
         notes = check(val_targets=['lfw', 'agedb_30'], schedule='step')
         assert sum("does not know schedule='step'" in note for note in notes) == 1
         assert sum('no verification on' in note for note in notes) == 2
+
+    def test_verification_set_that_would_end_the_training(self, check, face_folder, tmp_path, crops):
+        """InsightFace divides by the pairs of each kind in each of ten folds: zero in a set with all of one kind first."""
+        (tmp_path / 'faces').mkdir()
+        for person in face_folder.iterdir():
+            (tmp_path / 'faces' / person.name).symlink_to(person)
+        data = encode(crops[0])
+        for name, same in (('mixed', [True, False] * 10), ('sorted', [True] * 10 + [False] * 10), ('few', [True, False] * 4)):
+            write_bin(tmp_path / 'faces' / f'{name}.bin', [data] * (2 * len(same)), same)
+        (tmp_path / 'faces' / 'cut.bin').write_bytes((tmp_path / 'faces' / 'mixed.bin').read_bytes()[:-9])
+        assert check(rec=str(tmp_path / 'faces'), val_targets=['mixed']) == []
+        for name, message in (('sorted', 'pairs of one person and pairs of two'), ('few', 'its 8 pairs'), ('cut', 'cut short')):
+            with pytest.raises(FaceError, match=message):
+                check(rec=str(tmp_path / 'faces'), val_targets=[name])
 
     def test_what_insightface_does_not_read_does_not_stop_it(self, check):
         notes = check(milestones=[7.0, 9.25])  # beyond num_epoch: wrong for facezoo's trainer, nothing to this one

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from plugins.data.sources import FaceSource, RecordFaces, decode_face, open_faces
+from plugins.data.verification import BinError, read_bin
 from plugins.preprocess import FaceError
 
 __all__ = ['Finding', 'check_counts', 'check_recipe', 'check_schedule']
 
 _SAMPLE = 1000
+_FOLDS = 10  # of InsightFace's verification
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
         findings += check_counts(config, source)
         findings += _check_labels(config, source, not arcface_torch)
         findings += _check_images(source, size)
-        findings += _check_validation(config, not arcface_torch)
+        findings += _check_validation(config, arcface_torch)
     return findings
 
 
@@ -109,7 +111,23 @@ def _label(source: FaceSource, index: int) -> float:
     return source.read(index)[1]
 
 
-def _check_validation(config: Mapping, serious: bool) -> Iterator[Finding]:
+def _check_validation(config: Mapping, arcface_torch: bool) -> Iterator[Finding]:
     for name in config.get('val_targets') or ():
-        if not (Path(config['rec']) / f'{name}.bin').is_file() and not Path(name).exists():
-            yield Finding(f'{config["rec"]}/{name}.bin is missing: no verification on {name} during training', serious)
+        path = Path(config['rec']) / f'{name}.bin'
+        if path.is_file():
+            yield from _check_folds(path) if arcface_torch else ()
+        elif not Path(name).exists():
+            yield Finding(f'{path} is missing: no verification on {name} during training', serious=not arcface_torch)
+
+
+def _check_folds(path: Path) -> Iterator[Finding]:
+    """InsightFace divides by the number of pairs of either kind in each of ten folds, which follow one another."""
+    try:
+        _, same = read_bin(path)
+    except BinError as error:
+        yield Finding(str(error))
+        return
+    if any(fold.all() or not fold.any() for fold in np.array_split(same, _FOLDS)):
+        yield Finding(f"{path}: its {len(same)} pairs, cut into {_FOLDS} folds one behind the other, do not have pairs of one "
+                      "person and pairs of two in every fold: InsightFace's trainer would end at its first verification. Mix "
+                      'them (`facezoo data pack --holdout` does), or leave the set out of val_targets')
