@@ -224,6 +224,17 @@ class TestPreflight:
         assert sum("does not know schedule='step'" in note for note in notes) == 1
         assert sum('no verification on' in note for note in notes) == 2
 
+    def test_path_of_a_verification_set(self, check, face_bin):
+        """`facezoo train` takes one; InsightFace adds .bin to it, finds nothing and is silent."""
+        assert any('no verification on' in note for note in check(val_targets=[str(face_bin)]))
+
+    @pytest.mark.parametrize('name', ['faces.zip', 'train.rec'])
+    def test_no_folder(self, check, tmp_path, name):
+        """`facezoo train` takes an archive, and train.rec itself."""
+        (tmp_path / name).write_bytes(b'')
+        with pytest.raises(FaceError, match='takes folders only'):
+            check(rec=str(tmp_path / name))
+
     def test_verification_set_that_would_end_the_training(self, check, face_folder, tmp_path, crops):
         """InsightFace divides by the pairs of each kind in each of ten folds: zero in a set with all of one kind first."""
         (tmp_path / 'faces').mkdir()

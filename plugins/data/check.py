@@ -39,7 +39,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
     if config['rec'] == 'synthetic':
         return [*findings, Finding("rec='synthetic' is a million times the same random image, whatever num_image says: for "
                                    'measuring speed only (the loss may become NaN)', serious=False)]
-    findings += _check_place(Path(config['rec']))
+    findings += _check_place(Path(config['rec']), arcface_torch)
     if not any(finding.serious for finding in findings):
         source = open_faces(config['rec'])
         findings += check_counts(config, source)
@@ -62,9 +62,12 @@ def check_schedule(config: Mapping) -> Iterator[Finding]:
         yield Finding(f'num_image={images} is less than one batch of {batch}')
 
 
-def _check_place(root: Path) -> Iterator[Finding]:
+def _check_place(root: Path, arcface_torch: bool) -> Iterator[Finding]:
     if not root.exists():
         yield Finding(f"rec='{root}': there is no such data set; put it there (or a link), or name its place with rec=DIR")
+    elif arcface_torch and not root.is_dir():
+        yield Finding(f"rec='{root}': InsightFace's trainer takes folders only; name the one that train.rec lies in, or unpack "
+                      'the archive')
     elif (root / 'train.rec').exists() and not (root / 'train.idx').exists():
         yield Finding(f'{root}/train.idx is missing, and InsightFace would take the folder for one of images; make it '
                       f'with `facezoo data index {root}/train.rec`')
@@ -116,7 +119,7 @@ def _check_validation(config: Mapping, arcface_torch: bool) -> Iterator[Finding]
         path = Path(config['rec']) / f'{name}.bin'
         if path.is_file():
             yield from _check_folds(path) if arcface_torch else ()
-        elif not Path(name).exists():
+        elif arcface_torch or not Path(name).exists():  # InsightFace does not take the path of a set
             yield Finding(f'{path} is missing: no verification on {name} during training', serious=not arcface_torch)
 
 
