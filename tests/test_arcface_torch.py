@@ -224,6 +224,24 @@ class TestPreflight:
         assert sum("does not know schedule='step'" in note for note in notes) == 1
         assert sum('no verification on' in note for note in notes) == 2
 
+    @pytest.mark.parametrize('move', ['person3/album', '.thumbnails', 'empty'])
+    def test_folders_that_insightface_counts_otherwise(self, check, faces, tmp_path, move):
+        for number, face in enumerate(faces[:12]):
+            path = tmp_path / 'faces' / f'person{number // 2}' / f'{number}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(face))
+        settings = {'rec': str(tmp_path / 'faces'), 'num_image': 12, 'batch_size': 4}
+        assert check(**settings) == []
+        odd = tmp_path / 'faces' / move
+        if move == 'person3/album':
+            (odd.parent).rename(tmp_path / 'album')
+            odd.parent.mkdir()
+            (tmp_path / 'album').rename(odd)
+        else:
+            odd.mkdir()
+        with pytest.raises(FaceError, match=f"they differ in .*'{move.partition('/')[0]}'"):
+            check(**settings)
+
     def test_path_of_a_verification_set(self, check, face_bin):
         """`facezoo train` takes one; InsightFace adds .bin to it, finds nothing and is silent."""
         assert any('no verification on' in note for note in check(val_targets=[str(face_bin)]))

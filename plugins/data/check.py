@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from plugins.data.sources import FaceSource, RecordFaces, decode_face, open_faces
+from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, decode_face, open_faces
 from plugins.data.verification import BinError, read_bin
 from plugins.preprocess import FaceError
 
@@ -46,6 +47,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
         findings += _check_labels(config, source, not arcface_torch)
         findings += _check_images(source, size)
         findings += _check_validation(config, arcface_torch)
+        findings += _check_folders(source) if arcface_torch and isinstance(source, TreeFaces) else ()
     return findings
 
 
@@ -112,6 +114,15 @@ def _label(source: FaceSource, index: int) -> float:
         label = source.header_of(index).label
         return label[0] if isinstance(label, tuple) else label
     return source.read(index)[1]
+
+
+def _check_folders(source: TreeFaces) -> Iterator[Finding]:
+    """InsightFace (torchvision's ImageFolder) numbers the folders right below the root, whatever they hold."""
+    theirs = {entry.name for entry in os.scandir(source.root) if entry.is_dir()}
+    if odd := sorted(theirs ^ set(source.classes)):
+        yield Finding(f"{source.root}: InsightFace's trainer takes each folder right below it for a person, facezoo each that "
+                      f'pictures lie in; they differ in {len(odd)}, as {odd[0]!r}: it would stop, or learn other labels. '
+                      'Leave one folder of pictures a person, or make records with `facezoo data pack`')
 
 
 def _check_validation(config: Mapping, arcface_torch: bool) -> Iterator[Finding]:
