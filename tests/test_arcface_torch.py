@@ -242,6 +242,15 @@ class TestPreflight:
         with pytest.raises(FaceError, match=f"they differ in .*'{move.partition('/')[0]}'"):
             check(**settings)
 
+    def test_larger_crops(self, check, faces, tmp_path):
+        """`facezoo train` makes 224x224 ones smaller; InsightFace would train, or break off, on them as they are."""
+        for number, face in enumerate(faces[:4]):
+            path = tmp_path / f'person{number // 2}' / f'{number}.png'
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode(np.kron(face, np.ones((2, 2, 1), np.uint8)), '.png'))
+        with pytest.raises(FaceError, match='224x224 pixels, and InsightFace'):
+            check(rec=str(tmp_path), num_image=4, num_classes=2, batch_size=2)
+
     def test_path_of_a_verification_set(self, check, face_bin):
         """`facezoo train` takes one; InsightFace adds .bin to it, finds nothing and is silent."""
         assert any('no verification on' in note for note in check(val_targets=[str(face_bin)]))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, decode_face, open_faces
+from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, open_faces, shrink_crop
 from plugins.data.verification import BinError, read_bin
-from plugins.preprocess import FaceError
+from plugins.preprocess import FaceError, decode_image
 
 __all__ = ['Finding', 'check_counts', 'check_recipe', 'check_schedule']
 
@@ -33,8 +33,8 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
 
     Args:
         size: side of the crops that the network takes.
-        arcface_torch: it is for InsightFace's trainer, which does not understand label -1 (of unknown identity), and leaves out
-            a verification set that is not there.
+        arcface_torch: it is for InsightFace's trainer, which reads only folders, and crops as they are, does not understand
+            label -1 (of unknown identity), and leaves out a verification set that is not there.
     """
     findings = [*check_schedule(config)]
     if config['rec'] == 'synthetic':
@@ -45,7 +45,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
         source = open_faces(config['rec'])
         findings += check_counts(config, source)
         findings += _check_labels(config, source, not arcface_torch)
-        findings += _check_images(source, size)
+        findings += _check_images(source, size, arcface_torch)
         findings += _check_validation(config, arcface_torch)
         findings += _check_folders(source) if arcface_torch and isinstance(source, TreeFaces) else ()
     return findings
@@ -100,13 +100,19 @@ def _check_labels(config: Mapping, source: FaceSource, unknown_faces: bool) -> I
             return
 
 
-def _check_images(source: FaceSource, size: int) -> Iterator[Finding]:
+def _check_images(source: FaceSource, size: int, exact: bool) -> Iterator[Finding]:
     """The first and the last image."""
     for index in {0, len(source) - 1}:
+        name = source.name(index)
         try:
-            decode_face(source, index, size)
+            image = decode_image(source.read(index)[0], name)
+            shrink_crop(image, size, name)
         except FaceError as error:
             yield Finding(str(error))
+            continue
+        if exact and image.shape[:2] != (size, size):
+            yield Finding(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, and InsightFace's trainer feeds images as they "
+                          f'are; make crops of {size}x{size} (`facezoo data align`)')
 
 
 def _label(source: FaceSource, index: int) -> float:
