@@ -48,7 +48,8 @@ def get_config(config_file):
 """
 BASE = """
 config = dict(margin_list=(1.0, 0.5, 0.0), network='r50', resume=False, output=None, embedding_size=512, sample_rate=1,
-              fp16=False, batch_size=128, optimizer='sgd', lr=0.1, weight_decay=5e-4, momentum=0.9, verbose=2000, num_workers=2)
+              fp16=False, batch_size=128, optimizer='sgd', lr=0.1, weight_decay=5e-4, momentum=0.9, verbose=2000, frequent=10,
+              gradient_acc=1, num_workers=2)
 """
 
 
@@ -214,10 +215,19 @@ class TestPreflight:
         ({'warmup_epoch': 2}, 'warmup_epoch=2 is not below'),
         ({'margin_list': (0.9, 0.4, 0.0)}, 'train_v2.py knows'), ({'optimizer': 'lion'}, 'knows sgd and adamw'),
         ({'margin_list': (1.0, 0.3, 0.2)}, 'leaves the others'), ({'margin_list': (0.9, 0.0, 0.2)}, 'leaves the others'),
+        ({'verbose': 0}, 'verbose=0: train_v2.py divides'), ({'gradient_acc': 0}, 'gradient_acc=0: train_v2.py divides'),
         ({'batch_size': 64}, 'less than one batch'), ({'network_args': {'width': 0.5}}, 'register a backbone')])
     def test_stops(self, check, changes, message):
         with pytest.raises(FaceError, match=message):
             check(**changes)
+
+    def test_several_processes_without_a_batch(self, check, monkeypatch):
+        """The loader of each would give none, and a network without a step of training would be saved."""
+        monkeypatch.setenv('WORLD_SIZE', '3')
+        assert check() == []
+        monkeypatch.setenv('WORLD_SIZE', '4')
+        with pytest.raises(FaceError, match='batch of 16 in each of 4 processes'):
+            check()
 
     def test_notes(self, check):
         notes = check(val_targets=['lfw', 'agedb_30'], schedule='step')

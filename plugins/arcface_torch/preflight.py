@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def _check_abilities(config: Mapping) -> list[Finding]:
                      'leaves the others out')
     if config['optimizer'] not in ('sgd', 'adamw'):
         wrong.append(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
+    for key in ('verbose', 'frequent', 'gradient_acc'):
+        if config[key] < 1:
+            wrong.append(f'{key}={config[key]}: train_v2.py divides by it; write a number of steps from 1')
+    processes, images = int(os.environ.get('WORLD_SIZE', 1)), config['num_image']
+    if config['batch_size'] <= images < config['batch_size'] * processes:
+        wrong.append(f'num_image={images} is less than one batch of {config["batch_size"]} in each of {processes} processes: '
+                     'train_v2.py would train nothing and save the result')
     if config.get('network_args'):
         wrong.append(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone of that '
                      'build under a name of its own (docs/bring-your-own-backbone.md)')
