@@ -49,7 +49,7 @@ def get_config(config_file):
 BASE = """
 config = dict(margin_list=(1.0, 0.5, 0.0), network='r50', resume=False, output=None, embedding_size=512, sample_rate=1,
               fp16=False, batch_size=128, optimizer='sgd', lr=0.1, weight_decay=5e-4, momentum=0.9, verbose=2000, frequent=10,
-              gradient_acc=1, num_workers=2)
+              gradient_acc=1, num_workers=2, using_wandb=False)
 """
 
 
@@ -220,6 +220,19 @@ class TestPreflight:
     def test_stops(self, check, changes, message):
         with pytest.raises(FaceError, match=message):
             check(**changes)
+
+    @pytest.mark.parametrize(('changes', 'message'), [
+        ({'momentum': 0.95}, 'does not heed momentum=0.95'), ({'using_wandb': True}, 'goes on without W&B'),
+        ({}, 'train_v2.py writes to ms1mv3_arcface_r50')])
+    def test_keys_that_it_has_and_does_not_heed(self, check, changes, message):
+        if not changes:
+            sys.modules['configs.base'].config['output'] = 'ms1mv3_arcface_r50'  # InsightFace's own
+        notes = check(**changes)
+        assert len(notes) == 1 and message in notes[0]
+
+    def test_notes_of_a_run(self, check):
+        """train_v2.py reads `notes`, though its configs/base.py has none."""
+        assert check(using_wandb=True, notes='first try') == []
 
     def test_several_processes_without_a_batch(self, check, monkeypatch):
         """The loader of each would give none, and a network without a step of training would be saved."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from plugins.data.check import Finding, check_recipe
@@ -13,6 +13,8 @@ from plugins.preprocess import FaceError
 __all__ = ['check_training']
 
 _REQUIRED = ('rec', 'num_classes', 'num_image', 'num_epoch', 'warmup_epoch', 'val_targets')
+_MOMENTUM = 0.9  # written in train_v2.py
+_UNLISTED = ('notes',)  # read, but not in configs/base.py
 
 
 def check_training(config: Mapping, checkout: Path) -> list[str]:
@@ -28,8 +30,8 @@ def check_training(config: Mapping, checkout: Path) -> list[str]:
     if missing:
         raise FaceError(f'the recipe lacks {", ".join(missing)}, which {checkout}/train_v2.py reads')
     base = importlib.import_module('configs.base').config
-    read = {key: value for key, value in config.items() if key in base or key in _REQUIRED}
-    findings = [*_check_abilities({**base, **config}), *check_recipe(read, arcface_torch=True)]
+    read = {key: value for key, value in config.items() if key in base or key in (*_REQUIRED, *_UNLISTED)}
+    findings = [*_check_abilities({**base, **config}), *_check_defaults(config, base), *check_recipe(read, arcface_torch=True)]
     ignored = {key: value for key, value in config.items() if key not in read}
     if ignored:
         words = ', '.join(f'{key}={value!r}' for key, value in ignored.items())
@@ -39,6 +41,18 @@ def check_training(config: Mapping, checkout: Path) -> list[str]:
     if serious:
         raise FaceError('\n'.join(serious))
     return [finding.text for finding in findings]
+
+
+def _check_defaults(config: Mapping, base: Mapping) -> Iterator[Finding]:
+    """What the trainer does about keys that it has and does not heed, or that the recipe leaves out."""
+    if config.get('momentum', _MOMENTUM) != _MOMENTUM:
+        yield Finding(f'train_v2.py does not heed momentum={config["momentum"]}: its SGD has {_MOMENTUM}', serious=False)
+    if config.get('using_wandb') and 'notes' not in config:
+        yield Finding("using_wandb=True: train_v2.py reads `notes`, too, and goes on without W&B when the recipe has none; add "
+                      "notes=''", serious=False)
+    if 'output' not in config and base.get('output') is not None:
+        yield Finding(f'the recipe has no `output`: train_v2.py writes to {base["output"]}, as for any other such recipe; add '
+                      'output=None for work_dirs/NAME', serious=False)
 
 
 def _check_abilities(config: Mapping) -> list[Finding]:
