@@ -52,10 +52,12 @@ class Registry(Generic[Network]):
             ValueError: the name is taken by a function of another module.
         """
         name, module = entry_point.__name__, entry_point.__module__
-        other = self._entry_points.get(name, entry_point).__module__
-        if other != module:  # the same one defines it again when a notebook's cell or a file that failed is run again
-            raise ValueError(f'{self.kind} {name!r} is registered twice: by {other} and by {module}; rename one of the '
-                             'functions')
+        other = self._entry_points.get(name, entry_point)
+        # the same module defines it again when a notebook's cell or a file that failed is run again, the same file when one
+        # of FACEZOO_PLUGINS is imported by its own name or is the script that runs
+        if other.__module__ != module and _file(other) != _file(entry_point):
+            raise ValueError(f'{self.kind} {name!r} is registered twice: by {other.__module__} and by {module}; rename one of '
+                             'the functions')
         self._entry_points[name] = entry_point
         return entry_point
 
@@ -102,6 +104,11 @@ class Registry(Generic[Network]):
                 importlib.import_module(f'{package.__name__}.{module.name}')
         for place in filter(None, os.environ.get('FACEZOO_PLUGINS', '').split(os.pathsep)):
             import_file(place)
+
+
+def _file(entry_point: Callable) -> str:
+    code = getattr(entry_point, '__code__', None)  # a class has none
+    return os.path.realpath(code.co_filename) if code else entry_point.__module__
 
 
 def suggest(name: str, known, otherwise: str = '') -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 import torch
 
@@ -140,6 +142,15 @@ def test_a_file_that_failed_says_so_again(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match='nonesuch'):
             list_backbones()
+
+
+def test_a_file_of_ones_own_imported_by_its_name_as_well(tmp_path, monkeypatch):
+    (tmp_path / 'mine.py').write_text('from plugins.registry import register_backbone\n@register_backbone\n'
+                                      'def mine(**options): ...\n')
+    monkeypatch.setenv('FACEZOO_PLUGINS', str(tmp_path / 'mine.py'))
+    monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {})
+    runpy.run_path(str(tmp_path / 'mine.py'), run_name='__main__')
+    assert list_backbones() == ['mine']
 
 
 def test_a_network_that_does_not_say_what_it_eats_is_refused(monkeypatch):
