@@ -19,6 +19,9 @@ import pytest
 from plugins.arcface_torch import bridge, checkout, compat, preflight
 from plugins.arcface_torch.bridge import LaunchError
 from plugins.arcface_torch.checkout import CheckoutError
+from plugins.data.pack import gather, pack_records
+from plugins.data.recordio import RecordWriter, pack
+from plugins.data.sources import RecordFaces, TreeFaces
 from plugins.data.verification import write_bin
 from plugins.preprocess import FaceError
 from tests.conftest import PATIENCE, ROOT, benchmark, encode
@@ -49,7 +52,7 @@ def get_config(config_file):
 BASE = """
 config = dict(margin_list=(1.0, 0.5, 0.0), network='r50', resume=False, output=None, embedding_size=512, sample_rate=1,
               fp16=False, batch_size=128, optimizer='sgd', lr=0.1, weight_decay=5e-4, momentum=0.9, verbose=2000, frequent=10,
-              gradient_acc=1, num_workers=2, using_wandb=False)
+              gradient_acc=1, num_workers=2, using_wandb=False, dali=False)
 """
 
 
@@ -264,6 +267,19 @@ class TestPreflight:
             odd.mkdir()
         with pytest.raises(FaceError, match=f"they differ in .*'{move.partition('/')[0]}'"):
             check(**settings)
+
+    def test_dali_reads_every_record(self, check, face_folder, tmp_path):
+        pack_records(tmp_path, gather([TreeFaces(face_folder)]))
+        assert check(rec=str(tmp_path)) == []
+        for rec in (tmp_path, face_folder):
+            with pytest.raises(FaceError, match=r'dali=True: .*shuffle_rec\.py'):
+                check(rec=str(rec), dali=True)
+        records = RecordFaces(tmp_path)
+        payloads = [pack(records.header_of(index), records.read(index)[0]) for index in range(len(records))]
+        with RecordWriter(tmp_path / 'shuffled' / 'train.rec') as writer:
+            for key, payload in enumerate(payloads):
+                writer.write(key, payload)
+        assert check(rec=str(tmp_path / 'shuffled'), dali=True) == []
 
     def test_larger_crops(self, check, faces, tmp_path):
         """`facezoo train` makes 224x224 ones smaller; InsightFace would train, or break off, on them as they are."""

@@ -47,7 +47,7 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
         findings += _check_labels(config, source, not arcface_torch)
         findings += _check_images(source, size, arcface_torch)
         findings += _check_validation(config, arcface_torch)
-        findings += _check_folders(source) if arcface_torch and isinstance(source, TreeFaces) else ()
+        findings += _check_layout(config, source) if arcface_torch else ()
     return findings
 
 
@@ -120,6 +120,15 @@ def _label(source: FaceSource, index: int) -> float:
         label = source.header_of(index).label
         return label[0] if isinstance(label, tuple) else label
     return source.read(index)[1]
+
+
+def _check_layout(config: Mapping, source: FaceSource) -> Iterator[Finding]:
+    """What InsightFace's loaders take for a face, and for a person."""
+    if config.get('dali') and not (isinstance(source, RecordFaces) and source.header is None):
+        yield Finding('dali=True: DALI reads records only, and takes the header of a train.rec for a face; the copy that '
+                      '`facezoo arcface-torch scripts/shuffle_rec.py DIR` writes beside DIR has none')
+    if isinstance(source, TreeFaces):
+        yield from _check_folders(source)
 
 
 def _check_folders(source: TreeFaces) -> Iterator[Finding]:
