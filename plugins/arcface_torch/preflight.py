@@ -64,7 +64,7 @@ def _check_abilities(config: Mapping) -> list[Finding]:
     if config['optimizer'] not in ('sgd', 'adamw'):
         wrong.append(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
     for key in ('verbose', 'frequent', 'gradient_acc'):
-        if config[key] < 1:
+        if config.get(key, 1) < 1:
             wrong.append(f'{key}={config[key]}: train_v2.py divides by it; write a number of steps from 1')
     processes, images = int(os.environ.get('WORLD_SIZE', 1)), config['num_image']
     if config['batch_size'] <= images < config['batch_size'] * processes:
