@@ -11,7 +11,7 @@ import pytest
 
 from plugins.arcface_torch.preflight import check_training
 from plugins.data.pack import gather, pack_records
-from plugins.data.recordio import RecordWriter, pack
+from plugins.data.recordio import RecordHeader, RecordWriter, pack
 from plugins.data.sources import RecordFaces, TreeFaces
 from plugins.data.verification import write_bin
 from plugins.preprocess import FaceError
@@ -121,6 +121,15 @@ def test_dali_reads_every_record(check, face_folder, tmp_path):
         for key, payload in enumerate(payloads):
             writer.write(key, payload)
     assert check(rec=str(tmp_path / 'shuffled'), dali=True) == []
+
+
+def test_face_that_would_be_a_header(check, crops, tmp_path):
+    """MXNet's im2rec writes such (--pack-label); of these four InsightFace would train on records 1 and 2."""
+    with RecordWriter(tmp_path / 'train.rec') as writer:
+        for key, label in enumerate((3.0, 0.0, 1.0, 2.0)):
+            writer.write(key, pack(RecordHeader((label, 0.5), key), encode(crops[0])))
+    with pytest.raises(FaceError, match=r'train\.rec, record 0: a face with a list of labels'):
+        check(rec=str(tmp_path), num_image=4, num_classes=4, batch_size=2)
 
 
 def test_larger_crops(check, faces, tmp_path):

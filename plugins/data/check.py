@@ -129,6 +129,9 @@ def _check_layout(config: Mapping, source: FaceSource) -> Iterator[Finding]:
                       '`facezoo arcface-torch scripts/shuffle_rec.py DIR` writes beside DIR has none')
     if isinstance(source, TreeFaces):
         yield from _check_folders(source)
+    if isinstance(source, RecordFaces) and source.header is None and source.header_of(0).flag:
+        yield Finding(f"{source.name(0)}: a face with a list of labels comes first, and InsightFace's trainer takes it for a "
+                      'header with the number of images; write the records anew (`facezoo data unpack`, `facezoo data pack`)')
 
 
 def _check_folders(source: TreeFaces) -> Iterator[Finding]:
