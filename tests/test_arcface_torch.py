@@ -171,6 +171,13 @@ class TestLaunch:
         with pytest.raises(ValueError, match='InsightFace feeds 112x112'):
             get_model('fdfacenet', input_size=96)
 
+    @pytest.mark.parametrize('gpu', [True, False])
+    def test_half_precision_is_for_a_gpu(self, fake, monkeypatch, gpu):
+        """All recipes say fp16=True; InsightFace's networks heed it on a GPU, and most CPUs only emulate it."""
+        monkeypatch.setattr('torch.cuda.is_available', lambda: gpu)
+        get_model = bridge._registry_first(None, checkout.upstream_networks(fake))
+        assert get_model('mobilefacenet_s', dropout=0.0, fp16=True, num_features=512).fp16 == gpu
+
     def test_foreign_modules_are_noticed(self, fake, monkeypatch):
         monkeypatch.setitem(sys.modules, 'losses', ModuleType('losses'))
         with pytest.raises(CheckoutError, match="a module 'losses'"):

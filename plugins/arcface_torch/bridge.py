@@ -122,12 +122,16 @@ def _extend_models(checkout: Path) -> None:
 
 
 def _registry_first(original: Callable, upstream: list[str]) -> Callable:
+    import torch
+
     def get_model(name: str, **options):
         own = list_backbones()
         if name not in own:
             if name not in upstream:
                 raise ValueError(f'network={name!r}: neither facezoo nor InsightFace has it{suggest(name, own + upstream)}')
             return original(name, **options)
+        if not torch.cuda.is_available():
+            options['fp16'] = False  # as InsightFace's networks: a CPU that only emulates bfloat16 takes ten times as long
         model = create_backbone(name, **{'num_features': EMBEDDING, **options})
         if model.input_size != INPUT:
             raise ValueError(f'network={name!r} takes {model.input_size[0]}x{model.input_size[1]} faces; InsightFace feeds '
