@@ -109,8 +109,10 @@ def test_errors_name_what_is_wrong(tmp_path):
     points = paper_points('jetson_tx2_ms')
     with pytest.raises(ValueError, match="unknown feature 'flops'"):
         fit(points, ['flops'], 'x')
-    with pytest.raises(ValueError, match='2 points for 2 coefficients'):
-        fit(points[:2], ['macs'], 'x')
+    with pytest.raises(ValueError, match="feature 'macs' is named twice"):
+        fit(points, ['macs', 'macs'], 'x')
+    with pytest.raises(ValueError, match='2 networks for 2 coefficients'):
+        fit([*points[:2], *points[:2]], ['macs'], 'x')
     with pytest.raises(ValueError, match='Lightfacenet has no value'):
         fit(points, ['layers'], 'x')
     with pytest.raises(FileNotFoundError, match='shipped: jetson-tx2-paper'):
@@ -118,6 +120,12 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / 'bad.json').write_text('[]')
     with pytest.raises(ValueError, match=r"bad.json is not the JSON of 'facezoo bench'"):
         bench_points(tmp_path / 'bad.json')
+
+
+def test_a_network_that_was_measured_twice_is_left_out_whole():
+    points = [Point(str(i), {'macs': i}, float(i * i)) for i in range(1, 6)]
+    once, twice = fit(points, ['macs'], 'x'), fit([*points, *points], ['macs'], 'x')
+    assert twice.loo == pytest.approx(once.loo) and twice.points == 5
 
 
 def test_design_gives_the_widest_that_fits():

@@ -91,7 +91,8 @@ class LatencyModel:
     Attributes:
         device: what was measured, in words.
         relative: fitted on relative error (small networks count as much as large ones).
-        r2, mape: on the points themselves; loo: mean absolute percentage error leaving each point out in turn.
+        points: how many networks; r2, mape: on the points themselves; loo: mean absolute percentage error leaving each network
+            out in turn.
         ranges: smallest and largest value of each feature among the points.
     """
 
@@ -136,13 +137,17 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
         relative: weigh every point by one over its time.
 
     Raises:
-        ValueError: unknown feature, a point lacks one, or fewer points than coefficients + 1.
+        ValueError: a feature is unknown or named twice, a point lacks one, or fewer networks than coefficients + 1.
     """
     unknown = [name for name in features if name not in FEATURES]
     if unknown:
         raise ValueError(f'unknown feature {unknown[0]!r}; known: {", ".join(FEATURES)}')
-    if len(points) < len(features) + constant + 1:
-        raise ValueError(f'{len(points)} points for {len(features) + constant} coefficients: measure more networks')
+    twice = [name for name in features if list(features).count(name) > 1]
+    if twice:
+        raise ValueError(f'feature {twice[0]!r} is named twice')
+    networks = np.array([point.name for point in points])  # one that was measured twice is still one
+    if len(set(networks)) < len(features) + constant + 1:
+        raise ValueError(f'{len(set(networks))} networks for {len(features) + constant} coefficients: measure more')
     lacking = [point.name for point in points if any(name not in point.features for name in features)]
     if lacking:
         raise ValueError(f'{lacking[0]} has no value for one of {", ".join(features)}')
@@ -150,11 +155,11 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
     times = np.array([point.milliseconds for point in points])
     solution = _solve(matrix, times, relative)
     found = matrix @ solution
-    rest = [np.arange(len(times)) != i for i in range(len(times))]
+    rest = [networks != name for name in networks]
     left_out = np.array([matrix[i] @ _solve(matrix[keep], times[keep], relative) for i, keep in enumerate(rest)])
     return LatencyModel(
         device, dict(zip(features, solution.tolist(), strict=False)), float(solution[-1]) if constant else 0.0, relative,
-        len(points), float(1 - np.square(times - found).sum() / np.square(times - times.mean()).sum()),
+        len(set(networks)), float(1 - np.square(times - found).sum() / np.square(times - times.mean()).sum()),
         float(np.abs(found / times - 1).mean()), float(np.abs(left_out / times - 1).mean()),
         {name: (float(matrix[:, i].min()), float(matrix[:, i].max())) for i, name in enumerate(features)})
 
