@@ -128,6 +128,17 @@ def test_a_network_that_was_measured_twice_is_left_out_whole():
     assert twice.loo == pytest.approx(once.loo) and twice.points == 5
 
 
+@pytest.mark.parametrize(('time', 'machine', 'message'), [
+    (0, {'processor': 'P', 'date': '2026-01-01'}, 'fdfacenet has p50 0, no time'),
+    (None, {'processor': 'P', 'date': '2026-01-01'}, 'TypeError'), (3.0, {'processor': 'P'}, "KeyError: 'date'"),
+    (3.0, None, 'TypeError')])
+def test_damaged_measurements_are_named(time, machine, message, tmp_path):
+    rows = [{'label': 'fdfacenet', 'runtime': 'ncnn', 'batch': 1, 'threads': 1, 'p50': time}]
+    (tmp_path / 'b.json').write_text(json.dumps({'results': rows, 'machine': machine}))
+    with pytest.raises(ValueError, match=rf"b.json is not the JSON of 'facezoo bench' \(.*{message}"):
+        bench_points(tmp_path / 'b.json')
+
+
 def test_design_gives_the_widest_that_fits():
     model = load_latency('raspberry-pi-4b-paper')
     width, milliseconds, _ = widest('fdfacenet', model, 30)

@@ -263,14 +263,17 @@ def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[l
         data = json.loads(Path(path).read_text())
         rows = [row for row in data['results'] if row['batch'] == 1 and row['runtime'] == (runtime or row['runtime'])]
         kinds = {(row['runtime'], row['threads']) for row in rows}
-        facts = data['machine']
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        facts, date = data['machine'], data['machine']['date']
+        device = facts.get('board') or facts['processor']
+        if strange := [row for row in rows if not 0 < row['p50'] < math.inf]:
+            raise ValueError(f'{strange[0]["label"]} has p50 {strange[0]["p50"]}, no time')
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the JSON of 'facezoo bench' ({type(error).__name__}: {error})") from None
     if len(kinds) != 1:
         raise ValueError(f'{path} has {sorted(kinds) or "no rows"} at batch 1: fit one runtime and thread count at a time '
                          '(--runtime; measure thread counts into files of their own)')
     used, threads = kinds.pop()
-    return points_of(rows), f'{facts.get("board") or facts["processor"]}, {used}, {threads} threads ({facts["date"]})'
+    return points_of(rows), f'{device}, {used}, {threads} threads ({date})'
 
 
 def points_of(rows: Sequence[Mapping]) -> list[Point]:
