@@ -47,7 +47,10 @@ def _open(candidate: Candidate):
     from zoo.loading import build_any
     from zoo.runtime.torch import TorchEmbedder
     torch.set_num_threads(candidate.threads)
-    model = fold_batchnorm(build_any(candidate.path)).to(memory_format=torch.channels_last)
+    model = build_any(candidate.path)
+    if not hasattr(model, 'num_features'):
+        raise ValueError('is a detector; this times recognisers')
+    model = fold_batchnorm(model).to(memory_format=torch.channels_last)
     embedder = TorchEmbedder(model, model.preprocess, candidate.label)
     if candidate.runtime == 'torch-compiled':
         model.compile()
