@@ -98,6 +98,15 @@ def test_other_weights_count_for_accuracy_only(tmp_path, monkeypatch):
     assert 'fdfacenet.lowquality' not in macs | feature_map and {'fdfacenet', 'fdfacenet.lowquality'} <= accuracy
 
 
+def test_a_model_may_be_named_twice(tmp_path, monkeypatch):
+    """To see how far two of the same are apart."""
+    bars = []
+    monkeypatch.setattr('matplotlib.axes.Axes.set_yticks', lambda axes, places, names: bars.append((len(axes.patches), names)))
+    assert main(['bench', 'fdfacenet', 'fdfacenet', '--runtimes', 'ncnn', '--rounds', '1', '--calls', '1', '--json',
+                 str(tmp_path / 'b.json'), '--plots', str(tmp_path)]) == 0
+    assert bars == [(2, 2 * ['fdfacenet, ncnn, batch 1, 1 th.'])]
+
+
 def test_names_lie_inside_and_do_not_overlap(tmp_path):
     points = [(1.0, 1.0, 'a long name of a model'), (1.0, 1.01, 'another one as long'), (9.0, 5.0, 'far on the right side'),
               (9.0, 5.0, 'at the very same place')]

@@ -52,7 +52,9 @@ def _times(rows: Sequence[Mapping], machine: str, path: Path) -> Path:
     names = [f'{row["label"]}, {row["runtime"]}, batch {row["batch"]}, {row["threads"]} th.' for row in rows]
     times = np.array([row['p50'] for row in rows])
     with sheet(path, (7, 1.2 + 0.3 * len(rows)), title=machine, xlabel='milliseconds a call (p50, whisker p90)') as axes:
-        axes.barh(names, times, xerr=[0 * times, np.maximum(0, [row['p90'] for row in rows] - times)], capsize=3)
+        places = range(len(rows))  # not the names: the bars of two that are called alike would lie on each other
+        axes.barh(places, times, xerr=[0 * times, np.maximum(0, [row['p90'] for row in rows] - times)], capsize=3)
+        axes.set_yticks(places, names)
         axes.invert_yaxis()
     return path
 

@@ -87,6 +87,9 @@ def _kind(path: Path) -> str | None:
 def _export(model: str, runtime: str, work: Path) -> str:
     if runtime.startswith('torch'):
         return model
+    target = work / (f'{model}.onnx' if runtime == 'onnxruntime' else f'{model}_ncnn')
+    if target.exists():  # named twice, to see how far two of the same are apart
+        return str(target)
     from zoo.loading import build_any
     net = build_any(model)
     if not hasattr(net, 'num_features'):
@@ -94,12 +97,10 @@ def _export(model: str, runtime: str, work: Path) -> str:
                          'detectors take')
     if runtime == 'onnxruntime':
         from zoo.export.onnx import export_onnx
-        target = work / f'{model}.onnx'
         export_onnx(net, target)
         sidecar = target.with_suffix('.json')
     else:
         from zoo.export.ncnn import export_ncnn
-        target = work / f'{model}_ncnn'
         target.mkdir()
         export_ncnn(net, target, model)
         sidecar = target / f'{model}.json'
