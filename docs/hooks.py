@@ -80,12 +80,13 @@ def system_table(every: bool = False) -> str:
 def measured_page() -> str:
     """What ``results/`` holds of speed and accuracy, with the command of each; nothing on the page is typed."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results').glob('*.json')}
-    claims, lowres, loading, score, layers, startup, sizes, training = (results[name] for name in (
-        'claims', 'lowres', 'loading', 'detector_score', 'ncnn_profile', 'startup', 'install_size', 'training'))
+    claims, lowres, loading, score, layers, startup, sizes, training, artefacts = (results[name] for name in (
+        'claims', 'lowres', 'loading', 'detector_score', 'ncnn_profile', 'startup', 'install_size', 'training',
+        'deploy_report'))
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured',
              'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
-             f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. The ratio is to the first row.',
+             f"## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. Ratio: its time over the first row's.",
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ms of processor time', 'ratio', 'peak MB'], [
                  [r['label'], r['runtime'], *(_rounded(r.get(key), 2) for key in ('p50', 'p90', 'cpu', 'ratio')),
                   f'{r["peak_mb"]:.0f}']
@@ -96,14 +97,13 @@ def measured_page() -> str:
                  [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
                  for model, rows in lowres['models'].items()]),
              *_crop_faults(results['crop_faults']),
-             "## FDFaceNet's artefacts\n\n`facezoo deploy-report fdfacenet --gate-set val.bin --calib faces_train.zip "
-             '--targets jetson-tx2,raspberrypi-4 --out report` on 6000 pairs of identities not trained on, at the thresholds '
-             'of PyTorch; TensorRT rows are computed on the CPU by the rules of each precision.',
+             f"## FDFaceNet's artefacts\n\n`{artefacts['command']}` on {artefacts['torch']['pairs']} pairs of identities not "
+             'trained on, at the thresholds of PyTorch; TensorRT rows are computed on the CPU by the rules of each precision.',
              markdown_table(['artefact', 'MB', 'least cosine', 'accuracy', 'TAR@FAR 1e-3', 'ms here', 'gate'], [
                  [' '.join(filter(None, (r['form'], r['target'], r['precision']))), _rounded(r['megabytes'], 2),
                   _rounded(r['min_cosine'], 5), _rounded(100 * r['accuracy'], 2), _rounded(100 * r['tar'], 2),
                   _rounded(r['latency_ms'], 2), 'passed' if r['passed'] else r['reason']]
-                 for r in results['deploy_report']['rows']]),
+                 for r in artefacts['rows']]),
              f'## Lowest score of a face\n\n`{score["model"]}`: {score["score"]:g}, {score["rule"]}; {score["conditions"]}.',
              markdown_table(['score', 'recall', 'precision', 'false alarms a picture'], [
                  [at, *row.values()] for at, row in score['table'].items() if at[-1] in '05' or float(at) == score['score']]),
@@ -111,8 +111,8 @@ def measured_page() -> str:
              f'{results["system_speed"]["conditions"]}. The load of the machine was '
              f'{results["system_speed"]["machine"]["load"]}: compare processor time. FaceAnalysis enlarges pictures below '
              '640 pixels before it looks for faces, so that landmarks and embeddings of very small faces differ.',
-             markdown_table(['picture', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'ratio',
-                             'ratio of processor time'], [
+             markdown_table(['picture', 'system', 'faces', 'ms', 'ms of processor time', 'detect', 'embed', 'times as fast',
+                             'by processor time'], [
                  [picture, system, *(row[k] for k in ('faces', 'ms', 'cpu_ms', 'detect', 'embed', 'ratio', 'ratio_cpu'))]
                  for picture, rows in results['system_speed']['pictures'].items() for system, row in rows.items()]),
              markdown_table(['system', 'ms of processor time without faces', 'for each face', 'peak MB'], [
@@ -140,7 +140,8 @@ def measured_page() -> str:
              markdown_table(['start', 'seconds', 'of the processor', 'target'], [
                  [name, seconds, startup['processor_seconds'][name], startup['targets'].get(name, '')]
                  for name, seconds in startup['seconds'].items()]),
-             f'## Size of an installation without PyTorch\n\nMB on disk; `{sizes["command"]}`',
+             f'## Size of an installation without PyTorch\n\nMB on disk; the target was {sizes["target_mb"]}; '
+             f'`{sizes["command"]}`',
              *(markdown_table([machine, *variants], [
                  [name, *(variant['packages_mb'].get(name, '') for variant in variants.values())]
                  for name in variants['runtime']['packages_mb'] if variants['runtime']['packages_mb'][name] >= 1]
@@ -172,7 +173,7 @@ def _detector(found: dict) -> list[str]:
     headings = ['runtime', 'first layers', 'longest side', 'share in 8 bits', *columns, 'ms', 'ratio']
     return [f'## Detectors in 8 bits\n\n`{found["command"]}`, then `{found["speed_command"]}`; '
             f'`{found["model"]}`, with so many of the first layers in floating point, on held-out pictures beside the ONNX '
-            'file in floating point; one thread, in turns, ratio to that runtime in floating point.',
+            'file in floating point; one thread, in turns. Ratio: its time over that of the same runtime in floating point.',
             markdown_table([heading.replace('_', ' ') for heading in headings], [
                 [runtime, plan, size, found['int8_macs'][runtime].get(plan, ''), *(report[column] for column in columns),
                  *(found['speed'][runtime][plan][size][key] for key in ('ms', 'ratio'))]
@@ -211,8 +212,9 @@ def _soak(found: dict) -> str:
 def studies_page() -> str:
     """The reports of the studies that have results."""
     parts = ['# Studies', "What the papers' choices are worth on real faces, at equal and small training: `facezoo experiments "
-             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW; a verdict is given '
-             'only where a difference exceeds two of its errors.']
+             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW. An ordering of the '
+             'paper holds here, or is reversed, where the difference exceeds two of its errors (more, by '
+             "Student's t, where few seeds say how much seeds scatter); what differs by less is not told apart."]
     for name in list_studies():
         path = ROOT / 'results' / 'studies' / f'{name}.json'
         if path.exists():

@@ -18,13 +18,28 @@ from zoo.model_card import card, list_models
 ROOT = Path(__file__).parents[1]
 
 
-def test_readme_tables_are_those_of_the_cards():
+@pytest.fixture(scope='module')
+def hooks():
     spec = importlib.util.spec_from_file_location('hooks', ROOT / 'docs' / 'hooks.py')
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_tables_are_those_of_the_cards(hooks):
     text = (ROOT / 'README.md').read_text()
     assert hooks.fill(text) == text, 'run python docs/hooks.py'
     assert '| `fdfacenet` |' in text
+
+
+def test_pages_say_how_to_read_their_figures(hooks):
+    page = ' '.join(hooks.measured_page().split())
+    assert _result('deploy_report')['command'] in page
+    assert f'the target was {_result("install_size")["target_mb"]}' in page
+    assert '| times as fast | by processor time |' in page  # what is larger is better here, and worse where it says ratio
+    studies = hooks.studies_page()
+    assert "Student's t" in studies and all(f'| {word} |' in studies and word in studies.partition('##')[0]
+                                            for word in ('reversed', 'not told apart'))
 
 
 @pytest.mark.parametrize('name', list_models())
