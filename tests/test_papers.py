@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -87,6 +88,24 @@ def test_figures_are_drawn(papers, tmp_path):
     from zoo.papers.plots import draw_figures
     written = [path for paper in papers.values() for path in draw_figures(paper, tmp_path)]
     assert len(written) == 9 and all(path.read_bytes().startswith(b'\x89PNG') for path in written)
+
+
+def test_figures_can_be_read(papers, tmp_path, monkeypatch):
+    from zoo.papers import plots
+    drawn, sheet = {}, plots.sheet
+
+    @contextmanager
+    def kept(path, **labels):
+        with sheet(path, **labels) as axes:
+            yield drawn.setdefault(path.stem, axes)
+    monkeypatch.setattr(plots, 'sheet', kept)
+    for name in ('fdfacenet', 'lowquality_kd', 'mobilefacenet_eca'):
+        plots.draw_figures(papers[name], tmp_path)
+    assert {text.get_text() for text in drawn['fdfacenet-figure1'].texts} == {'x0.5', 'x0.75', 'x1.0', 'x1.25'}
+    markers = [line.get_marker() for line in drawn['lowquality_kd-figure8'].lines]
+    assert len(set(markers)) == len(markers) == 7
+    bars = drawn['mobilefacenet_eca-figure14']
+    assert bars.get_ylim() == (85, 100) and bars.get_legend() is None and len(bars.get_figure().legends) == 1
 
 
 def test_unknown_paper_suggests():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 from zoo.papers.tables import Paper, Table
@@ -53,16 +54,16 @@ def _bars(axes, table: Table, facts: Mapping) -> None:
         heights = [table.get(row, measure).value for row in table.rows]
         axes.bar([i + width * number for i in range(len(heights))], heights, width, label=measure.removesuffix('_percent'))
     axes.set_xticks([i + 0.4 - width / 2 for i in range(len(table.rows))], table.rows)
-    axes.set_ylim(bottom=85)
-    axes.legend(loc='lower right')
+    axes.set_ylim(85, 100)
+    axes.get_figure().legend(loc='outside lower center', ncols=len(facts['bars']))  # inside it would hide bars
 
 
 def _curves(axes, table: Table, facts: Mapping) -> None:
     """Rows as lines over the measures."""
     axes.set_xlabel('down-sampling')
-    for row in table.rows:
+    for marker, row in zip(cycle('os^vDPX'), table.rows):  # not everybody sees the colours
         cells = [(measure, cell.value) for measure in facts['curves'] if (cell := table.get(row, measure))]
-        axes.plot([m for m, _ in cells], [value for _, value in cells], 'o-', label=row)
+        axes.plot([m for m, _ in cells], [value for _, value in cells], f'{marker}-', label=row)
     axes.legend(fontsize=8)
 
 
