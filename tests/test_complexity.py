@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 
@@ -81,6 +82,18 @@ def test_a_fully_connected_layer_computes_at_every_position():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4, bias=False), torch.nn.Flatten(2), torch.nn.Linear(16, 5))
     found = zoo.profile(model, 16)
     assert (found.layers[-1].macs, found.layers[-1].macs_paper) == (8 * 16 * 5, 8 * 16 * 5 + 8 * 5)
+    assert found.macs_torchinfo == torchinfo.summary(model, (1, 3, 16, 16), verbose=0).total_mult_adds
+
+
+def test_a_transposed_convolution_computes_at_every_input():
+    torchinfo = pytest.importorskip('torchinfo')
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+                                torch.nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2, bias=True), torch.nn.BatchNorm2d(6))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, 16, 16))
+    found = zoo.profile(model, 16)
+    assert found.macs == counter.get_total_flops() / 2 and found.layers[1].macs == 8 * 8 * (8 * 3 * 4 * 4)
+    assert (found.layers[1].kind, found.layers[1].macs_paper - found.layers[1].macs) == ('transposed 4x4/2 g2', 6 * 16 * 16)
     assert found.macs_torchinfo == torchinfo.summary(model, (1, 3, 16, 16), verbose=0).total_mult_adds
 
 

@@ -3,7 +3,8 @@
 With ``n`` the number of output elements of a leaf module at batch 1:
 
 ========================  ==================================================================================================
-``macs``                  pure multiply-accumulates: ``weight.numel() * n / outputs`` of convolutions (channels) and FC
+``macs``                  pure multiply-accumulates: ``weight.numel() * n / outputs`` of convolutions (channels) and FC; of
+                          transposed convolutions ``weight.numel()`` times the input positions
 ``macs_paper``            + bias ``n`` + BatchNorm ``2 n`` + activation ``n`` + pooling input elements (ptflops 0.6; paper 001's
                           column "computation")
 ``macs_torchinfo``        torchinfo 1.8 "mult-adds": every parameter, times the output positions in convolutions
@@ -28,7 +29,7 @@ from zoo.trace import Call, trace_calls
 
 __all__ = ['LayerProfile', 'Profile', 'profile']
 
-_CONV = (nn.Conv1d, nn.Conv2d)
+_CONV = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
 _NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ACT = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.LeakyReLU, nn.Hardswish, nn.ELU)
 _POOL = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -110,10 +111,11 @@ def _count(call: Call, calls: list[Call], seen: set[int]) -> LayerProfile:
     seen.add(id(module))
     macs = extra = thop = torchinfo = 0
     if isinstance(module, _CONV):
-        macs = module.weight.numel() * n // module.out_channels
-        extra = thop = n if module.bias is not None else 0
-        thop += macs
-        torchinfo = macs + extra
+        macs = at_outputs = module.weight.numel() * n // module.out_channels
+        if isinstance(module, nn.ConvTranspose2d):  # the kernel is laid down at every input position
+            macs = module.weight.numel() * math.prod(call.input_shape) // module.in_channels
+        extra = n if module.bias is not None else 0
+        thop = torchinfo = at_outputs + extra
     elif isinstance(module, nn.Linear):
         macs = module.weight.numel() * n // module.out_features
         extra = n if module.bias is not None else 0
@@ -136,7 +138,7 @@ def _kind(module: nn.Module) -> str:
     if not isinstance(module, _CONV):
         return type(module).__name__
     stride = '' if module.stride[0] == 1 else f'/{module.stride[0]}'
-    kernel = 'x'.join(map(str, module.kernel_size))
+    kernel = 'transposed ' * isinstance(module, nn.ConvTranspose2d) + 'x'.join(map(str, module.kernel_size))
     if module.groups == module.in_channels > 1:
         return f'depthwise {kernel}{stride}'
     return f'{kernel}{stride}' + (f' g{module.groups}' if module.groups > 1 else '')
