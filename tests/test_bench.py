@@ -126,6 +126,15 @@ def test_machine_names_no_host():
     assert platform.node() not in json.dumps(machine()) or len(platform.node()) < 4
 
 
+@pytest.mark.parametrize(('lines', 'found'), [
+    ('model name\t: AMD EPYC\nflags\t\t: fpu avx2 sha_ni avx512_vnni avx512f\n', ['avx2', 'avx512f', 'avx512_vnni']),
+    ('processor\t: 0\nFeatures\t: fp asimd asimddp\n', ['asimddp']), ('processor\t: 0\n', [])])
+def test_machine_says_what_its_processor_can(lines, found, monkeypatch):
+    monkeypatch.setattr(Path, 'read_text', lambda path: lines)
+    monkeypatch.setattr('zoo.bench.installed_versions', lambda names: {})
+    assert machine()['instructions'] == found
+
+
 def test_what_runs_a_file_is_told_by_what_opens_it(tmp_path):
     """A folder that happens to have a model's name is no NCNN model, nor is a weights file."""
     from zoo.commands.bench import _kind

@@ -25,6 +25,9 @@ from plugins.extras import installed_versions
 
 __all__ = ['BenchResult', 'Candidate', 'Worker', 'bench', 'machine']
 
+# what decides over speed in 8 and 16 bits and wide vectors, of x86 and ARM, as Linux calls it
+INSTRUCTIONS = ('avx2', 'avx512f', 'avx_vnni', 'avx512_vnni', 'avx512_bf16', 'amx_int8', 'asimdhp', 'asimddp', 'i8mm', 'bf16')
+
 # from where this package lies: `-m` would look in the current folder first, where a project of the user's may have `plugins`
 _WORKER = [sys.executable, '-c', 'import sys; sys.path[0] = sys.argv.pop(1); from zoo.bench_worker import main; main()',
            str(Path(__file__).absolute().parents[1])]
@@ -163,10 +166,11 @@ def _summary(candidate: Candidate, worker: Worker, samples: np.ndarray, first: n
 
 
 def machine() -> dict:
-    """What a figure depends on: processor, cores, clock policy, system, versions, date. No host name, no paths."""
+    """What a figure depends on: processor, its fast instructions, cores, clock policy, system, versions, date. No host name, no
+    paths."""
     versions = installed_versions(('facezoo', 'torch', 'onnxruntime', 'ncnn', 'numpy'))
-    return {'processor': _processor(), 'cores': os.cpu_count(), 'architecture': platform.machine(),
-            'governor': _read_line('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor'),
+    return {'processor': _processor(), 'instructions': _instructions(), 'cores': os.cpu_count(),
+            'architecture': platform.machine(), 'governor': _read_line('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor'),
             'board': _read_line('/proc/device-tree/model'), 'system': f'{platform.system()} {platform.release().split("-")[0]}',
             'python': platform.python_version(), 'versions': versions, 'load': round(os.getloadavg()[0], 2),
             'date': datetime.date.today().isoformat()}
@@ -179,6 +183,16 @@ def _processor() -> str:
         return platform.processor()
     return next((line.partition(':')[2].strip() for line in lines if line.startswith(('model name', 'Model'))),
                 platform.processor())
+
+
+def _instructions() -> list[str]:
+    """Those of :data:`INSTRUCTIONS` that the processor has: a virtual machine calls very different ones by one name."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.partition(':')[2].split() for line in lines if line.startswith(('flags', 'Features'))), [])
+    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def _read_line(path: str) -> str | None:
