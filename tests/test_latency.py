@@ -148,6 +148,15 @@ def test_design_gives_the_widest_that_fits():
         widest('fdfacenet', model, 1)
 
 
+@pytest.mark.parametrize(('budget', 'said'), [(1000, True), (12, False)])
+def test_design_says_where_its_knowledge_ends(budget, said, caplog):
+    """Not where wider ones are too slow, though the widest are not predicted."""
+    model = LatencyModel('x', {'macs': 0.1}, 0.0, False, 9, 1.0, 0.0, 0.0, {'macs': (20, 200)})
+    width, milliseconds, _ = widest('fdfacenet', model, budget, 0.25)
+    assert width == (1.25 if said else 0.75) and milliseconds <= budget
+    assert [record.getMessage().partition(': ')[2][:6] for record in caplog.records] == ['macs ='] * said
+
+
 def test_fit_from_a_measurement(tmp_path, capsys):
     rows = [{'label': name, 'runtime': 'ncnn', 'batch': 1, 'threads': 1, 'p50': ms} for name, ms in
             (('fdfacenet', 10.0), ('mobilefacenet', 24.0), ('shufflefacenet', 15.0), ('nfacenet', 30.0))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ['FEATURES', 'PAPER_PROFILES', 'TIMES', 'LatencyModel', 'OutOfRange', 'Point', 'bench_points', 'features_of', 'fit',
            'flops_rate', 'list_latency', 'load_latency', 'paper_points', 'points_of', 'ratio_feature_map', 'ratio_macs',
            'ratio_macs_fast', 'widest']
+
+_LOG = logging.getLogger(__name__)
 
 DATA = Path(__file__).parent / 'data'
 FEATURES = {
@@ -286,7 +289,8 @@ def points_of(rows: Sequence[Mapping]) -> list[Point]:
 
 
 def widest(name: str, model: LatencyModel, budget: float, step: float = 0.05, **options) -> tuple[float, float, Profile]:
-    """The largest width of a family, in steps, whose predicted time is within a budget.
+    """The largest width of a family, in steps, whose predicted time is within a budget. That wider ones are not predicted is
+    logged.
 
     Returns:
         Width, milliseconds and the profile at that width.
@@ -294,20 +298,22 @@ def widest(name: str, model: LatencyModel, budget: float, step: float = 0.05, **
     Raises:
         ValueError: no width that the latency model may predict fits.
     """
-    found, refused = None, None
+    found = predicted = refused = None
     for number in range(round(0.25 / step), round(2 / step) + 1):
         width = number * step
         profile = _profile(name, width=width, **options)
         try:
-            milliseconds = model.predict(features_of(profile))
+            predicted = (width, model.predict(features_of(profile)), profile)
         except OutOfRange as error:
             refused = error
             continue
-        if milliseconds <= budget:
-            found = (width, milliseconds, profile)
+        if predicted[1] <= budget:
+            found = predicted
     if found is None:
         raise ValueError(f'no width of {name} from 0.25 to 2 is predicted within {budget:g} ms on {model.device}'
                          + (f' ({refused})' if refused else ''))
+    if found is predicted and profile is not found[2]:  # none was too slow, but the widest was refused
+        _LOG.warning('wider ones may be within it, too, but are not predicted: %s', refused)
     return found
 
 
