@@ -157,6 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         if name not in known:
             parser.error(f'no result is called {name!r}{suggest(name, known)}')
+    for item in args.given:
+        if '=' not in item:
+            parser.error(f'--with {item}: write WORD=PATH')
     chosen, given = [known[name] for name in names], dict(item.split('=', 1) for item in args.given)
     if args.list:
         print(table(chosen, given))

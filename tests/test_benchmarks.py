@@ -106,6 +106,9 @@ def test_what_can_be_made_is_made(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runner.main(['--only', 'maed'])
     assert "did you mean 'made'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        runner.main(['--with', 'input'])
+    assert '--with input: write WORD=PATH' in capsys.readouterr().err
 
 
 def test_ijb_refuses_an_agreement_at_the_ends():
