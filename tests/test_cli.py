@@ -15,6 +15,7 @@ import pytest
 
 import zoo
 from zoo.cli import COMMANDS, main
+from zoo.tables import format_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,11 @@ def test_help_of_every_command(command, capsys):
         main([command, '--help'])
     out = capsys.readouterr().out
     assert exit_.value.code == 0 and f'facezoo {command}' in out
+
+
+@pytest.mark.parametrize(('number', 'shown'), [(9999.4, '9,999'), (9999.7, '10,000'), (12091.2, '12,091'), (0.12345, '0.1235')])
+def test_numbers_of_a_table(number, shown):
+    assert format_table(['ms'], [[number]]).splitlines()[-1].strip() == shown
 
 
 def test_no_command_prints_help(capsys):

@@ -26,5 +26,5 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 def _text(cell: object) -> str:
     if isinstance(cell, float):
-        return f'{cell:,.0f}' if 1e4 <= abs(cell) < 1e15 else f'{cell:,.4g}'  # 12,091 and not 1.209e+04
+        return f'{cell:,.0f}' if 9999.5 <= abs(cell) < 1e15 else f'{cell:,.4g}'  # 12,091 and not 1.209e+04
     return f'{cell:,}' if isinstance(cell, int) else str(cell)
