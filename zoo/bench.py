@@ -53,7 +53,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Times in milliseconds a call (a batch); ``ratio`` is the median over rounds of time / time of the first candidate.
+    """Times in milliseconds a call (a batch); ``ratio`` is the median over rounds of time / time of the first candidate, and
+    ``ratio_low`` and ``ratio_high`` are the smallest and the largest of a round: no confidence interval.
 
     ``cpu`` is the median of the processor time of all threads: unlike the clock it hardly grows when other programs run.
     ``peak_mb`` is the process's peak resident memory (1e6 bytes) with the runtime loaded; ``model_mb`` the files' size.
