@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import zoo
 from zoo.cli import main
@@ -103,6 +104,18 @@ def test_predictions_keep_to_what_was_measured():
                            ({'macs': 150, 'layers': 7.9}, 'layers'), ({'macs': 150, 'layers': 22.1}, 'layers')):
         with pytest.raises(OutOfRange, match=f'{name} = .* lies outside the measured'):
             model.predict(features)
+
+
+@pytest.mark.parametrize('name', PAPER_PROFILES)
+def test_more_work_than_was_measured_is_not_predicted(name):
+    """Nor by a model of layers alone: VGG16 has no more than others."""
+    with torch.device('meta'):
+        features = features_of(zoo.profile(zoo.create('vgg16', input_size=320)))
+    model = load_latency(name)
+    with pytest.raises(OutOfRange):
+        model.predict(features)
+    less = dict.fromkeys(('conv3x3', 'strided', 'pointwise'), 200) | {'macs': 800, 'feature_map': 99}
+    assert model.predict(features | less) > 0
 
 
 def test_errors_name_what_is_wrong(tmp_path):
