@@ -11,7 +11,7 @@ VERSION = next(line.split("'")[1] for line in (HERE / 'zoo' / '__init__.py').rea
 
 EXTRAS = {
     'torch': ['torch>=2.6', 'safetensors>=0.4.3'],
-    'train': ['torch>=2.6', 'safetensors>=0.4.3', 'lightning-fabric>=2.4', 'tensorboard', 'setuptools'],
+    'train': ['torch>=2.6', 'safetensors>=0.4.3', 'lightning-fabric>=2.4', 'scipy>=1.11', 'tensorboard', 'setuptools'],
     # runs exported files; on a board this is all, and no PyTorch (onnx: without it PReLU is slow in onnxruntime)
     'runtime': ['onnxruntime>=1.18', 'onnx>=1.16', 'ncnn>=1.0.20240820'],
     'onnx': ['onnx>=1.16', 'onnxsim>=0.4.36', 'onnxruntime>=1.18'],

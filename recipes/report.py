@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from plugins.extras import require
 from zoo.plots import sheet
 
 __all__ = ['Study', 'pack_decisions', 'plot_curves', 'report']
@@ -110,11 +111,8 @@ def _least(error: float, of_seeds: float, freedom: int) -> float:
     """
     if not of_seeds:
         return 2.0
-    freedom = min(freedom * error ** 4 / of_seeds ** 2, 1000)
-    angles = np.linspace(0, np.pi / 2, 10_001)  # t = sqrt(freedom) * tan(angle)
-    density = np.cos(angles) ** (freedom - 1)
-    within = np.cumsum(density) - (density[0] + density) / 2  # trapezia
-    return float(freedom ** 0.5 * np.tan(np.interp(math.erf(2 ** 0.5) * within[-1], within, angles)))
+    quantile = require('scipy.special', 'train').stdtrit
+    return float(quantile(freedom * error ** 4 / of_seeds ** 2, (1 + math.erf(2 ** 0.5)) / 2))
 
 
 def _scatter(rows: list[dict], name: str, key: str) -> tuple[float, int]:
