@@ -70,6 +70,15 @@ def test_label_files_round_trip():
             read_labels(text)
 
 
+def test_blurred_faces_of_wider_are_faces():
+    """The last number of RetinaFace's label file is no score: a training left out all faces that it calls blurred."""
+    rows = ('78 221 7 8 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 0.2',
+            '78 238 14 17 84.2 244.6 1.0 89.5 244.5 1.0 87.0 247.9 1.0 85.1 250.7 1.0 88.5 250.7 1.0 0.36')
+    faces = read_labels('\n'.join(('# 0_Parade_marchingband_1_799.jpg', *rows)))['0_Parade_marchingband_1_799.jpg']
+    assert faces.scores.tolist() == [1, 1] and np.isnan(faces.landmarks[0]).all() and faces.landmarks[1, 0, 1] > 244
+    assert assign([faces[1:]], create_detector('retinaface_mnet025').anchors.priors(320, 320)).face.any()
+
+
 def test_labels_follow_every_view(labelled):
     """The bright dot painted on each nose stays under the labelled nose, whatever the view does."""
     dot = np.zeros((64, 64, 3), np.uint8)

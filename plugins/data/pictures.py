@@ -5,8 +5,9 @@
     # 0--Parade/0_Parade_marchingband_1_849.jpg
     449 330 122 149 488.906 373.643 0.0 542.089 376.442 0.0 515.031 412.83 0.0 485.174 425.893 0.0 538.357 431.491 0.0 0.82
 
-A face is x, y, width, height of its box, then x, y and a flag of five landmarks (-1 -1 -1: not known), then a confidence, which
-facezoo's own label files use for the teacher's score. Files with boxes only (WIDER's validation list) are read too.
+A face is x, y, width, height of its box, then x, y and a flag of five landmarks (-1 -1 -1: not known), then how clear it is,
+which is not read: a small or blurred face may have 0.2, and is a face. facezoo's own label files have -1 there, and then the
+teacher's score. Files with boxes only (WIDER's validation list) are read too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from plugins.preprocess import FaceError
 
 __all__ = ['Pictures', 'read_labels', 'write_labels']
 
-FIELDS = 20
+LANDMARKS, SCORED = 19, 21  # numbers of a face up to its landmarks, and with a teacher's score
 
 
 def read_labels(text: str, name: str = 'label.txt') -> dict[str, Faces]:
@@ -52,13 +53,13 @@ def _read_face(line: str, where: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) < 4 or not np.isfinite(values).all() or min(values[2:4]) < 0:
-        raise FaceError(f'{where}: {line!r}: expected x y width height and, for landmarks, 5 times x y flag, and a score')
+        raise FaceError(f'{where}: {line!r}: expected x y width height and, for landmarks, 5 times x y flag')
     x, y, width, height = values[:4]
     points = np.full((5, 2), np.nan)
-    if len(values) >= FIELDS - 1:
-        given = np.array(values[4:19]).reshape(5, 3)
+    if len(values) >= LANDMARKS:
+        given = np.array(values[4:LANDMARKS]).reshape(5, 3)
         points = np.where(given[:, 2:] < 0, np.nan, given[:, :2])  # by the flag: a point beyond the border is below 0, too
-    return [x, y, x + width, y + height, *points.ravel(), values[19] if len(values) >= FIELDS else 1.0]
+    return [x, y, x + width, y + height, *points.ravel(), values[20] if len(values) == SCORED else 1.0]
 
 
 def write_labels(labels: dict[str, Faces]) -> str:
@@ -70,7 +71,7 @@ def write_labels(labels: dict[str, Faces]) -> str:
             flagged = [(-1, -1, -1) if np.isnan(p).any() else (round(float(p[0]), 2), round(float(p[1]), 2), 0.0)
                        for p in points]
             numbers = [*(round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))), *(v for p in flagged for v in p),
-                       round(float(score), 4)]
+                       -1, round(float(score), 4)]
             lines.append(' '.join(f'{v:g}' for v in numbers))
     return '\n'.join(lines) + '\n'
 
