@@ -105,6 +105,14 @@ def test_maps_and_rows_hold_the_same():
         assert torch.equal(a, b.permute(0, 2, 3, 1).reshape(-1, a.shape[1]))
 
 
+def test_deployed_form_is_where_the_detector_is():
+    """All of it, as where a teacher on a GPU labels pictures; PyTorch's `meta` stands for one."""
+    model = create_detector('retinaface_mnet025').to('meta')
+    model.preprocess = PictureNorm((123.0, 117.0, 104.0), 1.0, 'BGR')
+    net = DeployedDetector(model)
+    assert net.shift is not None and {part.device.type for part in (*net.parameters(), *net.buffers())} == {'meta'}
+
+
 def test_anchors_encode_and_decode():
     priors = Anchors().priors(64, 96)
     assert priors[0].tolist() == [4, 4, 16] and priors[1].tolist() == [4, 4, 32] and priors[2].tolist() == [12, 4, 16]

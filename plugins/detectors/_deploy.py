@@ -44,6 +44,7 @@ class DeployedDetector(nn.Module):
         self.register_buffer('shift', None)
         if detector.preprocess != PictureNorm():
             self._fold_norm(detector.preprocess)
+        self.to(next(self.detector.parameters()).device)
 
     def _fold_norm(self, norm: PictureNorm) -> None:
         """Scale and channel order go into the first convolution; the shift stays in front of it, because its zero padding
@@ -101,6 +102,7 @@ def _fold_landmarks(conv: nn.Conv2d, stride: int, sizes: tuple[int, ...]) -> Non
 
 
 def _scale(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    scale, shift = scale.to(conv.weight), shift.to(conv.weight)
     conv.weight.mul_(scale.reshape(-1, 1, 1, 1))
     conv.bias.mul_(scale).add_(shift)
 
