@@ -21,7 +21,7 @@ from recipes.bundle import score
 from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
-from recipes.trainer.labels import vote
+from recipes.trainer.labels import label_pictures, vote
 from tests.conftest import encode
 from zoo.cli import main
 from zoo.evaluate.detection import GroundTruth
@@ -166,6 +166,20 @@ def test_voting_needs_no_face():
             cells = [pictures.shape[1] // s * (pictures.shape[2] // s) * 2 for s in self.strides]
             return [np.zeros((1, k, c), np.float32) for c in (1, 4, 10) for k in cells]
     assert len(vote(Nobody(), np.zeros((50, 70, 3), np.uint8))) == 0
+
+
+def test_large_pictures_are_labelled_at_a_size_that_has_anchors(tmp_path, monkeypatch):
+    """A face that fills a camera's picture was not found, and other things were: no anchor is that large."""
+    (tmp_path / 'large.png').write_bytes(encode(np.zeros((900, 1280, 3), np.uint8), '.png'))
+    (tmp_path / 'small.png').write_bytes(encode(np.zeros((60, 64, 3), np.uint8), '.png'))
+    seen = []
+    monkeypatch.setattr('recipes.trainer.labels.vote', lambda net, picture: seen.append(picture.shape[:2]) or one_face(0.75))
+    label_pictures(None, str(tmp_path), tmp_path / 'label.txt')
+    found = read_labels((tmp_path / 'label.txt').read_text())
+    assert seen == [(450, 640), (60, 64)] and found['large.png'].scores == 0.75
+    for name, factor in (('large.png', 2), ('small.png', 1)):
+        np.testing.assert_allclose(found[name].boxes, factor * one_face().boxes)
+        np.testing.assert_allclose(found[name].landmarks[0], factor * SAMPLE)
 
 
 OPTIONS = {'num_epoch': 2, 'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0,

@@ -20,16 +20,18 @@ __all__ = ['label_pictures', 'vote']
 
 LOWEST = 0.3  # faces scored lower are not written down; a trainer decides from which score on they are certain
 SCALES = (1.0, 2.0)
+LONGEST = 640  # side to which larger pictures are scaled down first: in them a face may be larger than any anchor
 
 
 def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
-    """Label the pictures below ``root``, into the file ``path``."""
+    """Label the pictures below ``root``, into the file ``path``; those of more than 640 pixels a side are looked at smaller."""
     tree = TreeFaces(root)
     unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
     labels = {}
     with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
         for index, name in enumerate(unlabelled.names):
-            labels[name] = vote(net, unlabelled.load(index)[0])
+            picture, factors = fit(unlabelled.load(index)[0], LONGEST, 1)
+            labels[name] = vote(net, picture).scaled(1 / factors)
             bar.update(1)
     write_atomic(path, write_labels(labels))
 
