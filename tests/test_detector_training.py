@@ -287,6 +287,15 @@ def test_pictures_that_are_not_there(labelled):
         Pictures(labelled, {'none.jpg': one_face()})
 
 
+def test_pictures_that_are_none(tmp_path):
+    header = encode(np.zeros((40, 40, 3), np.uint8), '.png')[:40]
+    for name, data in (('empty.jpg', b''), ('junk.jpg', b'junk'), ('damaged.png', header[:20] + b'\xff' * 20)):
+        (tmp_path / name).write_bytes(data)
+        for longest in (None, 20):
+            with pytest.raises(FaceError, match=rf'{name}: not an image'):
+                Pictures(tmp_path, {name: one_face()}).load(0, longest)
+
+
 # the lowest score of a face
 
 def test_score_by_its_rule():

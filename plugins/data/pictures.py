@@ -116,7 +116,10 @@ class Pictures:
             factor = next((f for f in (8, 4, 2) if max(width, height) >= f * longest), 1)
         flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
                 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
-        picture = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        try:
+            picture = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:  # an empty file, or contents that it refuses
+            picture = None
         if picture is None:
             raise FaceError(f'{self.tree.root}/{name}: not an image that OpenCV can decode')
         if factor == 1:
@@ -129,5 +132,5 @@ def _header_size(data: np.ndarray) -> tuple[int, int]:
     from PIL import Image
     try:
         return Image.open(io.BytesIO(data.tobytes())).size
-    except OSError:
+    except Exception:  # of any kind, with damaged bytes; also what Pillow finds too large
         return 0, 0
