@@ -355,6 +355,7 @@ def test_label_file_with_landmarks(pictures, detector_file, tmp_path, capsys):
         left, top = p.mean(0) - (0.4 * height, 0.5 * height)
         rows.append(' '.join([f'{left:.0f} {top:.0f} {0.8 * height:.0f} {height:.0f}', *(f'{x} {y} 0.0' for x, y in p.tolist()),
                               '0.9']))
+    rows.append('120 80 0 9')  # no detector finds what has no size
     (tmp_path / 'label.txt').write_text('\n'.join([f'# {EVENT}/plain.jpg', *rows, f'# {EVENT}/empty.jpg']) + '\n')
     assert main(['eval-detector', str(detector_file), '--truth', str(tmp_path / 'label.txt'), '--pictures', str(pictures),
                  '--threads', '1', '--json']) == 0

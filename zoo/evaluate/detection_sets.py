@@ -166,9 +166,10 @@ def _once(path: Path, name: str, seen: dict) -> None:
 
 
 def _read_label_file(files: list[Path]) -> DetectionSet:
+    """All faces that have a size count."""
     path = _one(files)
     faces = read_labels(read_names(path), str(path))
-    return DetectionSet(path.name, faces, {'all': {name: np.ones(len(f), bool) for name, f in faces.items()}})
+    return DetectionSet(path.name, faces, {'all': {name: (f.sides > 0).all(1) for name, f in faces.items()}})
 
 
 # --- the official evaluation's .mat files
