@@ -293,6 +293,18 @@ def test_a_recogniser_is_no_detector(recogniser_file):
         open_detector(recogniser_file)
 
 
+def test_outputs_in_another_order_are_refused(detector_file, tmp_path):
+    """Stride by stride, as other programs export: scores were read as boxes."""
+    onnx = pytest.importorskip('onnx')
+    model = onnx.load(detector_file)
+    outputs = [model.graph.output[3 * kind + level] for level in range(3) for kind in range(3)]
+    graph = onnx.helper.make_graph(model.graph.node, 'other', model.graph.input, outputs, model.graph.initializer)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version),
+              tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match=r'score_8, bbox_8, kps_8, .* of \[1, 4, 10, 1, .*all scores \(1\), then'):
+        open_detector(tmp_path / 'other.onnx')
+
+
 def test_registering_twice_is_refused():
     with pytest.raises(ValueError, match='registered twice'):
         def retinaface_mnet025():

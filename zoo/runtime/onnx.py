@@ -70,7 +70,7 @@ class OnnxDetector:
     own.
 
     Raises:
-        ValueError: the file has other outputs, or a fixed input that is not square.
+        ValueError: the file has other outputs, or in another order, or a fixed input that is not square.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 0, providers: tuple[str, ...] = _CPU, exact: bool = False
@@ -81,10 +81,16 @@ class OnnxDetector:
         self.score = score_of(self.sidecar)
         taken = self.session.get_inputs()[0]
         self._input, self.side = taken.name, _fixed_side(path, taken.shape[2:])
-        levels, rest = divmod(len(self.session.get_outputs()), 3)
+        outputs = self.session.get_outputs()
+        levels, rest = divmod(len(outputs), 3)
         if rest or levels not in (3, 4, 5):
             raise ValueError(f'{path}: {3 * levels + rest} outputs; a detector has 9, 12 or 15: scores, boxes and landmarks of '
                              'every stride (a recogniser has one output; a detector without landmarks cannot align faces)')
+        widths = [output.shape[-1] for output in outputs]
+        if any(isinstance(width, int) and width != kind for width, kind in
+               zip(widths, np.repeat((1, 4, 10), levels), strict=True)):
+            raise ValueError(f'{path}: outputs {", ".join(o.name for o in outputs)} of {widths} numbers; a detector has '
+                             'all scores (1), then all boxes (4), then all landmarks (10): export it in that order')
         self.strides = tuple(8 << level for level in range(levels))
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
