@@ -237,6 +237,17 @@ def test_public_checkpoint_finds_the_faces_of_the_sample(teacher, picture):
     assert teacher.preprocess.colour == 'BGR'
 
 
+def test_a_checkpoint_that_names_no_detector(tmp_path, capsys):
+    """The remedy was --network, which is a recogniser's option; the one that is named now works."""
+    path = tmp_path / 'public.pth'
+    torch.save(zoo.load('retinaface_mnet025').state_dict(), path)
+    (tmp_path / 'label.txt').write_text('# a.jpg\n1 2 30 40\n')
+    assert main(['eval-detector', str(path), '--truth', str(tmp_path / 'label.txt'), '--pictures', str(tmp_path)]) == 1
+    command = capsys.readouterr().err.split('`')[1].split()
+    assert main([*command[1:-1], str(tmp_path / command[-1])]) == 0 and (tmp_path / 'public.onnx').is_file()
+    assert open_detector(path, network='retinaface_mnet025').threshold == USUAL_SCORE
+
+
 def test_public_checkpoint_agrees_with_its_own_onnx(teacher, shared, picture):
     """The published ONNX file of the same weights: loc, conf, landms before decoding."""
     ort = pytest.importorskip('onnxruntime')

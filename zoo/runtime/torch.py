@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,13 +78,18 @@ def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -
     """A zoo name or a weights file as a detector's net.
 
     Raises:
-        ValueError: the model is a recogniser.
+        ValueError: the model is a recogniser, or a file that does not say which detector it belongs to.
     """
     import zoo
     from zoo.export.fold import fold_batchnorm
-    from zoo.model_card import weights_of
+    from zoo.model_card import WEIGHTS_SUFFIXES, weights_of
+    from zoo.weights import describe
     if threads:
         torch.set_num_threads(threads)
+    path = Path(model)
+    if path.suffix in WEIGHTS_SUFFIXES and path.is_file() and 'network' not in {**describe(path), **options}:
+        raise ValueError(f'{model} does not say which detector it belongs to; export it, and name the file that this writes: '
+                         f'`facezoo export {model} --network retinaface_mnet025 --to onnx --out {path.stem}.onnx`')
     net = zoo.load(model, **options)
     if not isinstance(net, Detector):
         raise ValueError(f'{model} recognises aligned faces, it does not detect them; the detectors are listed by '
