@@ -93,7 +93,13 @@ def _of_detector(config) -> Iterator[Finding]:
     from plugins.files import read_names
     from plugins.registry import create_detector
     yield from check_schedule(dataclasses.asdict(config))
-    yield from _network(config, create_detector, teacher=config.teacher)
+    of_network = [*_network(config, create_detector, teacher=config.teacher)]
+    yield from of_network
+    try:
+        if not of_network:
+            create_detector(config.network, **config.network_args).anchors.priors(config.view_size, config.view_size)
+    except ValueError as error:
+        yield Finding(f'view_size={config.view_size}: {error}')
     try:
         if config.labels:
             Pictures(config.pictures, read_labels(read_names(config.labels), config.labels))

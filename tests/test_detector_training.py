@@ -250,6 +250,20 @@ def test_labels_without_a_face_are_refused(labelled, tmp_path):
         DetectorTrainer(config)
 
 
+def test_what_does_not_fit_is_said_before_the_labels(labelled, tmp_path, monkeypatch):
+    """They take hours of large sets."""
+    from recipes.trainer.detector import DetectorTrainer
+    monkeypatch.setattr('recipes.trainer.detector.label_pictures', lambda *args: pytest.fail('labelled for nothing'))
+    monkeypatch.setattr(DetectorTrainer, '_load_teacher', lambda self: create_detector(self.config.network).eval())
+    torch.save({}, tmp_path / 'none.pth')
+    for options, said in (({'network': 'ssd_mobilenetv2', 'view_size': 96}, r'view_size=96: .* multiples of 64'),
+                          ({'init': str(tmp_path / 'none.pth')}, r'none\.pth')):
+        config = load_recipe('retinaface_mnet025_kd', {**OPTIONS, 'pictures': str(labelled), 'teacher': 'a.pth', **options,
+                                                       'output': str(tmp_path / 'out')})
+        with pytest.raises(ValueError, match=said):
+            DetectorTrainer(config)
+
+
 def test_recipes_of_detectors_are_checked():
     with pytest.raises(RecipeError, match='multiple of 32'):
         load_recipe('retinaface_mnet025_kd', {'view_size': 100})
@@ -272,12 +286,13 @@ def test_recipes_of_detectors_are_checked_before_a_training(labelled, tmp_path, 
     assert main(words) == 0 and f'fits {labelled}' in capsys.readouterr().out
     for word, said in (('warmup_epoch=80', 'warmup_epoch=80 is not below num_epoch=80'),
                        ('network=fdfacenet', "unknown detector 'fdfacenet'"),
+                       ('network=ssd_mobilenetv2; init=none; view_size=96', 'view_size=96: 96x96: a detector takes sides'),
                        ('network_args={"sides": 1}', "network='retinaface_mnet025', network_args={'sides': 1}: "),
                        (f'teacher={tmp_path}/cut.pth', 'cut.pth: cannot be read as weights'),
                        ('teacher=gone.pth', "teacher='gone.pth': gone.pth: no such weights file"),
                        ('init=gone', "init='gone': neither a weights file nor a model"),
                        (f'labels={tmp_path}/label.txt', "'none.jpg'"), ('pictures=gone', 'gone')):
-        assert main([*words, word]) == 1, word
+        assert main([*words, *word.split('; ')]) == 1, word
         out = capsys.readouterr().out
         assert said in out and ': wrong: 1\n' in out, out
 

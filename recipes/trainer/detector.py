@@ -21,6 +21,7 @@ from plugins.files import read_names, sha256_file
 from plugins.losses.multibox import assign, dense_distillation, multibox_loss
 from plugins.preprocess import FaceError, PictureNorm
 from plugins.registry import create_detector
+from recipes.config import RecipeError
 from recipes.detection import DetectorConfig
 from recipes.trainer.labels import label_pictures
 from recipes.trainer.log import TrainLog
@@ -75,6 +76,18 @@ class DetectorTrainer(Run):
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__(config)
+        self.fabric.seed_everything(config.seed, verbose=False)
+        self.raw: Detector = create_detector(config.network, **config.network_args)  # before the labels, which take long
+        try:
+            self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
+        except ValueError as error:
+            raise RecipeError(f'view_size={config.view_size}: {error}') from None
+        init_weights(self.raw)
+        if config.init:
+            load_weights(self.raw, weights_path(config.init))
+            self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
+        # before the optimiser and the average, whose state is where the weights are
+        self.raw.to(self.fabric.device, memory_format=torch.channels_last)
         self.teacher = self._load_teacher() if config.teacher else None
         labels = Path(config.labels or self.output / 'label.txt')
         if not config.labels and not (config.resume and labels.is_file()):
@@ -83,15 +96,6 @@ class DetectorTrainer(Run):
         if not any(map(len, pictures.faces)):
             raise FaceError(f'{labels}: no face in {len(pictures)} pictures; there is nothing to learn')
         self.dataset = SceneDataset(pictures, config.view_size, SceneAugment(**config.augment), config.seed)
-        self.fabric.seed_everything(config.seed, verbose=False)
-        self.raw: Detector = create_detector(config.network, **config.network_args)
-        init_weights(self.raw)
-        if config.init:
-            load_weights(self.raw, weights_path(config.init))
-            self.raw.renormalise(PictureNorm())  # a public checkpoint brings its own preprocessing, which the file would lose
-        # before the optimiser and the average, whose state is where the weights are
-        self.raw.to(self.fabric.device, memory_format=torch.channels_last)
-        self.priors = self.raw.anchors.priors(config.view_size, config.view_size)
         self.optimizer = make_optimizer(config, self.raw)
         self.ema = moving_average(self.raw, config.ema)
         self.data = {'pictures': len(pictures), 'digest of the labels': sha256_file(labels)[:16],
