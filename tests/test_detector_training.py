@@ -21,7 +21,7 @@ from recipes.bundle import score
 from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
-from recipes.trainer.labels import label_pictures, vote
+from recipes.trainer.labels import vote
 from tests.conftest import encode
 from zoo.cli import main
 from zoo.evaluate.detection import GroundTruth
@@ -168,18 +168,19 @@ def test_voting_needs_no_face():
     assert len(vote(Nobody(), np.zeros((50, 70, 3), np.uint8))) == 0
 
 
-def test_large_pictures_are_labelled_at_a_size_that_has_anchors(tmp_path, monkeypatch):
+def test_large_pictures_are_looked_at_in_a_size_that_has_anchors(tmp_path, monkeypatch):
     """A face that fills a camera's picture was not found, and other things were: no anchor is that large."""
-    (tmp_path / 'large.png').write_bytes(encode(np.zeros((900, 1280, 3), np.uint8), '.png'))
-    (tmp_path / 'small.png').write_bytes(encode(np.zeros((60, 64, 3), np.uint8), '.png'))
     seen = []
-    monkeypatch.setattr('recipes.trainer.labels.vote', lambda net, picture: seen.append(picture.shape[:2]) or one_face(0.75))
-    label_pictures(None, str(tmp_path), tmp_path / 'label.txt')
-    found = read_labels((tmp_path / 'label.txt').read_text())
-    assert seen == [(450, 640), (60, 64)] and found['large.png'].scores == 0.75
-    for name, factor in (('large.png', 2), ('small.png', 1)):
-        np.testing.assert_allclose(found[name].boxes, factor * one_face().boxes)
-        np.testing.assert_allclose(found[name].landmarks[0], factor * SAMPLE)
+
+    def detect(net, view: np.ndarray) -> Faces:
+        """A face over half of the view."""
+        seen.append(view.shape[:2])
+        return one_face(0.75).warped(np.hstack([np.eye(2) * view.shape[1] / 80, [[view.shape[1] / 8], [0]]]))
+    monkeypatch.setattr('recipes.trainer.labels._detect', detect)
+    large, small = (vote(None, np.zeros((*sides, 3), np.uint8)) for sides in ((900, 1280), (450, 640)))
+    assert set(seen) == {(450, 640), (900, 1280)}
+    np.testing.assert_allclose(large.boxes, [[320, 160, 960, 864]], atol=2)
+    np.testing.assert_allclose(large.landmarks, 2 * small.landmarks, rtol=1e-6)
 
 
 OPTIONS = {'num_epoch': 2, 'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5, 'precision': '32', 'num_workers': 0,

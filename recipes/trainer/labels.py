@@ -24,21 +24,21 @@ LONGEST = 640  # side to which larger pictures are scaled down first: in them a 
 
 
 def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
-    """Label the pictures below ``root``, into the file ``path``; those of more than 640 pixels a side are looked at smaller."""
+    """Label the pictures below ``root``, into the file ``path``."""
     tree = TreeFaces(root)
     unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
     labels = {}
     with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
         for index, name in enumerate(unlabelled.names):
-            picture, factors = fit(unlabelled.load(index)[0], LONGEST, 1)
-            labels[name] = vote(net, picture).scaled(1 / factors)
+            labels[name] = vote(net, unlabelled.load(index)[0])
             bar.update(1)
     write_atomic(path, write_labels(labels))
 
 
 def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCALES, overlap: float = 0.5) -> Faces:
     """Faces of a picture uint8 RGB from several views: boxes and landmarks are the score-weighted means of all detections
-    that overlap the best one, the score is its own."""
+    that overlap the best one, the score is its own. The first view of a picture has a longest side of at most 640 pixels."""
+    picture, factors = fit(picture, LONGEST, 1)
     found = []
     for scale in scales:
         view = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale != 1 else picture
@@ -46,7 +46,7 @@ def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCAL
         mirror = np.float64([[-1, 0, width - 1], [0, 1, 0]])
         found.append(_detect(net, view).scaled(1 / factor))
         found.append(_detect(net, np.ascontiguousarray(view[:, ::-1])).warped(mirror).scaled(1 / factor))
-    return _merge(Faces.join(found), overlap)
+    return _merge(Faces.join(found), overlap).scaled(1 / factors)
 
 
 def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
