@@ -17,9 +17,10 @@ class DetectorConfig:
 
     Attributes:
         network, network_args: detector and its options.
-        pictures: folder, zip or folder in a zip.
-        labels: RetinaFace's ``label.txt``. Without it the teacher labels the pictures first, at two scales and mirrored, into
-            ``output/label.txt``.
+        pictures: folder, zip or folder in a zip; taken as they are stored, as labels are made: photos whose EXIF tag turns
+            them have to be turned before.
+        labels: RetinaFace's ``label.txt`` (:mod:`plugins.data.pictures`), or what the teacher of an earlier run wrote. Without
+            it the teacher labels the pictures first, at two scales and mirrored, into ``output/label.txt``.
         teacher: weights of a detector with the same anchors; it also judges every anchor of every view. Without it the loss
             is SSD's multibox loss.
         num_epoch, warmup_epoch, batch_size: as for recognisers; an epoch is one view for each picture.
