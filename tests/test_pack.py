@@ -97,6 +97,18 @@ def test_a_detector_in_two_files(detector_file, tmp_path):
         check_pack(tmp_path, 'x', Preprocess(), tmp_path / 'two.onnx')
 
 
+def test_a_detector_with_outputs_in_another_order(detector_file, tmp_path):
+    """InsightFace goes by their number, and would read boxes as scores."""
+    import onnx
+    model = onnx.load(detector_file)
+    outputs = sorted(model.graph.output, key=lambda output: output.name.rpartition('_')[2])
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.save(model, tmp_path / 'other.onnx')
+    with pytest.raises(PackError, match=r'other\.onnx: outputs .*all scores \(1\), then all boxes'):
+        check_pack(tmp_path, 'a', Preprocess(), tmp_path / 'other.onnx')
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
 def test_read_only_root(recogniser, tmp_path):
     (tmp_path / 'models').mkdir(mode=0o500)

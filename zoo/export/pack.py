@@ -18,7 +18,7 @@ from plugins.extras import require
 from plugins.files import atomic_path, sha256_file, write_atomic
 from plugins.preprocess import Preprocess
 from zoo.export.graph import computes_in_integers
-from zoo.runtime.onnx import onnx_session
+from zoo.runtime.onnx import onnx_session, require_order
 
 __all__ = ['PackError', 'check_pack', 'is_recogniser_size', 'write_pack']
 
@@ -79,6 +79,10 @@ def _check_detector(path: Path) -> None:
     if ranks != {2}:
         raise PackError(f'{path}: outputs of {sorted(ranks)} dimensions; InsightFace 0.7 reads (K, 1), (K, 4) and (K, 10), '
                         'without a batch dimension')
+    try:
+        require_order(path, outputs)
+    except ValueError as error:
+        raise PackError(str(error)) from None
     tensors = require('onnx', 'onnx').load(str(path), load_external_data=False).graph.initializer
     if any(tensor.data_location == tensor.EXTERNAL for tensor in tensors):
         raise PackError(f'{path}: its weights lie in another file, which a pack does not take along; store them in one: '

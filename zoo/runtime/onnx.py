@@ -13,7 +13,7 @@ from plugins.extras import require
 from plugins.preprocess import PictureNorm
 from zoo.runtime.embedder import read_sidecar, score_of
 
-__all__ = ['OnnxDetector', 'OnnxEmbedder', 'onnx_session']
+__all__ = ['OnnxDetector', 'OnnxEmbedder', 'onnx_session', 'require_order']
 
 _LOG = logging.getLogger(__name__)
 _CPU = ('CPUExecutionProvider',)
@@ -86,16 +86,25 @@ class OnnxDetector:
         if rest or levels not in (3, 4, 5):
             raise ValueError(f'{path}: {3 * levels + rest} outputs; a detector has 9, 12 or 15: scores, boxes and landmarks of '
                              'every stride (a recogniser has one output; a detector without landmarks cannot align faces)')
-        widths = [output.shape[-1] for output in outputs]
-        if any(isinstance(width, int) and width != kind for width, kind in
-               zip(widths, np.repeat((1, 4, 10), levels), strict=True)):
-            raise ValueError(f'{path}: outputs {", ".join(o.name for o in outputs)} of {widths} numbers; a detector has '
-                             'all scores (1), then all boxes (4), then all landmarks (10): export it in that order')
+        require_order(path, outputs)
         self.strides = tuple(8 << level for level in range(levels))
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         outputs = self.session.run(None, {self._input: self.preprocess(pictures)})
         return [o.reshape(len(pictures), -1, o.shape[-1]) for o in outputs]
+
+
+def require_order(path: str | os.PathLike, outputs: list) -> None:
+    """Refuse a detector whose outputs say that they are not all scores, then all boxes, then all landmarks.
+
+    Raises:
+        ValueError: they are in another order, or other things.
+    """
+    widths = [output.shape[-1] if output.shape else None for output in outputs]
+    expected = np.repeat((1, 4, 10), len(widths) // 3)
+    if any(isinstance(width, int) and width != kind for width, kind in zip(widths, expected, strict=True)):
+        raise ValueError(f'{path}: outputs {", ".join(o.name for o in outputs)} of {widths} numbers; a detector has '
+                         'all scores (1), then all boxes (4), then all landmarks (10): export it in that order')
 
 
 def _fixed_side(path: str | os.PathLike, sides: list) -> int | None:
