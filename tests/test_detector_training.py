@@ -271,7 +271,7 @@ def test_recipes_of_detectors_are_checked():
     with pytest.raises(RecipeError, match='nothing to learn'):
         load_recipe('retinaface_mnet025_kd', {'teacher': None})
     for name, value in (('mosaic', 1), ('colour', 3), ('zoom', (0, 2)), ('zoom', (1,)), ('zoom', 1), ('grid', (1.5, -0.5)),
-                        ('angle', -1), ('smallest', float('nan'))):
+                        ('angle', -1), ('smallest', float('nan')), ('grid', 3 * (0.3333333,))):
         with pytest.raises(RecipeError, match=rf'augment(\.|=.*){name}'):
             load_recipe('retinaface_mnet025_kd', {'augment': {name: value}})
     with pytest.raises(RecipeError, match=r'box_weight=-1\.0: must not be negative'):

@@ -53,7 +53,7 @@ class SceneAugment:
     visible: float = 0.6
 
     def __post_init__(self) -> None:
-        if not all(0 <= p <= 1 for p in self.grid) or abs(sum(self.grid) - 1) > 1e-6:
+        if not all(0 <= p <= 1 for p in self.grid) or abs(sum(self.grid) - 1) > 1e-8:
             raise ValueError(f'augment.grid={self.grid}: must be probabilities that add up to 1')
         if len(self.zoom) != 2 or not 0 < self.zoom[0] <= self.zoom[1] < math.inf:
             raise ValueError(f'augment.zoom={self.zoom}: must be the lowest and the highest scale, above 0')
