@@ -304,12 +304,26 @@ def test_pictures_that_are_not_there(labelled):
 
 
 def test_pictures_that_are_none(tmp_path):
+    """Half a JPEG, too, whose other half OpenCV 4 makes grey: faces were learned from there."""
     header = encode(np.zeros((40, 40, 3), np.uint8), '.png')[:40]
-    for name, data in (('empty.jpg', b''), ('junk.jpg', b'junk'), ('damaged.png', header[:20] + b'\xff' * 20)):
+    photo = encode(np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8), '.jpg')
+    for name, data, said in (('empty.jpg', b'', 'empty file'), ('junk.jpg', b'junk', 'not an image'),
+                             ('damaged.png', header[:20] + b'\xff' * 20, 'not an image'),
+                             ('cut.jpg', photo[:len(photo) // 2], 'cut short after')):
         (tmp_path / name).write_bytes(data)
         for longest in (None, 20):
-            with pytest.raises(FaceError, match=rf'{name}: not an image'):
+            with pytest.raises(FaceError, match=rf'{name}: {said}'):
                 Pictures(tmp_path, {name: one_face()}).load(0, longest)
+
+
+@pytest.mark.parametrize(('longest', 'reduced'), [(None, 1), (41, 1), (40, 2), (20, 4), (1, 8)])
+def test_pictures_come_no_smaller_than_asked(tmp_path, longest, reduced):
+    """At 1/2, 1/4 or 1/8, the faces alike; red stays red."""
+    (tmp_path / 'a.jpg').write_bytes(encode(np.full((48, 80, 3), (200, 30, 60), np.uint8), '.jpg'))
+    picture, faces = Pictures(tmp_path, {'a.jpg': one_face()}).load(0, longest)
+    assert picture.shape == (48 // reduced, 80 // reduced, 3)
+    np.testing.assert_allclose(picture[0, 0], (200, 30, 60), atol=3)
+    np.testing.assert_allclose(faces.boxes, one_face().boxes / reduced)
 
 
 # the lowest score of a face

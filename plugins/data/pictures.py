@@ -15,12 +15,11 @@ from __future__ import annotations
 import io
 import os
 
-import cv2
 import numpy as np
 
 from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
-from plugins.preprocess import FaceError
+from plugins.preprocess import FaceError, decode_image
 
 __all__ = ['Pictures', 'read_labels', 'write_labels']
 
@@ -109,28 +108,18 @@ class Pictures:
             FaceError: the picture cannot be decoded.
         """
         name, faces = self.names[index], self.faces[index]
-        data = np.frombuffer(self.tree.read_file(name), np.uint8)
-        factor = 1
+        data, reduced = self.tree.read_file(name), 1
         if longest:  # from the header, not from an earlier decoding: what is loaded must not depend on what was loaded before
             width, height = _header_size(data)
-            factor = next((f for f in (8, 4, 2) if max(width, height) >= f * longest), 1)
-        flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-                8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
-        try:
-            picture = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:  # an empty file, or contents that it refuses
-            picture = None
-        if picture is None:
-            raise FaceError(f'{self.tree.root}/{name}: not an image that OpenCV can decode')
-        if factor == 1:
-            return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), faces.scaled(picture.shape[1] / width)
+            reduced = next((f for f in (8, 4, 2) if max(width, height) >= f * longest), 1)
+        picture = decode_image(data, f'{self.tree.root}/{name}', reduced=reduced)
+        return picture, faces if reduced == 1 else faces.scaled(picture.shape[1] / width)
 
 
-def _header_size(data: np.ndarray) -> tuple[int, int]:
+def _header_size(data: bytes) -> tuple[int, int]:
     """Width and height of an encoded picture; (0, 0) when its header cannot be read."""
     from PIL import Image
     try:
-        return Image.open(io.BytesIO(data.tobytes())).size
+        return Image.open(io.BytesIO(data)).size
     except Exception:  # of any kind, with damaged bytes; also what Pillow finds too large
         return 0, 0
