@@ -10,7 +10,7 @@ import numpy as np
 
 from plugins.faces import Faces
 from plugins.files import npz_bytes
-from plugins.preprocess import PictureNorm, decode_image
+from plugins.preprocess import PictureNorm
 from zoo.export.graph import Activations, Graph, computes_in_integers
 from zoo.export.lint import Finding, lint, require_buildable
 from zoo.export.parity import GateError
@@ -18,6 +18,7 @@ from zoo.export.target import Target, TargetError
 from zoo.export.variants import HALF_FORMS
 from zoo.jetson.decode import fit
 from zoo.jetson.detector import agrees, compare
+from zoo.pipeline.pictures import read_picture
 from zoo.pipeline.sample import sample_image
 from zoo.runtime.detector import FaceDetector
 from zoo.runtime.onnx import OnnxDetector
@@ -66,8 +67,7 @@ def board_detector(path: Path, target: Target) -> BoardDetector:
     if net.side:
         raise ValueError(f'{path}: takes pictures of {net.side}x{net.side} pixels only; export it with free height and width')
     detector = FaceDetector(net, LARGEST)
-    source = sample_image()
-    picture = fit(decode_image(source.read_bytes(), str(source)), LARGEST, 1)[0]
+    picture = fit(read_picture(sample_image()), LARGEST, 1)[0]
     absmax = _largest_values(graph, fit(picture, LARGEST, net.strides[-1])[0])
     findings = lint(graph, target, absmax)
     require_buildable(findings)

@@ -33,6 +33,8 @@ from zoo.export.parity import GateError
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.sidecar import finish_sidecar, require_own_sidecar
 from zoo.jetson.decode import fit
+from zoo.pipeline.pictures import read_picture
+from zoo.pipeline.sample import sample_image
 from zoo.runtime.detector import DetectorNet, FaceDetector, open_detector
 from zoo.runtime.embedder import score_of, sidecar_path
 from zoo.runtime.torch import TorchDetector
@@ -163,11 +165,7 @@ def trace_detector(model: Detector, rows: bool):
 
 def _check(reference: DetectorNet, candidate: DetectorNet) -> dict:
     """Largest difference of any output on the sample picture, at a landscape and at a portrait size."""
-    from plugins.preprocess import decode_image
-    from zoo.pipeline.sample import sample_image
-    path = sample_image()
-    picture = decode_image(path.read_bytes(), str(path))
-    pairs = []
+    picture, pairs = read_picture(sample_image()), []
     for view in (picture, picture[:, 300:700]):
         view = fit(view, 320, reference.strides[-1])[0][None]
         pairs += zip(reference(view), candidate(view), strict=True)

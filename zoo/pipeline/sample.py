@@ -10,8 +10,8 @@ import numpy as np
 
 from plugins.extras import MissingExtra
 from plugins.files import sha256_file
-from plugins.preprocess import decode_image
 from zoo.jetson.align import align
+from zoo.pipeline.pictures import read_picture
 
 __all__ = ['sample_crops', 'sample_image', 'sample_landmarks']
 
@@ -37,8 +37,7 @@ def sample_image() -> Path:
 
 def sample_crops(size: int = 112) -> np.ndarray:
     """The six aligned faces of :func:`sample_image` by known landmarks, uint8 RGB ``(6, size, size, 3)``, left to right."""
-    path = sample_image()
-    return align(decode_image(path.read_bytes(), str(path)), sample_landmarks(), size)
+    return align(read_picture(sample_image()), sample_landmarks(), size)
 
 
 def sample_landmarks() -> np.ndarray:
