@@ -105,7 +105,7 @@ def test_kept_layers_stay_in_floating_point(quantised):
 def test_steep_slopes_keep_their_prelu(quantised, small_net):
     """max(x, a x) is PReLU only where no slope exceeds 1."""
     quantiser, _ = quantised
-    graph = Graph(type(quantiser.graph.model).FromString(quantiser.graph.model.SerializeToString()))
+    graph = Graph(quantiser.graph.copy_model())
     slope = next(n.input[1] for n in graph.nodes if n.op_type == 'PRelu' and n.input[0] == graph.layers[2].output)
     readers = sum(n.op_type == 'PRelu' and n.input[1] == slope for n in graph.nodes)  # untrained slopes are shared
     graph.initializers[slope] = np.where(np.arange(graph.initializers[slope].size) == 0, 1.5, 0.25).reshape(

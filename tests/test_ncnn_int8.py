@@ -217,7 +217,7 @@ def test_dead_channel_has_a_finite_scale(converted, graph, calibration):
     """An output channel without weights must not get the scale 1 / 0 (ncnn#3022)."""
     import copy
     layer = graph.layers[0]
-    model = type(graph.model).FromString(graph.model.SerializeToString())
+    model = graph.copy_model()
     weight = next(t for t in model.graph.initializer if t.name == layer.weight_name)
     values = onnx.numpy_helper.to_array(weight).copy()
     values[0] = 0

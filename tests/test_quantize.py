@@ -237,7 +237,7 @@ class TestSimulation:
         """A layer with one input channel of huge range and small weights: the search must find it, and nothing else."""
         quantiser = Quantiser(graph, faces, PREPROCESS)
         before, victim = quantiser.graph.layers[2:4]
-        model = type(quantiser.graph.model).FromString(quantiser.graph.model.SerializeToString())
+        model = quantiser.graph.copy_model()
         tensors = {t.name: t for t in model.graph.initializer}
         bias = next(node.input[2] for node in model.graph.node if node.name == before.name)
         for name, where, factor in ((before.weight_name, np.s_[0], 300), (bias, np.s_[0], 300),

@@ -41,8 +41,7 @@ def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess, balance: f
         if len(nodes[maker.name].input) > 2:
             values[nodes[maker.name].input[2]] /= scale
         values[reader.weight_name] *= _along(scale, 0 if reader.groups > 1 else 1, reader.weight.ndim)
-    model = type(graph.model).FromString(graph.model.SerializeToString())
-    numpy_helper = require('onnx.numpy_helper', 'onnx')
+    model, numpy_helper = graph.copy_model(), require('onnx.numpy_helper', 'onnx')
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
     return Graph(model)

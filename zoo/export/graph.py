@@ -51,7 +51,7 @@ class Graph:
     """An ONNX model with one image input.
 
     Attributes:
-        model: the ``onnx.ModelProto``; copy it before changing it.
+        model: the ``onnx.ModelProto``; only a :meth:`copy_model` may be changed.
         input: name of the one input; outputs: names of the outputs, one of a recogniser, several of a detector.
         initializers: weights by name.
     """
@@ -85,9 +85,13 @@ class Graph:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise GraphError(f'{path}: not a whole ONNX model of pictures ({reason}); export it again') from None
 
+    def copy_model(self):
+        """A copy of the ``onnx.ModelProto``, to be changed."""
+        return type(self.model).FromString(self.model.SerializeToString())
+
     def at(self, shape: Sequence[int]) -> Graph:
         """The same graph for inputs of one shape, where all shapes are known."""
-        model = type(self.model).FromString(self.model.SerializeToString())
+        model = self.copy_model()
         taken = next(value for value in model.graph.input if value.name == self.input)
         for dimension, size in zip(taken.type.tensor_type.shape.dim, shape, strict=True):
             dimension.dim_value = size
@@ -172,11 +176,9 @@ class Activations:
     def __init__(self, graph: Graph, names: tuple[str, ...] | None = None) -> None:
         self.names = graph.activations if names is None else names
         self._input = graph.input
-        onnx = require('onnx', 'onnx')
-        model = onnx.ModelProto()
-        model.CopyFrom(graph.model)
+        helper, model = require('onnx.helper', 'onnx'), graph.copy_model()
         del model.graph.output[:]
-        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in self.names if n != graph.input)
+        model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self.names if n != graph.input)
         self._session = onnx_session(model.SerializeToString(), exact=True)
 
     def __call__(self, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -81,7 +81,7 @@ def simulate_int8(graph: Graph, calibration: Calibration, scheme: Scheme, keep: 
     Returns:
         ``onnx.ModelProto``.
     """
-    model = _copy(graph)
+    model = graph.copy_model()
     rounded = _int8_nodes(graph, scheme, keep)
     for layer in graph.layers:
         if layer.name in rounded:
@@ -106,7 +106,7 @@ def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = (
     one pair a consumer, bias in floating point (TensorRT developer guide, "Explicit quantization"; onnxruntime#14229).
     Hardware without INT8 units refuses such a graph (TensorRT#3157).
     """
-    model, scheme = _copy(graph), SCHEMES['qdq']
+    model, scheme = graph.copy_model(), SCHEMES['qdq']
     rounded = _int8_nodes(graph, scheme, keep)
     _round_edges(model, graph, rounded, calibration)
     nodes = []
@@ -135,7 +135,7 @@ def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collect
     On x86 processors without VNNI onnxruntime adds pairs of products in 16 bits, which may saturate (its documentation,
     "Quantize ONNX models"): measure the accuracy on such a machine.
     """
-    model = _copy(graph)
+    model = graph.copy_model()
     kept = SCHEMES['onnxruntime'].kept(graph, keep)
     layers = {layer.name: layer for layer in graph.layers if layer.name not in kept}
     outputs = {layer.output for layer in layers.values()}
@@ -196,7 +196,7 @@ def half_graph(graph: Graph, keep: Collection[str] = ()):
     Args:
         keep: nodes that stay in float32.
     """
-    model, kept = _copy(graph), set(keep)
+    model, kept = graph.copy_model(), set(keep)
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     for tensor in model.graph.initializer:
         if not {node.name for node in graph.consumers.get(tensor.name, [])} <= kept and tensor.data_type == proto.FLOAT:
@@ -218,7 +218,7 @@ def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
     Args:
         keep: nodes that stay in float32; what one hands to another is never cast.
     """
-    model, activations = _copy(graph), set(graph.activations)
+    model, activations = graph.copy_model(), set(graph.activations)
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
     floats = {name for node in graph.nodes if node.name in keep for name in node.output}  # kept nodes hand each other these
     nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
@@ -366,7 +366,3 @@ def _replace(model, node, index: int, value: np.ndarray) -> None:
 
 def _add_constant(model, name: str, value: np.ndarray) -> None:
     model.graph.initializer.append(require('onnx.numpy_helper', 'onnx').from_array(np.asarray(value), name))
-
-
-def _copy(graph: Graph):
-    return type(graph.model).FromString(graph.model.SerializeToString())
