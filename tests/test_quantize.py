@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -176,8 +177,9 @@ class TestSimulation:
     def test_keeping_all_layers_is_exact(self, graph, calibration, x):
         every = [layer.name for layer in graph.layers]
         np.testing.assert_array_equal(embed(simulate_int8(graph, calibration, SCHEMES['qdq'], every), x), embed(graph, x))
-        with pytest.raises(KeyError, match='no layers'):
-            simulate_int8(graph, calibration, SCHEMES['qdq'], ['convolution'])
+        for quantise in (partial(simulate_int8, scheme=SCHEMES['qdq']), int8_graph, onnxruntime_int8_graph):
+            with pytest.raises(KeyError, match=r"no layers \['convolution'\]"):  # a mistyped one would be quantised
+                quantise(graph, calibration, keep=['convolution'])
 
     def test_explicit_graph_is_the_simulation(self, graph, calibration, x):
         explicit = int8_graph(graph, calibration)

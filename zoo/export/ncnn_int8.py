@@ -43,7 +43,12 @@ def match_layers(model: NcnnModel, graph: Graph) -> dict[str, str]:
 
 
 def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: Collection[str] = ()) -> Table:
-    """Scales of every layer but those in ``keep`` (names of the ONNX graph) and those that NCNN cannot compute in 8 bits."""
+    """Scales of every layer but those in ``keep`` (names of the ONNX graph) and those that NCNN cannot compute in 8 bits.
+
+    Raises:
+        CalibrationError, KeyError: as :func:`zoo.export.quantize.simulate_int8`.
+        NcnnFormatError: as :func:`match_layers`.
+    """
     keep = SCHEMES['ncnn'].kept(graph, keep)
     origins, layers = match_layers(model, graph), {layer.name: layer for layer in graph.layers}
     table = {}

@@ -46,7 +46,13 @@ class Scheme:
     outputs: bool = False
 
     def kept(self, graph: Graph, keep: Collection[str] = ()) -> set[str]:
-        """Names of all layers in floating point, with those of ``keep``."""
+        """Names of all layers in floating point, with those of ``keep``.
+
+        Raises:
+            KeyError: ``keep`` names what is no layer of the graph.
+        """
+        if unknown := set(keep) - {layer.name for layer in graph.layers}:
+            raise KeyError(f'no layers {sorted(unknown)} in the graph; its layers are {[x.name for x in graph.layers]}')
         return {*keep, *(layer.name for layer in graph.layers if self.in_float(graph, layer))}
 
 
@@ -80,6 +86,10 @@ def simulate_int8(graph: Graph, calibration: Calibration, scheme: Scheme, keep: 
 
     Returns:
         ``onnx.ModelProto``.
+
+    Raises:
+        CalibrationError: a tensor has no range: the calibration is of another model.
+        KeyError: ``keep`` names what is no layer.
     """
     model = graph.copy_model()
     rounded = _int8_nodes(graph, scheme, keep)
@@ -105,15 +115,18 @@ def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = (
     As TensorRT wants it: symmetric, zero points present, weights per output channel as float initialisers with a Q/DQ pair,
     one pair a consumer, bias in floating point (TensorRT developer guide, "Explicit quantization"; onnxruntime#14229).
     Hardware without INT8 units refuses such a graph (TensorRT#3157).
+
+    Raises:
+        CalibrationError, KeyError: as :func:`simulate_int8`.
     """
     model, scheme = graph.copy_model(), SCHEMES['qdq']
     rounded = _int8_nodes(graph, scheme, keep)
+    layers = {layer.name: layer for layer in graph.layers if layer.name in rounded}
     _round_edges(model, graph, rounded, calibration)
     nodes = []
     for node in model.graph.node:
-        layer = next((x for x in graph.layers if x.name == node.name and node.name in rounded), None)
-        if layer is not None:
-            stem = f'{node.name}_weight'
+        if node.name in layers:
+            layer, stem = layers[node.name], f'{node.name}_weight'
             _add_constant(model, f'{stem}_scale', weight_amax(layer.weight) / 127)
             _add_constant(model, f'{stem}_zero', np.zeros(len(layer.weight), np.int8))
             nodes += _pair(node.input[1], f'{stem}_scale', f'{stem}_zero', stem, axis=layer.axis)
@@ -134,6 +147,9 @@ def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collect
 
     On x86 processors without VNNI onnxruntime adds pairs of products in 16 bits, which may saturate (its documentation,
     "Quantize ONNX models"): measure the accuracy on such a machine.
+
+    Raises:
+        CalibrationError, KeyError: as :func:`simulate_int8`.
     """
     model = graph.copy_model()
     kept = SCHEMES['onnxruntime'].kept(graph, keep)
@@ -148,10 +164,10 @@ def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collect
             nodes += _integer_weights(model, graph, node, layers[node.name], _step(calibration, layers[node.name].input))
         nodes.append(node)
     _set_nodes(model, nodes)
-    unused = {t.name for t in model.graph.initializer} - {name for node in model.graph.node for name in node.input}
-    kept = [t for t in model.graph.initializer if t.name not in unused]
+    read = {name for node in model.graph.node for name in node.input}
+    constants = [t for t in model.graph.initializer if t.name in read]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(constants)
     require('onnx', 'onnx').checker.check_model(model)
     return model
 
@@ -285,9 +301,6 @@ def group_of(graph: Graph, layer: WeightLayer) -> set[str]:
 
 
 def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]:
-    unknown = set(keep) - {layer.name for layer in graph.layers}
-    if unknown:
-        raise KeyError(f'no layers {sorted(unknown)} in the graph; its layers are {[x.name for x in graph.layers]}')
     nodes = {layer.name for layer in graph.layers}
     if scheme.everywhere:
         nodes |= {node.name for node in graph.nodes if node.op_type not in _SHAPE_OPS}
