@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ['Anchors', 'box_iou', 'decode', 'encode', 'match']
+__all__ = ['Anchors', 'box_iou', 'corners', 'decode', 'encode', 'match']
 
 VARIANCE = (0.1, 0.2)
 LANDMARKS = 5
@@ -56,6 +56,12 @@ def _priors(anchors: Anchors, height: int, width: int) -> Tensor:
                                     torch.tensor(sizes, dtype=torch.float32), indexing='ij')
         maps.append(torch.stack([x * stride, y * stride, size], -1).reshape(-1, 3))
     return torch.cat(maps)
+
+
+def corners(priors: Tensor) -> Tensor:
+    """Centres and sides ``(K, 3)`` as boxes ``(K, 4)``."""
+    half = priors[:, 2:] / 2
+    return torch.cat([priors[:, :2] - half, priors[:, :2] + half], 1)
 
 
 def encode(boxes: Tensor, landmarks: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,8 +109,7 @@ def match(boxes: Tensor, priors: Tensor, threshold: float = 0.35, least: float =
     none = torch.full((len(priors),), -1)
     if not len(boxes):
         return none, torch.zeros(len(priors))
-    half = priors[:, 2:] / 2
-    overlap = box_iou(boxes, torch.cat([priors[:, :2] - half, priors[:, :2] + half], 1))
+    overlap = box_iou(boxes, corners(priors))
     best, owner = overlap.max(0)
     matched = torch.where(best >= threshold, owner, none)
     kept, prior = overlap.max(1)

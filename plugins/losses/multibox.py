@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.detectors.anchors import box_iou, encode, match
+from plugins.detectors.anchors import box_iou, corners, encode, match
 from plugins.faces import Faces
 
 __all__ = ['Targets', 'assign', 'dense_distillation', 'multibox_loss']
@@ -51,9 +51,7 @@ def _assign(faces: Faces, priors: Tensor, sure: float) -> tuple[Tensor, Tensor, 
     boxes, landmarks = torch.from_numpy(faces.boxes[kept]), torch.from_numpy(faces.landmarks[kept])
     owner, near = match(boxes, priors)
     if not kept.all():
-        half = priors[:, 2:] / 2
-        corners = torch.cat([priors[:, :2] - half, priors[:, :2] + half], 1)
-        near = torch.maximum(near, box_iou(torch.from_numpy(faces.boxes[~kept]), corners).amax(0))
+        near = torch.maximum(near, box_iou(torch.from_numpy(faces.boxes[~kept]), corners(priors)).amax(0))
     targets = torch.zeros(len(priors), 4), torch.zeros(len(priors), 10)
     mine = owner >= 0
     if mine.any():
