@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from plugins.backbones._base import make_divisible
-from plugins.layers import ConvBNAct, DepthwiseSeparable, channel_shuffle
+from plugins.layers import ConvBNAct, DepthwiseSeparable, InvertedResidual, channel_shuffle
 
 __all__ = ['MobileNetV1', 'MobileNetV2', 'ShuffleNetV2']
 
@@ -81,20 +81,6 @@ class ShuffleNetV2(Body):
                                                for i in range(repeats))))
 
 
-class InvertedResidual(nn.Sequential):
-    """MobileNetV2 unit: 1x1 expansion (left out at ratio 1), depthwise 3x3, linear 1x1, residual where shapes allow."""
-
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
-        hidden = in_channels * expansion
-        layers = [ConvBNAct(in_channels, hidden, 1, act='relu6')] if expansion > 1 else []
-        super().__init__(*layers, ConvBNAct(hidden, hidden, 3, stride, groups=hidden, act='relu6'),
-                         ConvBNAct(hidden, out_channels, 1, act=None))
-        self.residual = stride == 1 and in_channels == out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x) if self.residual else super().forward(x)
-
-
 class MobileNetV2(Body):
     """MobileNetV2 (Sandler et al. 2018); maps at strides 8, 16, 32."""
 
@@ -109,8 +95,9 @@ class MobileNetV2(Body):
         for rows in self.STAGES:
             for expansion, out, repeats, stride in rows:
                 for i in range(repeats):
-                    units.append(InvertedResidual(channels, make_divisible(out * width, 8), expansion, stride if i == 0 else 1))
-                    channels = make_divisible(out * width, 8)
+                    scaled = make_divisible(out * width, 8)
+                    units.append(InvertedResidual(channels, scaled, expansion, stride if i == 0 else 1, act='relu6'))
+                    channels = scaled
             self.stages.append(nn.Sequential(*units))
             self.channels += (channels,)
             units = []
