@@ -132,6 +132,18 @@ def test_face_that_would_be_a_header(check, crops, tmp_path):
         check(rec=str(tmp_path), num_image=4, num_classes=4, batch_size=2)
 
 
+@pytest.mark.parametrize(('labels', 'message'), [
+    ((0.0, 1.0, 3.0, 2.0), r'record 2: label 3 is no class from 0 to num_classes - 1 = 2'),
+    ((0.0, 1.5, 1.0, 2.0), r'record 1: label 1\.5 is no class'),
+    ((0.0, 1.0, 2.0, -1.0), r'record 3: label -1 \(a face of unknown identity, which only `facezoo train` can use\)')])
+def test_labels_that_are_no_class(check, crops, tmp_path, labels, message):
+    with RecordWriter(tmp_path / 'train.rec') as writer:
+        for key, label in enumerate(labels):
+            writer.write(key, pack(RecordHeader(label, key), encode(crops[0])))
+    with pytest.raises(FaceError, match=message):
+        check(rec=str(tmp_path), num_image=4, num_classes=3, batch_size=2)
+
+
 def test_larger_crops(check, faces, tmp_path):
     """`facezoo train` makes 224x224 ones smaller; InsightFace would train, or break off, on them as they are."""
     for number, face in enumerate(faces[:4]):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, open_faces, shrink_crop
+from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, open_faces, shrink_crop, spread
 from plugins.data.verification import BinError, read_bin
 from plugins.preprocess import FaceError, decode_image
 
@@ -89,13 +89,13 @@ def check_counts(config: Mapping, source: FaceSource) -> Iterator[Finding]:
 def _check_labels(config: Mapping, source: FaceSource, unknown_faces: bool) -> Iterator[Finding]:
     """A sample of the labels, and the last one: `facezoo data pack` puts faces of unknown identity last."""
     classes = config.get('num_classes') or math.inf
-    for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
-        label = _label(source, int(index))
+    for index in spread(source, _SAMPLE).tolist():
+        label = _label(source, index)
         if label == -1 and unknown_faces:
             continue
         if not (math.isfinite(label) and label == int(label) and 0 <= label < classes):
             unknown = ' (a face of unknown identity, which only `facezoo train` can use)' if label == -1 else ''
-            yield Finding(f'{source.name(int(index))}: label {label:g}{unknown} is no class from 0 to num_classes - 1 = '
+            yield Finding(f'{source.name(index)}: label {label:g}{unknown} is no class from 0 to num_classes - 1 = '
                           f'{classes - 1:g}')
             return
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -23,8 +23,7 @@ from plugins.data.verification import read_bin
 from plugins.preprocess import PICTURE_SUFFIXES, FaceError, decode_image
 
 __all__ = ['FaceSource', 'MemoryFaces', 'RecordFaces', 'SubsetFaces', 'TreeFaces', 'decode_face', 'fingerprint', 'header_slack',
-           'open_faces', 'read_faces', 'shrink_crop']
-
+           'open_faces', 'read_faces', 'shrink_crop', 'spread']
 
 _SAMPLE = 1000  # images of a fingerprint
 
@@ -251,6 +250,11 @@ def open_faces(path: str | os.PathLike) -> FaceSource:
     raise FileNotFoundError(f'{path}: no folder, .zip, .rec or .bin of faces is there')
 
 
+def spread(source: Sized, count: int) -> np.ndarray:
+    """Indices of ``count`` images spread evenly over a source, all of a smaller one: int64, ascending."""
+    return np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+
+
 def read_faces(source: FaceSource, indices, size: int) -> np.ndarray:
     """Decoded faces as uint8 RGB ``(N, size, size, 3)``.
 
@@ -293,7 +297,7 @@ def fingerprint(source: TreeFaces | RecordFaces | MemoryFaces) -> str:
     The same faces have the same one in a folder, an archive or records, whose padding to 4 bytes does not count.
     """
     digest = hashlib.sha256((-(-source.sizes() // 4)).astype('<i8').tobytes())
-    for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
+    for index in spread(source, _SAMPLE):
         image, label = source.read(int(index))
         digest.update(image + b'%d' % label)
     return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plugins.data.sources import open_faces, read_faces
+from plugins.data.sources import open_faces, read_faces, spread
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, Preprocess
 from zoo.export.graph import Activations, Graph
@@ -212,4 +212,4 @@ def calibration_faces(path: str | os.PathLike, count: int, size: int) -> np.ndar
     source = open_faces(path)
     if not len(source):
         raise FaceError(f'{path}: no faces to calibrate on')
-    return read_faces(source, np.linspace(0, len(source) - 1, min(count, len(source))).astype(int), size)
+    return read_faces(source, spread(source, count), size)

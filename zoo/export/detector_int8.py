@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from plugins.data.sources import TreeFaces
+from plugins.data.sources import TreeFaces, spread
 from plugins.preprocess import PictureNorm, decode_image
 from zoo.export.agreement import DetectionJudge, require_agreement
 from zoo.export.calibrate import MIN_IMAGES, Calibration, CalibrationError, fit_ranges, measure_histograms
@@ -127,8 +127,7 @@ def _read(root: str | os.PathLike) -> list[np.ndarray]:
     if len(tree) < MIN_PICTURES:
         raise CalibrationError(f'{root}: {len(tree)} pictures to calibrate on; at least {MIN_PICTURES} are needed '
                                f'({MIN_IMAGES} for the ranges, every third to judge by), {MOST} are better')
-    rows = np.linspace(0, len(tree) - 1, min(MOST, len(tree))).astype(int)
-    return [decode_image(tree.read(row)[0], tree.name(row), upright=True) for row in rows.tolist()]
+    return [decode_image(tree.read(row)[0], tree.name(row), upright=True) for row in spread(tree, MOST).tolist()]
 
 
 def _as_squares(pictures: Sequence[np.ndarray], reference: FaceDetector) -> np.ndarray:

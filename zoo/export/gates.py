@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from plugins.data.sources import FaceSource, read_faces
+from plugins.data.sources import read_faces, spread
 from plugins.preprocess import FaceError
 from zoo.evaluate.verification import VerificationResult, load_verification_set, verify
 from zoo.export.parity import GateError, check_parity
@@ -61,7 +61,9 @@ class Judge:
     def faces(self) -> np.ndarray:
         """Faces of the parity check, uint8 RGB ``(N, S, S, 3)``."""
         size = self.reference.preprocess.input_size
-        return _spread(self.data.faces, size) if self.data else sample_faces(size)
+        if not self.data:
+            return sample_faces(size)
+        return read_faces(self.data.faces, spread(self.data.faces, _PARITY_FACES), size)
 
     @cached_property
     def baseline(self) -> VerificationResult:
@@ -105,7 +107,3 @@ def sample_faces(size: int) -> np.ndarray:
     from zoo.pipeline.sample import sample_crops
     crops = sample_crops(size)
     return np.concatenate([crops, crops[:, :, ::-1]])
-
-
-def _spread(source: FaceSource, size: int) -> np.ndarray:
-    return read_faces(source, np.linspace(0, len(source) - 1, min(_PARITY_FACES, len(source))).astype(int), size)
