@@ -183,6 +183,13 @@ class TestLaunch:
         with pytest.raises(CheckoutError, match="a module 'losses'"):
             bridge._check_names(fake, 'train_v2.py', [])
 
+    @pytest.mark.parametrize(('named', 'message'), [
+        ('fdfacenet_ms1mv3', r"no such recipe; did you mean 'configs/fdfacenet_ms1mv3'\? \(they are called configs/NAME"),
+        ('configs/zzz', r'no such recipe; known: base, cbam.* \(they are called configs/NAME')])
+    def test_recipe_under_another_name(self, fake, named, message):
+        with pytest.raises(LaunchError, match=message):
+            bridge.load_config(bridge.Launch(fake, 'train_v2.py', (named,), {}, (bridge.RECIPES,)))
+
     def test_hidden_recipe(self, fake, tmp_path):
         (fake / 'configs' / 'fdfacenet_ms1mv3.py').write_text('config = dict(network="r50")\n')
         made = bridge.Launch(fake, 'train_v2.py', ('configs/fdfacenet_ms1mv3',), {}, (bridge.RECIPES,))

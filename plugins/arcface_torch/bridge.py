@@ -84,12 +84,12 @@ def load_config(launch: Launch) -> dict | None:
     if launch.script != 'train_v2.py' or named is None:
         return None
     known = {path.stem: path for folder in (launch.checkout / 'configs', *launch.recipes)[::-1] for path in folder.glob('*.py')
-             if folder != RECIPES or '_' in path.stem}  # beside our recipes lies what reads them
+             if not path.stem.startswith('_') and (folder != RECIPES or '_' in path.stem)}  # beside ours lies what reads them
     name = Path(named).name.partition('.')[0]
     if not named.startswith('configs/') or name not in known:
-        where = ', '.join(map(str, launch.recipes))
-        raise LaunchError(f'{named}: no such recipe{suggest(name, known) if name not in known else ""} '
-                          f'Write configs/NAME; recipes come from the checkout, {where}')
+        close = f'; did you mean {f"configs/{name}"!r}?' if name in known else suggest(name, known)
+        raise LaunchError(f'{named}: no such recipe{close} (they are called configs/NAME, and come from the checkout, '
+                          f'{", ".join(map(str, launch.recipes))})')
     others = [path for folder in launch.recipes if (path := folder / f'{name}.py').is_file()]
     if hidden := [path for path in others if not path.samefile(known[name])]:  # ./configs may be the checkout's own
         raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0]}: rename yours')
