@@ -118,6 +118,13 @@ def test_pack_in_insightface(model, tmp_path, crops):
     assert manifest['tasks']['recognition']['sha256'] == sidecar['sha256']['fdfacenet.onnx']
 
 
+def test_a_pack_that_insightface_takes_for_another_is_not_left(small_net, tmp_path, monkeypatch):
+    monkeypatch.setattr('insightface.model_zoo.get_model', lambda path, **options: SimpleNamespace(input_mean=0, input_std=1))
+    with pytest.raises(PackError, match=r'^net\.onnx: InsightFace takes it for SimpleNamespace'):
+        export(small_net, 'net', 'pack', tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pack_refusals(tmp_path, onnx_file):
     with pytest.raises(PackError, match='96x96 model for an attribute net'):
         write_pack(tmp_path, 'x', onnx_file, Preprocess(input_size=96), 512, 'x')

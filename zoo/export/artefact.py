@@ -156,23 +156,27 @@ def _export_pack(job: Job, root: Path, detector: Path | None) -> dict:
     with tempfile.TemporaryDirectory() as work:
         onnx_path = Path(work) / f'{job.name}.onnx'
         sidecar = _export_file(job, 'onnx', onnx_path, 'fp32')
+        _load_as_insightface(onnx_path)
         folder = write_pack(root, job.name, onnx_path, job.model.preprocess, job.model.num_features,
                             job.facts['licence'] or 'No licence stated: research use only.', detector)
-    _check_pack(folder / f'{job.name}.onnx')
     sidecar |= {'format': 'pack', 'detector': bool(detector)}
     write_atomic(folder / f'{job.name}.json', json.dumps(sidecar, indent=2) + '\n')
     return sidecar
 
 
-def _check_pack(path: Path) -> None:
-    """Load the recogniser with the installed InsightFace, if there is one, as its users will."""
+def _load_as_insightface(path: Path) -> None:
+    """Load the recogniser with the installed InsightFace, if there is one, as its users will.
+
+    Raises:
+        PackError: it takes it for something else.
+    """
     try:
         from insightface.model_zoo import get_model
     except ImportError:
         return
     loaded = get_model(str(path), providers=['CPUExecutionProvider'])
     if type(loaded).__name__ != 'ArcFaceONNX' or (loaded.input_mean, loaded.input_std) != (127.5, 127.5):
-        raise PackError(f'{path}: InsightFace takes it for {type(loaded).__name__}; please report the model')
+        raise PackError(f'{path.name}: InsightFace takes it for {type(loaded).__name__}; please report the model')
 
 
 @contextlib.contextmanager
