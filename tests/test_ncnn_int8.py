@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_table_in_ncnn_s_form(int8):
         np.testing.assert_allclose(again[name][0], scales, rtol=1e-4)
         assert again[name][1] == pytest.approx(scale, rel=1e-4)
     kept = next(iter(table))
+    assert re.fullmatch(rf'{kept}_param_0( \d+\.\d+){{{len(table[kept][0])}}}', text.splitlines()[0])
+    assert re.fullmatch(rf'{kept} \d+\.\d+', text.splitlines()[len(table)])
     lines = [f'#{line}' if line.startswith(kept) else line for line in text.splitlines()]
     assert kept not in read_table('\n'.join(lines))
     with pytest.raises(NcnnFormatError, match='line 1'):

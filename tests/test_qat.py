@@ -48,7 +48,12 @@ def test_ranges_move_only_while_training(small_net, x):
         quantised(2 * x)
     assert before and all(value > 0 for value in before.values())
     assert all(torch.equal(before[name], value) for name, value in quantised.ranges.state_dict().items())
-    assert next(iter(before.values())) == x.abs().max(), 'the first layer reads the image'
+    first, largest = next(iter(before)), x.abs().max()
+    assert before[first] == largest, 'the first layer reads the image'
+    quantised.ranges.train()
+    with torch.no_grad():
+        quantised(2 * x)
+    torch.testing.assert_close(quantised.ranges.state_dict()[first], 1.01 * largest)  # a hundredth of the way
 
 
 def test_rounds_and_leaves_the_backbone_alone(small_net, x):
