@@ -270,7 +270,7 @@ def test_typed_half_for_strong_typing(detector_file):
     import onnx
     model = onnx.load_from_string(part.files['detector.onnx'])
     kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith(('weight', 'bias'))}
-    assert kinds <= {onnx.TensorProto.FLOAT16} and part.facts['flags'] == []
+    assert kinds == {onnx.TensorProto.FLOAT16} and part.facts['flags'] == []
     assert [output.name for output in model.graph.output] == part.facts['outputs'] and part.report['min_iou'] > 0.98
 
 

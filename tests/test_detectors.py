@@ -230,7 +230,6 @@ def test_exported_file_keeps_the_lowest_score(tmp_path):
 
 
 def test_public_checkpoint_finds_the_faces_of_the_sample(teacher, picture):
-    from zoo.pipeline.sample import sample_crops  # noqa: F401 (the sample is there)
     faces = FaceDetector(TorchDetector(teacher))(picture)
     assert len(faces) == 6 and faces.scores.min() > 0.9
     assert (faces.landmarks[:, 0, 0] < faces.landmarks[:, 1, 0]).all()
