@@ -55,22 +55,21 @@ def _check_defaults(config: Mapping, base: Mapping) -> Iterator[Finding]:
                       'output=None for work_dirs/NAME', serious=False)
 
 
-def _check_abilities(config: Mapping) -> list[Finding]:
+def _check_abilities(config: Mapping) -> Iterator[Finding]:
+    """What the trainer cannot do, or would do wrongly."""
     m1, m2, m3 = config['margin_list']
-    wrong = []
     if m1 != 1 or (m3 != 0 and (m2 != 0 or m3 < 0)):
-        wrong.append(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (1, 0, m) only; with a third margin it '
-                     'leaves the others out')
+        yield Finding(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (1, 0, m) only; with a third margin it '
+                      'leaves the others out')
     if config['optimizer'] not in ('sgd', 'adamw'):
-        wrong.append(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
+        yield Finding(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
     for key in ('verbose', 'frequent', 'gradient_acc'):
         if config.get(key, 1) < 1:
-            wrong.append(f'{key}={config[key]}: train_v2.py divides by it; write a number of steps from 1')
+            yield Finding(f'{key}={config[key]}: train_v2.py divides by it; write a number of steps from 1')
     processes, images = int(os.environ.get('WORLD_SIZE', 1)), config['num_image']
     if config['batch_size'] <= images < config['batch_size'] * processes:
-        wrong.append(f'num_image={images} is less than one batch of {config["batch_size"]} in each of {processes} processes: '
-                     'train_v2.py would train nothing and save the result')
+        yield Finding(f'num_image={images} is less than one batch of {config["batch_size"]} in each of {processes} processes: '
+                      'train_v2.py would train nothing and save the result')
     if config.get('network_args'):
-        wrong.append(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone of that '
-                     'build under a name of its own (docs/bring-your-own-backbone.md)')
-    return [Finding(text) for text in wrong]
+        yield Finding(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone of that '
+                      'build under a name of its own (docs/bring-your-own-backbone.md)')

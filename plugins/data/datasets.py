@@ -99,6 +99,9 @@ class FaceSampler(Sampler):
 
     Args:
         rank, world: this process takes every ``world``-th batch, from ``rank``.
+
+    Raises:
+        ValueError: there is not a batch for each process.
     """
 
     def __init__(self, length: int, batch_size: int, epochs: int, seed: int = 0, start: int = 0, rank: int = 0,

@@ -111,6 +111,7 @@ class Graph:
 
     @property
     def nodes(self):
+        """All nodes, each behind those that it reads."""
         return self.model.graph.node
 
     @cached_property

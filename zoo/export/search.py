@@ -74,22 +74,23 @@ class Int8Plan:
 class Quantiser:
     """Measures once, then plans for any runtime.
 
+    Args:
+        faces: uint8 RGB ``(N, S, S, 3)`` to calibrate on, at least 36.
+
     Attributes:
         graph: the equalised graph, which computes what the given one does and is the one to deploy.
+
+    Raises:
+        CalibrationError: fewer faces.
     """
 
-    def __init__(self, model: Graph, faces: np.ndarray, preprocess: Preprocess) -> None:
-        """``faces``: uint8 RGB ``(N, S, S, 3)`` to calibrate on, at least 36.
-
-        Raises:
-            CalibrationError: they are fewer.
-        """
+    def __init__(self, graph: Graph, faces: np.ndarray, preprocess: Preprocess) -> None:
         if len(faces) < MIN_FACES:
             raise CalibrationError(f'{len(faces)} faces to calibrate on; at least {MIN_FACES} are needed ({MIN_IMAGES} for the '
                                    'ranges, every eighth to judge by), 500 are better')
         held = np.arange(len(faces)) % _HELD_OUT == _HELD_OUT - 1
         self.faces, self.preprocess = faces[~held], preprocess
-        self.graph = equalise(model, self.faces, preprocess)
+        self.graph = equalise(graph, self.faces, preprocess)
         self._judges = preprocess(faces[held][:_JUDGES])
 
     @cached_property

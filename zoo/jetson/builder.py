@@ -56,6 +56,8 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
 
     Raises:
         BuildError: with TensorRT's own messages.
+        BundleError: the bundle was exported without it.
+        CacheError: its calibration cache is damaged.
     """
     variant, began = bundle.variant(name), time.perf_counter()
     log = open_log(trt, show)
@@ -97,6 +99,10 @@ def finalise_cache(bundle, precision, trt, show=sys.stderr):
 
     Returns:
         Path of the file, for ``trtexec --calib``.
+
+    Raises:
+        BundleError: the bundle has no such precision, or one that needs no cache.
+        BuildError, CacheError: as :func:`build_engine`.
     """
     variant = bundle.variant(precision)
     if not variant.get('cache'):

@@ -27,6 +27,9 @@ class Detector:
         Returns:
             Boxes float32 ``(F, 4)`` x1, y1, x2, y2; landmarks float32 ``(F, 5, 2)``: left eye, right eye, nose, mouth corners,
             image-left first; scores float32 ``(F,)``.
+
+        Raises:
+            EngineError: no such picture, or the engine could not run.
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise EngineError('a picture must be uint8 RGB (H, W, 3); this is %s %s' % (picture.dtype, picture.shape))

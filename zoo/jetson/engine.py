@@ -75,7 +75,11 @@ class Engine:
         return tuple(self._context.get_binding_shape(self._engine.get_binding_index(name)))
 
     def __call__(self, images):
-        """Run float32 ``(N, 3, H, W)``, no side greater than in ``largest``; returns float32 arrays by the outputs' names."""
+        """Run float32 ``(N, 3, H, W)``, no side greater than in ``largest``; returns float32 arrays by the outputs' names.
+
+        Raises:
+            EngineError: images that the engine does not take, or TensorRT could not run it.
+        """
         if images.ndim != 4 or not len(images) or any(a > b for a, b in zip(images.shape, self.largest)):
             raise EngineError('images of shape %s; this engine takes up to %s' % (images.shape, self.largest))
         shapes = self._set_shape(images.shape)

@@ -20,7 +20,11 @@ class Recogniser:
         self.engine, self.preprocess, self.num_features = engine, preprocess, num_features
 
     def __call__(self, faces):
-        """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, D)``, not normalised, in batches of what the engine takes."""
+        """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, D)``, not normalised, in batches of what the engine takes.
+
+        Raises:
+            EngineError: no such faces, or the engine could not run.
+        """
         size = self.preprocess['input_size']
         if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (size, size, 3):
             raise EngineError('faces must be uint8 RGB (N, %d, %d, 3), aligned; these are %s %s'

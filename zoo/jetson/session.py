@@ -18,7 +18,12 @@ __all__ = ['Session', 'make_parser', 'run_script']
 
 
 class Session:
-    """A bundle on this board."""
+    """A bundle on this board.
+
+    Raises:
+        BundleError: the folder holds no whole bundle.
+        BuildError, CudaError: TensorRT, or CUDA, cannot be used here.
+    """
 
     def __init__(self, folder):
         self.bundle = Bundle(folder)
@@ -64,7 +69,12 @@ class Session:
         self.bundle.keep_engine(name, self.bundle.key(name, self.board), None, 0.0)
 
     def engine(self, name):
-        """An engine that fits this board, by precision or ``'detector'``; one that is missing or stale is built first."""
+        """An engine that fits this board, by precision or ``'detector'``; one that is missing or stale is built first.
+
+        Raises:
+            BuildError, BundleError, CacheError: as :func:`builder.build_engine`.
+            EngineError: TensorRT refuses it.
+        """
         problem = self.bundle.engine_problem(name, self.bundle.key(name, self.board))
         if problem:
             sys.stderr.write('engine %s: %s; building it\n' % (name, problem))
