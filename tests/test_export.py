@@ -18,11 +18,13 @@ import torch
 import zoo
 from plugins.files import sha256_file
 from plugins.preprocess import Preprocess
+from plugins.registry import create_detector
 from tests.test_ijb import PatchEmbedder
 from zoo.cli import main
 from zoo.evaluate.verification import VerificationResult
 from zoo.export import artefact
 from zoo.export.artefact import export
+from zoo.export.detector import export_detector
 from zoo.export.gates import GATES, Gates, Judge
 from zoo.export.pack import PackError, write_pack
 from zoo.export.parity import GateError, check_parity
@@ -160,8 +162,10 @@ def test_what_is_there_already_is_said_before_the_work(to, message, small_net, t
     out = tmp_path / 'm.onnx'
     out.mkdir() if to == 'onnx' else out.write_text('')
     monkeypatch.setattr(artefact, 'FORMATS', {to: replace(artefact.FORMATS[to], build=None)})
-    with pytest.raises(ValueError, match=rf'm\.onnx: {to} is {message}; choose another --out'):
-        export(small_net, 'net', to, out)
+    monkeypatch.setattr('zoo.export.detector.fold_batchnorm', None)
+    for make, model in ((export, small_net), (export_detector, create_detector('retinaface_mnet025'))):
+        with pytest.raises(ValueError, match=rf'm\.onnx: {to} is {message}; choose another --out'):
+            make(model, 'net', to, out)
 
 
 def test_net_that_ignores_its_input_is_refused(tmp_path, crops):

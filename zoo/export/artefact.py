@@ -21,7 +21,7 @@ from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
 from zoo.export.pack import PackError, check_pack, write_pack
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
-from zoo.export.sidecar import finish_sidecar, require_own_sidecar
+from zoo.export.sidecar import SUFFIXES, finish_sidecar, require_own_sidecar, require_place
 from zoo.export.target import TargetError, target
 from zoo.export.tensorrt import write_bundle
 from zoo.runtime import open_embedder
@@ -29,8 +29,6 @@ from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
 __all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job']
-
-SUFFIXES = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}  # of what is written; a folder has none
 
 
 @dataclass(frozen=True)
@@ -184,13 +182,9 @@ def _staging(out: Path, to: str):
     """A place beside the files of ``out`` that replace it only when everything went well.
 
     Raises:
-        ValueError: ``out`` has the wrong suffix, or is a folder where a file is to be, or the reverse.
+        ValueError: as :func:`zoo.export.sidecar.require_place`.
     """
-    if SUFFIXES[to] and out.suffix != SUFFIXES[to]:
-        raise ValueError(f'--out {out}: {to} is one file; name it with {SUFFIXES[to]}')
-    if out.exists() and out.is_dir() == bool(SUFFIXES[to]):
-        wanted, found = ('one file', 'folder') if SUFFIXES[to] else ('a folder', 'file')
-        raise ValueError(f'--out {out}: {to} is {wanted}, and this is a {found}; choose another --out')
+    require_place(out, to)
     # within a folder that is there: it may be a link or a disk of its own, onto which nothing beside it can be moved
     place = out if out.is_dir() else out.parent
     place.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from zoo.export.ncnn_int8 import make_table, quantise_ncnn
 from zoo.export.onnx import INPUT, trace_onnx
 from zoo.export.parity import GateError
 from zoo.export.quantize import onnxruntime_int8_graph
-from zoo.export.sidecar import finish_sidecar, require_own_sidecar
+from zoo.export.sidecar import finish_sidecar, require_own_sidecar, require_place
 from zoo.jetson.decode import fit
 from zoo.pipeline.pictures import read_picture
 from zoo.pipeline.sample import sample_image
@@ -75,8 +75,7 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
     if calib and precision != 'int8':
         raise ValueError(f'--calib {calib}: nothing is calibrated but 8 bits; add --precision int8, or leave it out')
     form, out = FORMATS[to], Path(out)
-    if to == 'onnx' and out.suffix != form.suffix:
-        raise ValueError(f'--out {out}: onnx is one file; name it with {form.suffix}')
+    require_place(out, to)
     target = out if to == 'onnx' else out / f'{name}{form.suffix}'
     require_own_sidecar(target)
     folded = fold_batchnorm(model)

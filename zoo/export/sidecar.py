@@ -1,4 +1,4 @@
-"""The JSON file beside an artefact that says what it is."""
+"""Where an artefact is written, and the JSON file beside it that says what it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,24 @@ from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
 from zoo.runtime.embedder import sidecar_path
 
-__all__ = ['files_of', 'finish_sidecar', 'require_own_sidecar']
+__all__ = ['SUFFIXES', 'files_of', 'finish_sidecar', 'require_own_sidecar', 'require_place']
+
+SUFFIXES = {'onnx': '.onnx', 'ncnn': '', 'tensorrt': '.tar'}  # of what is written; a folder has none
 
 PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx', 'numpy')  # that an artefact depends on
+
+
+def require_place(out: Path, to: str) -> None:
+    """Refuse a place that a format is not written to.
+
+    Raises:
+        ValueError: ``out`` has the wrong suffix, or is a folder where a file is to be, or the reverse.
+    """
+    if SUFFIXES[to] and out.suffix != SUFFIXES[to]:
+        raise ValueError(f'--out {out}: {to} is one file; name it with {SUFFIXES[to]}')
+    if out.exists() and out.is_dir() == bool(SUFFIXES[to]):
+        wanted, found = ('one file', 'folder') if SUFFIXES[to] else ('a folder', 'file')
+        raise ValueError(f'--out {out}: {to} is {wanted}, and this is a {found}; choose another --out')
 
 
 def require_own_sidecar(artefact: Path) -> None:
