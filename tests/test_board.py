@@ -24,7 +24,7 @@ import pytest
 
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
 from zoo.export.artefact import export
-from zoo.jetson import board, engine, verify
+from zoo.jetson import board, engine, run, verify
 from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
@@ -241,6 +241,16 @@ def test_errors_are_one_line(tx2, cudart, tmp_path):
     for command, env, message in cases:
         done = run_on_board(sys.executable, tx2, cudart, *command, **env)
         assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr, (command, done.stderr)
+
+
+def test_embeddings_lie_where_it_is_said(tmp_path, monkeypatch, capsys):
+    session = SimpleNamespace(bundle=SimpleNamespace(facts={'preprocess': {'input_size': 8}}),
+                              recogniser=lambda precision: lambda faces: np.ones((len(faces), 4), np.float32))
+    monkeypatch.setattr(run, 'Session', lambda bundle: session)
+    np.savez(tmp_path / 'faces.npz', faces=np.zeros((2, 8, 8, 3), np.uint8))
+    assert run.main([str(tmp_path / 'faces.npz'), '--out', str(tmp_path / 'of.today')]) == 0
+    assert capsys.readouterr().out == f'{tmp_path}/of.today: 2 embeddings of length 4\n'
+    assert np.load(tmp_path / 'of.today')['embeddings'].shape == (2, 4)
 
 
 def test_plugins_are_registered(monkeypatch):

@@ -7,13 +7,14 @@ Images need OpenCV (JetPack has it). They must be aligned crops, unless the bund
 of any picture is found and aligned.
 """
 
+import io
 import os
 import sys
 import zipfile
 
 import numpy as np
 
-from .bundle import BundleError
+from .bundle import BundleError, write_atomic
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -33,7 +34,9 @@ def _run(arguments):
     faces = read_faces(arguments.faces, session)
     embeddings = session.recogniser(arguments.precision)(faces)
     if arguments.out:
-        np.savez(arguments.out, embeddings=embeddings)
+        content = io.BytesIO()
+        np.savez(content, embeddings=embeddings)
+        write_atomic(arguments.out, content.getvalue())  # under just this name, to which NumPy would add .npz
         sys.stdout.write('%s: %d embeddings of length %d\n' % (arguments.out, *embeddings.shape))
     elif len(faces) < 2:
         raise BundleError('%s: %d faces; name two to compare, or --out FILE.npz for embeddings'
