@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -121,19 +123,47 @@ def test_foreign_points_in_a_collection_are_named(address, payload):
                 ask()
 
 
-def test_a_folder_with_foreign_code_is_not_opened(address, tmp_path):
+@pytest.mark.parametrize('place', ['people', 'people/below', '../people'])
+def test_a_folder_with_foreign_code_is_not_opened(address, tmp_path, place):
+    """Wherever its list of collections, all of which are opened with the one that is asked for, says that it lies."""
     class Evil:
         def __reduce__(self):
             return (tmp_path / 'was_here').write_text, ('run',)
 
     with open_gallery(address, contract(), change=True) as base:
         enrol(base)
-    path = tmp_path / 'base' / 'collection' / 'people' / 'storage.sqlite'
+    meta, people = tmp_path / 'base' / 'meta.json', tmp_path / 'base' / 'collection' / 'people'
+    listed = json.loads(meta.read_text())
+    listed['collections'][place] = listed['collections']['people']
+    meta.write_text(json.dumps(listed))
+    path = people.parent / place / 'storage.sqlite'
+    if place != 'people':
+        path.parent.mkdir()
+        shutil.copy(people / path.name, path)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute('UPDATE points SET point = ? WHERE id IN (SELECT id FROM points LIMIT 1)', (pickle.dumps(Evil()),))
     with pytest.raises(GalleryError, match='harmless'), open_gallery(address, contract()):
         pass
     assert not (tmp_path / 'was_here').exists()
+
+
+def test_points_that_may_change_behind_the_look_at_them_are_refused(address, tmp_path):
+    with open_gallery(address, contract(), change=True) as base:
+        enrol(base)
+    with closing(sqlite3.connect(tmp_path / 'base/collection/people/storage.sqlite')) as connection, connection:
+        connection.execute('ALTER TABLE points RENAME TO kept')
+        connection.execute('CREATE VIEW points AS SELECT rowid AS rowid, id, point FROM kept WHERE random() % 2')
+    with pytest.raises(GalleryError, match='has a view'), open_gallery(address, contract()):
+        pass
+
+
+@pytest.mark.parametrize('meta', ['', '[]', '{}', '{"collections": [1]}'])
+def test_a_damaged_list_of_collections_is_named(address, tmp_path, meta):
+    with open_gallery(address, contract(), change=True) as base:
+        enrol(base)
+    (tmp_path / 'base' / 'meta.json').write_text(meta)
+    with pytest.raises(GalleryError, match=r'meta\.json: not a whole'), open_gallery(address, contract()):
+        pass
 
 
 def test_two_programs_cannot_share_a_folder(address):

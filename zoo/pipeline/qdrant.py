@@ -7,6 +7,7 @@ new one. The contract lies in the collection's metadata, and embeddings of anoth
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sqlite3
@@ -190,15 +191,24 @@ def _checked_folder(folder: Path, collection: str, create: bool) -> str:
     if not create and not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such gallery; make it with `facezoo enrol qdrant:{folder}/{collection} '
                                 'PEOPLE_FOLDER`')
-    for path in folder.glob('collection/*/storage.sqlite'):
-        try:
-            with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)) as connection:
-                for (point,) in connection.execute('SELECT point FROM points'):
-                    _Careful(BytesIO(point)).load()
-        except (sqlite3.Error, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
-            raise GalleryError(f'{path}: not a whole and harmless Qdrant folder ({error}); restore a copy '
-                               'or enrol again') from None
+    path = folder / 'meta.json'
+    try:
+        for name in json.loads(path.read_text())['collections'] if path.exists() else ():
+            path = folder / 'collection' / name / 'storage.sqlite'  # the client opens all, also where a name holds / or ..
+            if path.exists():
+                _check_points(path)
+    except (sqlite3.Error, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise GalleryError(f'{path}: not a whole and harmless Qdrant folder ({error}); restore a copy '
+                           'or enrol again') from None
     return str(folder)
+
+
+def _check_points(path: Path) -> None:
+    with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'view'").fetchone():
+            raise pickle.UnpicklingError('it has a view, which may give the client other points than this look at them')
+        for (point,) in connection.execute('SELECT point FROM points'):
+            _Careful(BytesIO(point)).load()
 
 
 class _Careful(pickle.Unpickler):
