@@ -310,13 +310,13 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch,
     monkeypatch.setattr(cv2, 'VideoCapture', Camera)
     monkeypatch.setattr(cv2, 'VideoWriter', lambda *options: Writer())
     monkeypatch.setattr(recognise, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
-    assert recognise._watch(System(), 'rtsp://door', str(tmp_path / 'seen.avi')) == status and len(shown) == written
+    assert recognise._watch(System(), 'rtsp://ann:secret@door', str(tmp_path / 'seen.avi')) == status and len(shown) == written
     said = capsys.readouterr()
     lines = [json.loads(line) for line in said.out.splitlines()]
     assert [line['seconds'] for line in lines] == [0.2, 0.4, 0.6]
     came = [datetime.fromisoformat(line['time']) for line in lines if 'time' in line]  # a log tells when somebody was there
     assert len(came) == 3 * status and all(abs(datetime.now().astimezone() - time) < timedelta(minutes=5) for time in came)
-    assert ('rtsp://door ended after 3 frames' in said.err) == (status == 1)
+    assert ('rtsp://...@door ended after 3 frames' in said.err) == (status == 1)
 
 
 @pytest.mark.parametrize('top', [-8, 2, 60])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -290,6 +291,17 @@ def test_sources_that_are_none(tmp_path):
     for camera in (99, '/dev/null'):
         with pytest.raises(FaceError, match=f'{camera}: no camera'):
             VideoSource(camera)
+
+
+def test_no_password_gets_into_a_log(monkeypatch):
+    """Of the address of a camera, which is in every message of a watch that lost it."""
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda *options: SimpleNamespace(isOpened=lambda: False, release=lambda: None))
+    monkeypatch.setattr(cv2.videoio_registry, 'hasBackend', lambda backend: True)
+    for source, shown in (('rtsp://ann:se@cret@door:554/a@b', 'rtsp://...@door:554/a@b: no video'),
+                          ('rtspsrc location=rtsp://ann:b@door/ ! appsink', 'rtspsrc location=rtsp://...@door/ ! appsink: no'),
+                          ('http://door/a@b', 'http://door/a@b: no video')):
+        with pytest.raises(FaceError, match=f'^{re.escape(shown)}'):
+            VideoSource(source)
 
 
 def test_device_files_and_pipelines(monkeypatch):

@@ -1,12 +1,14 @@
 """Pictures on the board, through OpenCV: read them, cut faces out of them."""
 
+import re
+
 import numpy as np
 
 from .align import align
 from .bundle import BundleError
 from .decode import central_face
 
-__all__ = ['central_crop', 'crop_faces', 'read_picture', 'require_opencv']
+__all__ = ['central_crop', 'crop_faces', 'public_name', 'read_picture', 'require_opencv']
 
 
 def require_opencv():
@@ -20,6 +22,11 @@ def require_opencv():
     except ImportError as error:
         raise BundleError('pictures need OpenCV (%s); JetPack has it: sudo apt install python3-opencv' % error) from None
     return cv2
+
+
+def public_name(source):
+    """What a camera or stream is called in messages, which land in logs: without the user and password of its address."""
+    return re.sub(r'(?<=://)[^/\s]+@', '...@', source)
 
 
 def read_picture(path):

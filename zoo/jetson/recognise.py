@@ -21,7 +21,7 @@ import numpy as np
 
 from .bundle import BundleError
 from .decode import tenths
-from .pictures import central_crop, crop_faces, read_picture, require_opencv
+from .pictures import central_crop, crop_faces, public_name, read_picture, require_opencv
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -134,7 +134,7 @@ def _watch(system, source, out):
     cv2 = require_opencv()
     camera = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not camera.isOpened():
-        raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % source)
+        raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % public_name(source))
     system.seconds = dict.fromkeys(system.seconds, 0.0)
     endless = not os.path.isfile(source) and not camera.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # which may be NaN
     count, began, writer, written, lost = 0, time.perf_counter(), None, 0, False
@@ -166,12 +166,12 @@ def _watch(system, source, out):
         if writer:
             writer.release()
     if not count:
-        raise BundleError('%s: gave no frame' % source)
+        raise BundleError('%s: gave no frame' % public_name(source))
     milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
     sys.stderr.write('%d frames, %.1f a second; %s\n'
                      % (count, count / max(1e-9, time.perf_counter() - began), milliseconds))
     if lost:
-        sys.stderr.write('%s ended after %d frames: the camera or the connection is lost\n' % (source, count))
+        sys.stderr.write('%s ended after %d frames: the camera or the connection is lost\n' % (public_name(source), count))
     return int(lost)
 
 

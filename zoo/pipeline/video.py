@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.preprocess import FaceError
+from zoo.jetson.pictures import public_name
 from zoo.pipeline.gallery import KnownPersons
 from zoo.pipeline.recogniser import Pipeline, Scene
 from zoo.pipeline.tracker import Track, Tracker
@@ -110,7 +111,7 @@ class VideoSource:
         live: frames that nobody waits for are dropped; by default those of cameras and streams without an end.
 
     Attributes:
-        name, live: as given; rate: frames a second; size: width and height of the first one.
+        name, live: as given, but without a password; rate: frames a second; size: width and height of the first one.
         expected: how many frames it says it has, or None; endless: a camera or stream, which has no end of its own.
         read: how many were read.
 
@@ -126,17 +127,17 @@ class VideoSource:
         if file and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number or device file (/dev/video0), a stream by '
                             'its URL, a GStreamer pipeline with " ! " between its elements')
-        self.name = text
+        self.name = public_name(text)
         if gstreamer and not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-            raise FaceError(f'{text}: a GStreamer pipeline, and OpenCV {cv2.__version__} here is built without GStreamer (as '
-                            'that of PyPI is); install one that has it, or give a camera or the URL of a stream')
+            raise FaceError(f'{self.name}: a GStreamer pipeline, and OpenCV {cv2.__version__} here is built without GStreamer '
+                            '(as that of PyPI is); install one that has it, or give a camera or the URL of a stream')
         self._capture = cv2.VideoCapture(int(text) if text.isdigit() else text, cv2.CAP_GSTREAMER if gstreamer else cv2.CAP_ANY)
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
             self._capture.release()
             kind = ('camera: is it plugged in, and free?' if camera else
                     'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read')
-            raise FaceError(f'{text}: no {kind}')
+            raise FaceError(f'{self.name}: no {kind}')
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
