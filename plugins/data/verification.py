@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from plugins.files import write_atomic
 from plugins.preprocess import FaceError
 
 __all__ = ['BinError', 'read_bin', 'read_pairs', 'write_bin']
+
+_CORE = np.empty(0).__reduce__()[0].__module__.rpartition('.')[0]  # what this NumPy calls numpy.core; since 2, numpy._core
 
 # all that a list of byte strings, arrays and booleans needs; anything else is refused before it runs
 _ALLOWED = {
@@ -33,7 +36,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise BinError(f'it wants to load {module}.{name}, which a verification set never needs: '
                            'the file is not trustworthy')
-        return super().find_class(module.replace('numpy.core', 'numpy._core'), name)
+        return super().find_class(re.sub(r'^numpy\._?core', _CORE, module), name)
 
 
 def read_bin(path: str | os.PathLike) -> tuple[list[bytes], np.ndarray]:
