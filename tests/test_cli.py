@@ -128,6 +128,24 @@ def test_interrupted_by_the_user(monkeypatch, capsys):
         raise KeyboardInterrupt
     monkeypatch.setattr('zoo.commands.list.run', interrupted)
     assert main(['list']) == 130 and capsys.readouterr().err == 'facezoo: interrupted\n'
+    monkeypatch.setattr('zoo.commands.list.configure', interrupted)  # while its module is imported
+    assert main(['list']) == 130 and capsys.readouterr().err == 'facezoo: interrupted\n'
+
+
+def test_a_library_that_cannot_be_loaded_is_a_message(monkeypatch, capsys):
+    """As OpenCV without libGL, which a command's module may import before there are options."""
+    def broken(parser):
+        raise ImportError('libGL.so.1: cannot open shared object file')
+    monkeypatch.setattr('zoo.commands.list.configure', broken)
+    assert main(['list']) == 1 and capsys.readouterr().err == 'facezoo list: libGL.so.1: cannot open shared object file\n'
+    with pytest.raises(ImportError):
+        main(['list', '--debug'])
+
+
+def test_closed_streams_end_no_work():
+    """Nor does the next file get the number of the standard output, which libraries in C write to."""
+    code = 'import os, sys, zoo.cli as cli; sys.exit(cli.main(["list"]) or os.open(os.devnull, 0) < 3)'
+    assert subprocess.run(['bash', '-c', '"$@" >&- 2>&-', '', sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def test_names_that_the_terminal_cannot_show(gallery, tmp_path, monkeypatch):

@@ -88,19 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 an error with its message on standard error, 2 wrong usage, 130 interrupted, 141 nobody reads.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser(next(iter(argv), None))
-    args = parser.parse_args(argv)
-    if args.version:
-        import zoo
-        print(zoo.__version__)
-        return 0
-    if not args.command:
-        parser.print_help()
-        return 2
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name that the terminal cannot show must not end the work
-        sys.stdout.reconfigure(errors='backslashreplace')
+    _open_streams()
+    args = argparse.Namespace(command=next(iter(argv), None), debug='--debug' in argv)  # until they are parsed
     try:
+        parser = build_parser(args.command)  # imports the command's module, which may fail, or be interrupted
+        args = parser.parse_args(argv)
+        if args.version:
+            import zoo
+            print(zoo.__version__)
+            return 0
+        if not args.command:
+            parser.print_help()
+            return 2
+        logging.basicConfig(level=logging.INFO, format='%(message)s')
         status = importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
         sys.stdout.flush()
         return status
@@ -116,6 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'facezoo {args.command}: {_message(error)}', file=sys.stderr)
         _drop_output()
         return 1
+
+
+def _open_streams() -> None:
+    """Where one is closed, as by some services, Python has None, and the first file that is opened would get its number."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115 - until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name that the terminal cannot show must not end the work
+        sys.stdout.reconfigure(errors='backslashreplace')
 
 
 def _drop_output() -> None:
