@@ -28,13 +28,14 @@ os.umask(_UMASK)
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, like: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on any error.
 
     The file is flushed to disk before the rename, so a crash leaves the old file or the new one, never a part. A link stays
-    one, and a file that is there already keeps its permissions.
+    one, and a file that is there already keeps its permissions, or gets those of the file ``like``.
     """
     path = Path(os.path.realpath(path))
+    like = Path(like or path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.part', dir=path.parent)
     os.close(handle)
@@ -43,7 +44,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, 'rb+') as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
+        os.chmod(temporary, like.stat().st_mode & 0o777 if like.exists() else 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

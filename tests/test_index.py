@@ -89,6 +89,18 @@ def test_a_gallery_that_is_replaced_while_it_is_read(moment, rows, probes, faiss
     assert Gallery.load(path).search(probes[:1], 0.3)[0][0].name == '00001'
 
 
+def test_the_index_is_no_more_public_than_its_gallery(rows, probes, faiss, tmp_path):
+    path = tmp_path / 'gallery.npz'
+    made(rows, path)
+    for mode in (0o600, 0o640):
+        path.chmod(mode)
+        gallery = Gallery.load(path)
+        gallery.add('00000', rows[:1], [str(mode)])  # the index of before does not count any more
+        gallery.save(path)
+        gallery.search(probes, 0.3)
+        assert [file.stat().st_mode & 0o777 for file in (path, tmp_path / 'gallery.npz.index')] == [mode, mode]
+
+
 @pytest.mark.parametrize('damage', [lambda b: b[:5000], lambda b: b'', lambda b: b'\x00' * 100, lambda b: b'{}\n' + b[200:]])
 def test_a_damaged_index_is_built_again(rows, probes, faiss, tmp_path, damage):
     path = tmp_path / 'gallery.npz'

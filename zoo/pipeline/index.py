@@ -83,14 +83,15 @@ class FaissIndex:
         return self._index.search(np.ascontiguousarray(probes, np.float32), top)
 
     def save(self, file: str | os.PathLike, stamp: list) -> None:
-        """Keep it for :meth:`load`; where nothing can be written, a warning says so.
+        """Keep it for :meth:`load`, with the permissions of the gallery ``NAME`` of a file ``NAME.index``: it holds the same
+        faces. Where nothing can be written, a warning says so.
 
         Args:
             stamp: what the rows are known by, plain values for JSON.
         """
         faiss = require('faiss', 'faiss')
         try:
-            with atomic_path(file) as temporary, open(temporary, 'wb') as stream:
+            with atomic_path(file, like=os.fspath(file).removesuffix('.index')) as temporary, open(temporary, 'wb') as stream:
                 stream.write(json.dumps([_FORMAT, stamp]).encode() + b'\n')
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(stream.write))
         except OSError as error:
