@@ -29,6 +29,7 @@ CASES = [
     ('facezoo experiments status fdfacenet_a', {'fdfacenet_ablation'}),
     ('facezoo eval mod', {'model.onnx'}),
     ('facezoo verify a.jpg ', {'a.jpg', 'model.onnx'}),
+    ('facezoo watch 0 --gallery a', {'a.jpg'}),
     ('facezoo bench fdfacenet --rounds ', set()),
 ]
 

@@ -17,7 +17,7 @@ from plugins.extras import require
 
 SHELLS = ('bash', 'zsh', 'fish')
 # what an argument is called in the help, where a file will do
-FILES = ('FILE', 'FOLDER', 'DIR', 'PATH', 'SET', 'FACES', 'SOURCE', 'MODEL', 'RECIPE', 'STUDY', 'DEVICE')
+FILES = ('FILE', 'FOLDER', 'DIR', 'PATH', 'SET', 'FACES', 'SOURCE', 'GALLERY', 'MODEL', 'RECIPE', 'STUDY', 'DEVICE')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
