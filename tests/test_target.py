@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo.cli import main
+from zoo.export.bundle_text import build_script
 from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
@@ -151,3 +154,20 @@ def test_check_command(tmp_path, capsys):
     (tmp_path / 'cut.onnx').write_bytes((tmp_path / 'm.onnx').read_bytes()[:200])
     assert main(['check', str(tmp_path / 'cut.onnx'), '--target', TX2]) == 1
     assert 'cut.onnx: not a whole ONNX model' in capsys.readouterr().err
+
+
+def test_names_of_a_graph_are_no_commands_for_the_board(tmp_path):
+    """A detector may be a stranger's, and who builds an engine may be root."""
+    name = 'x$(touch${IFS}was_here)`touch${IFS}was_here`";\'touch${IFS}was_here'
+    variant = {'input': name, 'shapes': [[1, 3, 32, 32], [1, 3, 384, 640], [1, 3, 640, 640]], 'verdict': '', 'flags': ['FP16'],
+               'graph': 'detector.onnx', 'layer_precisions': {name: 'fp32'}}
+    facts = {'model': 'net', 'tensorrt': '10', 'default': 'detector', 'variants': {'detector': variant}, 'input': 'image',
+             'output': 'embedding', 'preprocess': {'input_size': 112}, 'batch': 8}
+    (tmp_path / 'build.sh').write_text(build_script(facts, target(ORIN)))
+    (tmp_path / 'build_engine.py').touch()
+    (tmp_path / 'trtexec').write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> arguments\n')
+    (tmp_path / 'trtexec').chmod(0o755)
+    done = subprocess.run(['sh', 'build.sh'], cwd=tmp_path, env={**os.environ, 'TRTEXEC': './trtexec'}, capture_output=True)
+    assert done.returncode == 0 and not (tmp_path / 'was_here').exists(), done.stderr
+    assert {f'--minShapes={name}:1x3x32x32', f'--layerPrecisions={name}:fp32', f'--shapes={name}:1x3x384x640'} <= {
+        *(tmp_path / 'arguments').read_text().splitlines()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from string import Template
 
@@ -30,10 +31,11 @@ def build_script(facts: dict, target: Target) -> str:
 
 
 def _case(name: str, variant: dict, trtexec) -> str:
-    """The arm of the shell's ``case`` that sets trtexec's arguments for an engine, and the shapes that it is timed at."""
+    """The arm of the shell's ``case`` that sets trtexec's arguments for an engine, and the shapes that it is timed at. Names of
+    a graph, which may be a stranger's detector, are quoted, lest the board runs them."""
     shapes = [f'{variant["input"]}:{"x".join(map(str, shape))}' for shape in variant['shapes']]
     timed = shapes[1:2] if name == DETECTOR else shapes[1:]
-    lines = [f'  {name})', f'    shapes="{" ".join(dict.fromkeys(timed))}"']
+    lines = [f'  {name})', f'    shapes={shlex.quote(" ".join(dict.fromkeys(timed)))}']
     if variant['verdict']:
         lines.append(f'    echo "{name}: {variant["verdict"]}"')
     kept = variant['layer_precisions']
@@ -41,14 +43,14 @@ def _case(name: str, variant: dict, trtexec) -> str:
         lines.append(f'    # {len(kept)} nodes need a precision of their own, which this trtexec cannot be told')
         return '\n'.join([*lines, f'    exec python3 build_engine.py {name} ;;'])
     options = [f'--onnx={variant["graph"]}', *(f'--{flag.lower()}' for flag in variant['flags']),
-               *(f'--{end}Shapes={shape}' for end, shape in zip(('min', 'opt', 'max'), shapes, strict=True))]
+               *(shlex.quote(f'--{end}Shapes={shape}') for end, shape in zip(('min', 'opt', 'max'), shapes, strict=True))]
     if variant.get('cache'):
         # an unfinished cache would leave layers out, a missing one would be replaced by noise without a word
         lines += [f'    cache=$(python3 build_engine.py {name} --cache-only)', '    [ -s "$cache" ] || exit 1']
         options.append('--calib="$cache"')
     if kept:
         layers = ','.join(f'{node}:{kind}' for node, kind in kept.items())
-        options += [f'"{option.format(layers=layers)}"' for option in trtexec['keep']]
+        options += [shlex.quote(option.format(layers=layers)) for option in trtexec['keep']]
     return '\n'.join([*lines, f'    set -- {" ".join(options)} ;;'])
 
 
