@@ -35,6 +35,9 @@ class Preprocess:
         std: divisor; ``(127.5, 127.5)`` maps to [-1, 1], InsightFace's convention.
         colour: channel order the net expects, ``RGB`` or ``BGR``.
         alignment: template of the 5-point similarity transform that made the crop.
+
+    Raises:
+        ValueError: another colour, or a divisor that is none.
     """
 
     input_size: int = 112
@@ -42,6 +45,9 @@ class Preprocess:
     std: float = 127.5
     colour: str = 'RGB'
     alignment: str = 'arcface-112'
+
+    def __post_init__(self) -> None:
+        _check(self.colour, self.std)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 RGB ``(N, S, S, 3)`` to float32 ``(N, 3, S, S)``.
@@ -79,11 +85,17 @@ class PictureNorm:
         mean: subtracted from 0..255 pixels, ``(R, G, B)`` whatever ``colour`` is.
         std: divisor.
         colour: channel order the net expects, ``RGB`` or ``BGR``.
+
+    Raises:
+        ValueError: another colour, or a divisor that is none.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: float = 128.0
     colour: str = 'RGB'
+
+    def __post_init__(self) -> None:
+        _check(self.colour, self.std)
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 RGB ``(N, H, W, 3)`` to float32 ``(N, 3, H, W)``."""
@@ -103,6 +115,13 @@ class PictureNorm:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def _check(colour: str, std: float) -> None:
+    if colour not in ('RGB', 'BGR'):  # 'bgr' would have passed for RGB
+        raise ValueError(f'colour={colour!r}: must be RGB or BGR')
+    if not std > 0:
+        raise ValueError(f'std={std!r}: must be above 0')
 
 
 def l2_normalise(embeddings: np.ndarray) -> np.ndarray:

@@ -119,7 +119,9 @@ def test_a_file_that_is_no_sidecar_is_not_overwritten(name, small_net, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['tx2.json']
 
 
-@pytest.mark.parametrize('text', ['[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{'])
+@pytest.mark.parametrize('text', [
+    '[]', '"net"', '{"sha256": "ab"}', '{"preprocess": 1}', '{', '{"preprocess": {"colour": "bgr"}}',
+    '{"preprocess": {"std": 0}}', '{"preprocess": {"std": "1"}}'])
 def test_a_sidecar_that_is_none(text, onnx_file, tmp_path):
     (tmp_path / 'm.onnx').write_bytes(onnx_file.read_bytes())
     (tmp_path / 'm.json').write_text(text)
