@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ('plugins', 'recipes', 'zoo')
-FILES = ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE')
+FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE')
 # what README and docs tell a reader to run first; all of it needs files that are not modules
 COMMANDS = ['list', 'info fdfacenet', 'experiments status fdfacenet_ablation', 'latency list', 'latency predict fdfacenet',
             'tables --paper lnrn --format json', 'recipe list', 'check --list', 'check fdfacenet --target jetson-tx2', 'doctor']
@@ -31,7 +31,7 @@ def built(tmp_path_factory) -> Path:
     """Folder with both distributions, built from a copy of the sources by the installed setuptools: no network."""
     source, out = tmp_path_factory.mktemp('source') / 'facezoo', tmp_path_factory.mktemp('dist')
     source.mkdir()
-    for room in ROOMS:
+    for room in (*ROOMS, 'tests'):  # setuptools takes a part of the tests, unless it is told not to
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns('__pycache__'))
     for name in FILES:
         shutil.copy(ROOT / name, source)
