@@ -101,6 +101,17 @@ def test_the_index_is_no_more_public_than_its_gallery(rows, probes, faiss, tmp_p
         assert [file.stat().st_mode & 0o777 for file in (path, tmp_path / 'gallery.npz.index')] == [mode, mode]
 
 
+def test_whoever_is_removed_is_in_no_index(rows, probes, faiss, tmp_path):
+    path = tmp_path / 'gallery.npz'
+    made(rows, path).search(probes, 0.3)
+    gallery = Gallery.load(path)
+    gallery.save(path)  # as it is: the index still fits
+    assert (tmp_path / 'gallery.npz.index').exists()
+    gallery.remove('00000')
+    gallery.save(path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 @pytest.mark.parametrize('damage', [lambda b: b[:5000], lambda b: b'', lambda b: b'\x00' * 100, lambda b: b'{}\n' + b[200:]])
 def test_a_damaged_index_is_built_again(rows, probes, faiss, tmp_path, damage):
     path = tmp_path / 'gallery.npz'

@@ -13,6 +13,7 @@ import threading
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -177,7 +178,8 @@ class Gallery:
                 for row in zip(scores, found, strict=True)]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it."""
+        """Write all to one file; a crash leaves the old file whole. The index of a large gallery will lie beside it
+        again after the next search."""
         with self._lock:
             facts = {'format': _FORMAT, **self.contract.to_dict(),
                      'names': [name for name, faces in self._faces.items() for _ in faces],
@@ -187,6 +189,9 @@ class Gallery:
                     np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), probe=self.contract.probe,
                              embeddings=self._rows(self._faces))
                 stamp = _stamp(temporary)
+            if stamp != self._stamp:
+                with suppress(OSError):  # the index of before: it fits no more, and still holds whom --remove has removed
+                    os.unlink(f'{path}.index')
             self._file, self._stamp = path, stamp
 
     @classmethod
