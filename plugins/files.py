@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,6 @@ __all__ = ['atomic_path', 'import_file', 'locked', 'npz_bytes', 'read_names', 's
 
 _LOG = logging.getLogger(__name__)
 
-_UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice later on
-os.umask(_UMASK)
-
 
 @contextmanager
 def atomic_path(path: str | os.PathLike, like: str | os.PathLike | None = None) -> Iterator[Path]:
@@ -37,14 +33,16 @@ def atomic_path(path: str | os.PathLike, like: str | os.PathLike | None = None) 
     path = Path(os.path.realpath(path))
     like = Path(like or path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.part', dir=path.parent)
+    temporary = path.with_name(f'.{path.name}.{os.urandom(4).hex()}.part')
+    # not mkstemp: what the umask of this moment leaves a new file is seen, without setting it, by creating one
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600 if like.exists() else 0o666)
+    mode = os.fstat(handle).st_mode & 0o777
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, 'rb+') as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, like.stat().st_mode & 0o777 if like.exists() else 0o666 & ~_UMASK)
+        os.chmod(temporary, like.stat().st_mode & 0o777 if like.exists() else mode)  # some libraries put a file of theirs there
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
