@@ -358,6 +358,26 @@ def test_linked_identities_are_found(face_folder, tmp_path):
     assert TreeFaces(tmp_path / 'set').names == TreeFaces(face_folder).names
 
 
+@pytest.mark.parametrize('name', ['lost+found', '.Trash-1000', 'anna'])
+def test_folders_that_may_not_be_read(crops, tmp_path, monkeypatch, name):
+    """A disk's own at its root are nobody's pictures; any other would be a person who is lost without a word."""
+    look = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == name:
+            raise PermissionError(13, 'Permission denied', str(path))
+        return look(path)
+    for folder in ('ben', name):
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'ben' / '1.jpg').write_bytes(encode(crops[0]))
+    monkeypatch.setattr('os.scandir', refuse)
+    if name == 'anna':
+        with pytest.raises(PermissionError, match='anna'):
+            TreeFaces(tmp_path)
+    else:
+        assert TreeFaces(tmp_path).names == ['ben/1.jpg']
+
+
 def test_names_of_one_number_are_two_persons(face_folder, tmp_path):
     """Each person's faces lie together in the file, also when two folders are called 7 and 007."""
     face = next(face_folder.rglob('*.jpg')).read_bytes()

@@ -109,8 +109,8 @@ class TreeFaces:
 
 
 def _hidden(name: PurePosixPath) -> bool:
-    """What systems leave beside a picture, as macOS does in every archive that it packs."""
-    return any(part.startswith('.') or part == '__MACOSX' for part in name.parts)
+    """What systems leave beside a picture, as macOS does in every archive that it packs, and Linux at the root of a disk."""
+    return any(part.startswith('.') or part in ('__MACOSX', 'lost+found') for part in name.parts)
 
 
 class RecordFaces:
@@ -309,8 +309,8 @@ def _files_below(root: Path) -> Iterator[Path]:
             raise error
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(folder)
-        folders[:] = [name for name in folders if not ((here / name).is_symlink()
-                                                       and here.resolve().is_relative_to((here / name).resolve()))]  # a circle
+        folders[:] = [name for name in folders if not _hidden(PurePosixPath(name)) and not (
+            (here / name).is_symlink() and here.resolve().is_relative_to((here / name).resolve()))]  # a circle
         yield from (here / name for name in files)
 
 
