@@ -113,9 +113,8 @@ def _network(config, create: Callable, **weights: str | None) -> Iterator[Findin
     """Whether the network can be built, and whether ``init`` and the other ``weights`` can be opened and fit it."""
     from plugins.data.check import Finding
     from zoo.weights import load_weights
-    build = partial(create, config.network, **config.network_args)
     try:
-        build()
+        network = create(config.network, **config.network_args)
     except (ValueError, TypeError, LookupError) as error:
         yield Finding(f'network={config.network!r}, network_args={config.network_args}: {error.args[0]}')
         return
@@ -126,7 +125,7 @@ def _network(config, create: Callable, **weights: str | None) -> Iterator[Findin
     for key, path in (('init', init), *weights.items()):
         try:
             if path:
-                load_weights(build(), path)
+                load_weights(network, path)
         except (ValueError, OSError) as error:
             yield Finding(f'{key}={getattr(config, key)!r}: {error}')
 
