@@ -20,7 +20,7 @@ __all__ = ['label_pictures', 'vote']
 
 LOWEST = 0.3  # faces scored lower are not written down; a trainer decides from which score on they are certain
 SCALES = (1.0, 2.0)
-LONGEST = 640  # side to which larger pictures are scaled down first: in them a face may be larger than any anchor
+LONGEST = 640  # side to which larger pictures are scaled down for the first view: in them a face may be larger than any anchor
 
 
 def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
@@ -37,16 +37,20 @@ def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
 
 def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCALES, overlap: float = 0.5) -> Faces:
     """Faces of a picture uint8 RGB from several views: boxes and landmarks are the score-weighted means of all detections
-    that overlap the best one, the score is its own. The first view of a picture has a longest side of at most 640 pixels."""
-    picture, factors = fit(picture, LONGEST, 1)
+    that overlap the best one, the score is its own. The first view of a picture has a longest side of at most 640 pixels, the
+    others are so many times as large."""
+    first = fit(picture, LONGEST, 1)[0]
     found = []
     for scale in scales:
-        view = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale != 1 else picture
-        factor, width = view.shape[1] / picture.shape[1], view.shape[1]
-        mirror = np.float64([[-1, 0, width - 1], [0, 1, 0]])
-        found.append(_detect(net, view).scaled(1 / factor))
-        found.append(_detect(net, np.ascontiguousarray(view[:, ::-1])).warped(mirror).scaled(1 / factor))
-    return _merge(Faces.join(found), overlap).scaled(1 / factors)
+        size = round(scale * first.shape[1]), round(scale * first.shape[0])
+        smooth = cv2.INTER_AREA if size[0] < picture.shape[1] else cv2.INTER_CUBIC
+        # of the picture, not of its first view, which has lost the small faces
+        view = cv2.resize(picture, size, interpolation=smooth) if scale != 1 else first
+        factors = np.float32([size[0] / picture.shape[1], size[1] / picture.shape[0]])
+        mirror = np.float64([[-1, 0, size[0] - 1], [0, 1, 0]])
+        found.append(_detect(net, view).scaled(1 / factors))
+        found.append(_detect(net, np.ascontiguousarray(view[:, ::-1])).warped(mirror).scaled(1 / factors))
+    return _merge(Faces.join(found), overlap)
 
 
 def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
