@@ -15,6 +15,7 @@ from zoo.bench_plots import draw_bench
 from zoo.bench_worker import peak_mb
 from zoo.cli import main
 from zoo.export.onnx import export_onnx
+from zoo.latency import fit
 from zoo.plots import label_points, sheet
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,21 @@ def test_a_model_may_be_named_twice(tmp_path, monkeypatch):
     assert main(['bench', 'fdfacenet', 'fdfacenet', '--runtimes', 'ncnn', '--rounds', '1', '--calls', '1', '--json',
                  str(tmp_path / 'b.json'), '--plots', str(tmp_path)]) == 0
     assert bars == [(2, 2 * ['fdfacenet, ncnn, batch 1, 1 th.'])]
+
+
+@pytest.mark.parametrize('third', [False, True])
+def test_a_line_needs_three_networks(third, tmp_path, monkeypatch):
+    """One that is named twice is one; of a runtime with too few, the points are drawn beside another's line."""
+    facts, fitted = json.loads((ROOT / 'results' / 'claims.json').read_text()), []
+    rows = [next(row for row in facts['results'] if row['label'] == name and row['batch'] == 1)
+            for name in ('fdfacenet', 'fdfacenet', 'mobilefacenet')]
+    facts['results'] = [{**row, 'runtime': 'ncnn'} for row in rows]
+    if third:
+        facts['results'] += [{**row, 'label': name, 'runtime': 'onnxruntime'}
+                             for row, name in zip(rows, ('fdfacenet', 'mobilefacenet', 'lnrn'), strict=True)]
+    monkeypatch.setattr('zoo.bench_plots.fit', lambda points, *rest: fitted.append(len(points)) or fit(points, *rest))
+    written = draw_bench(facts, tmp_path)
+    assert ('latency-macs.png' in [path.name for path in written]) == third and fitted == third * [3, 3]
 
 
 def test_names_lie_inside_and_do_not_overlap(tmp_path):

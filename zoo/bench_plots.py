@@ -39,7 +39,7 @@ def draw_bench(facts: Mapping, folder: str | os.PathLike) -> list[Path]:
     written = [_times(facts['results'], machine, folder / 'latency.png')]
     # another set of weights takes the same time: it belongs into the figure of accuracy only
     points = {name: points_of([row for row in rows if '.' not in row['label']]) for name, rows in series.items()}
-    if any(len(found) >= 3 for found in points.values()):
+    if any(_fits(found) for found in points.values()):
         written += [_against(feature, points, machine, folder / f'latency-{feature}.png')
                     for feature in ('macs', 'feature_map')]
     accurate = {name: [row for row in rows if _lfw(row['label'])] for name, rows in series.items()}
@@ -66,11 +66,11 @@ def _against(feature: str, series: Mapping[str, Sequence[Point]], machine: str, 
             x, y = np.array([(point.features[feature], point.milliseconds) for point in points]).T
             line = ''
             dots = axes.plot(x, y, 'o')[0]
-            if len(points) >= 3:
+            if _fits(points):
                 model = fit(points, [feature], name)
                 ends = np.array([0, x.max()])
                 axes.plot(ends, model.constant + model.coefficients[feature] * ends, '--', color=dots.get_color(), alpha=0.6)
-                line = f': R2 {round(model.r2, 2) + 0:.2f} over {len(points)}'  # + 0: never -0.00
+                line = f': R2 {round(model.r2, 2) + 0:.2f} over {model.points}'  # + 0: never -0.00
             dots.set_label(name + line)
             named |= {point.name: max(named.get(point.name, (0, 0)), place)
                       for point, place in zip(points, zip(x, y, strict=True), strict=True)}
@@ -78,6 +78,11 @@ def _against(feature: str, series: Mapping[str, Sequence[Point]], machine: str, 
         label_points(axes, [(*place, name) for name, place in named.items()])
         axes.legend(fontsize=8)
     return path
+
+
+def _fits(points: Sequence[Point]) -> bool:
+    """Whether there are networks enough for a line; one that was measured twice is still one."""
+    return len({point.name for point in points}) >= 3
 
 
 def _accuracy(series: Mapping[str, Sequence[Mapping]], machine: str, path: Path) -> Path:
