@@ -277,7 +277,8 @@ def test_typed_half_for_strong_typing(detector_file):
 @pytest.mark.parametrize(('frames', 'status', 'written'), [(0, 1, 11), (3, 0, 3)])
 def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch, capsys, tmp_path):
     """As `facezoo watch` has it; a video in the network that has an end is none. What is written keeps the time of a camera
-    that gives five frames a second, or of which no more are looked at."""
+    that gives five frames a second, or of which no more are looked at, and the size of the first one: a stream whose sender
+    adapts to the network changes it."""
     clock, shown = [0.0], []
 
     class Writer:
@@ -296,7 +297,7 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch,
         def read(self):
             self.left -= 1
             clock[0] += 0.2
-            return self.left >= 0, np.zeros((40, 60, 3), np.uint8)
+            return self.left >= 0, np.zeros((40, 60, 3) if self.left else (20, 30, 3), np.uint8)
 
         def release(self) -> None:
             pass
@@ -311,6 +312,7 @@ def test_a_camera_that_is_lost_is_an_error(frames, status, written, monkeypatch,
     monkeypatch.setattr(cv2, 'VideoWriter', lambda *options: Writer())
     monkeypatch.setattr(recognise, 'time', SimpleNamespace(perf_counter=lambda: clock[0]))
     assert recognise._watch(System(), 'rtsp://ann:secret@door', str(tmp_path / 'seen.avi')) == status and len(shown) == written
+    assert {frame.shape for frame in shown} == {(40, 60, 3)}
     said = capsys.readouterr()
     lines = [json.loads(line) for line in said.out.splitlines()]
     assert [line['seconds'] for line in lines] == [0.2, 0.4, 0.6]

@@ -154,8 +154,11 @@ def _watch(system, source, out):
                 if writer is None:
                     rate, first = camera.get(cv2.CAP_PROP_FPS), seconds
                     rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
-                    writer = _open_video(out, rate, frame.shape[1::-1])
+                    size = frame.shape[1::-1]
+                    writer = _open_video(out, rate, size)
                 drawn, due = _draw(frame, faces), round((seconds - first) * rate) + 1 if endless else count
+                if drawn.shape[1::-1] != size:  # a stream may change its size; OpenCV leaves such frames out
+                    drawn = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
                 for _ in range(written, due):  # of a camera, what nobody had time to look at shows the next frame
                     writer.write(drawn)
                 written = max(written, due)
