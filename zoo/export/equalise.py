@@ -50,13 +50,12 @@ def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess, balance: f
 def _maker(graph: Graph, reader: WeightLayer) -> WeightLayer | None:
     """The convolution that alone makes what ``reader`` alone reads, with only homogeneous activations between."""
     makers = {layer.output: layer for layer in graph.layers if layer.op == 'Conv'}
-    producers = {name: node for node in graph.nodes for name in node.output}
     tensor = reader.input
     while len(graph.consumers[tensor]) == 1:
         if tensor in makers:
             maker = makers[tensor]
             return maker if _scalable(graph, maker, reader) else None
-        node = producers.get(tensor)
+        node = graph.producers.get(tensor)
         if node is None or node.op_type not in _HOMOGENEOUS:
             return None
         tensor = node.input[0]

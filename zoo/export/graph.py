@@ -124,6 +124,11 @@ class Graph:
         return found
 
     @cached_property
+    def producers(self) -> dict:
+        """The node that makes a tensor, by its name."""
+        return {name: node for node in self.nodes for name in node.output}
+
+    @cached_property
     def shapes(self) -> dict[str, tuple]:
         """Shapes of all tensors by name; a dimension that is not fixed is None."""
         onnx = require('onnx', 'onnx')

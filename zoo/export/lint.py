@@ -116,9 +116,8 @@ def _broken_restriction(graph: Graph, node) -> str:
 
 def _is_weight(graph: Graph, name: str) -> bool:
     """Whether a tensor is a constant, or a constant behind Q/DQ nodes, as weights in 8 bits are written."""
-    makers = {output: node for node in graph.nodes if node.op_type in _QDQ for output in node.output}
-    while name in makers:
-        name = makers[name].input[0]
+    while (node := graph.producers.get(name)) is not None and node.op_type in _QDQ:
+        name = node.input[0]
     return name in graph.initializers
 
 
