@@ -170,30 +170,23 @@ def machine() -> dict:
     """What a figure depends on: processor, its fast instructions, cores, clock policy, system, versions, date. No host name, no
     paths."""
     versions = installed_versions(('facezoo', 'torch', 'onnxruntime', 'ncnn', 'numpy'))
-    return {'processor': _processor(), 'instructions': _instructions(), 'cores': os.cpu_count(),
+    flags = _cpuinfo('flags', 'Features').split()
+    # a virtual machine calls processors with very different instructions by one name
+    return {'processor': _cpuinfo('model name', 'Model') or platform.processor(),
+            'instructions': [name for name in INSTRUCTIONS if name in flags], 'cores': os.cpu_count(),
             'architecture': platform.machine(), 'governor': _read_line('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor'),
             'board': _read_line('/proc/device-tree/model'), 'system': f'{platform.system()} {platform.release().split("-")[0]}',
             'python': platform.python_version(), 'versions': versions, 'load': round(os.getloadavg()[0], 2),
             'date': datetime.date.today().isoformat()}
 
 
-def _processor() -> str:
+def _cpuinfo(*fields: str) -> str:
+    """The first value of one of these fields as Linux tells it of the processor, empty where it tells none."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith(('model name', 'Model'))),
-                platform.processor())
-
-
-def _instructions() -> list[str]:
-    """Those of :data:`INSTRUCTIONS` that the processor has: a virtual machine calls very different ones by one name."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return []
-    flags = next((line.partition(':')[2].split() for line in lines if line.startswith(('flags', 'Features'))), [])
-    return [name for name in INSTRUCTIONS if name in flags]
+        return ''
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith(fields)), '')
 
 
 def _read_line(path: str) -> str | None:
