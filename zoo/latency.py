@@ -114,6 +114,7 @@ class LatencyModel:
         """Predicted milliseconds.
 
         Args:
+            features: of the network, all of ``ranges``; :func:`features_of` gives them.
             slack: how far outside the measured range of a feature is still accepted, as a fraction of its upper end.
 
         Raises:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from plugins.overrides import parse_overrides
 
-__all__ = ['add_backbone_options', 'add_embedder_options', 'backbone_options', 'image_size', 'named_set',
-           'number']
+__all__ = ['add_backbone_options', 'add_embedder_options', 'backbone_options', 'image_size', 'named_set', 'number']
 
 
 def number(kind: type, least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:

@@ -49,6 +49,7 @@ def open_embedder(model: str | os.PathLike, threads: int = 0, network: str | Non
     Raises:
         FileNotFoundError, ValueError, KeyError: nothing can be opened under that name; the message says why.
         MissingExtra: its runtime is not installed; the message says what to install, or how to do without.
+        RuntimeError: its runtime cannot run it, or not on what ``providers`` asks for.
     """
     opener = runtime_of(model, _OPENERS)
     if network:
