@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from plugins.data.sources import open_faces
+from plugins.preprocess import FaceError
 from recipes.bundle import install_weights
 from zoo.commands.options import named_set
 from zoo.evaluate.embed import embed_faces
@@ -33,13 +34,23 @@ __all__ = ['impostor_thresholds', 'main']
 
 
 def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, float], dict[str, float], str]:
-    """Cosine thresholds by FAR over all impostor pairs of a labelled set, the TAR at each, and a sentence on the set."""
+    """Cosine thresholds by FAR over all impostor pairs of a labelled set, the TAR at each, and a sentence on the set.
+
+    Raises:
+        FaceError: faces of unknown identity, of which nobody knows what pairs they make, or too few pairs for the lowest FAR.
+    """
     source = open_faces(folder)
-    embeddings, _ = embed_faces(embedder, source, label='held-out faces', progress=True)
     labels = np.array([source.read(i)[1] for i in range(len(source))])
+    if unknown := int((labels < 0).sum()):
+        raise FaceError(f'{folder}: {unknown} of {len(labels)} faces are of unknown identity; give faces in a folder an '
+                        'identity, or the holdout of `facezoo data pack --holdout` (--holdout)')
     first, second = np.triu_indices(len(labels), 1)
+    same, least = labels[first] == labels[second], math.ceil(1 / float(FARS[-1]))
+    if (~same).sum() < least or not same.any():  # the highest score of a few impostors says nothing of a rarer one
+        raise FaceError(f'{folder}: {(~same).sum():,} impostor and {same.sum():,} genuine pairs; thresholds down to FAR '
+                        f'{FARS[-1]} need {least:,} and one at least: keep more identities out (`facezoo data pack --holdout`)')
+    embeddings, _ = embed_faces(embedder, source, label='held-out faces', progress=True)
     scores = (embeddings @ embeddings.T)[first, second]
-    same = labels[first] == labels[second]
     # rounded up: rounded down it would accept more than the rate says
     thresholds = {far: math.ceil(1e4 * threshold_at(scores[~same], float(far))) / 1e4 for far in FARS}
     tar = {far: round(float((scores[same] > thresholds[far]).mean()), 4) for far in FARS}
