@@ -59,7 +59,12 @@ def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, floa
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure a run and write its card entry."""
+    """Measure a run and write its card entry.
+
+    Raises:
+        CardError: the network has no card.
+        FaceError: see :func:`impostor_thresholds`.
+    """
     parser = argparse.ArgumentParser('python -m recipes.bundle', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help="a training's output folder")
@@ -73,14 +78,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
     args = parser.parse_args(argv)
     source = args.run / f'{args.weights}.safetensors'
-    facts = describe(source)
+    facts, recipe = describe(source), yaml.safe_load((args.run / 'recipe.yaml').read_text())
+    card(facts['network'])  # said before the measurement: its entry is written into the card of the network
     embedder = open_torch(source)
     thresholds, tar, conditions = impostor_thresholds(embedder, args.holdout)
     metrics = {'holdout': {f'tar@{far}': tar[far] for far in FARS} | {'conditions': conditions}}
     for name, path in args.set:
         metrics[name] = {key: round(value, 5) if isinstance(value, float) else value
                          for key, value in verify(embedder, path, progress=True).to_dict().items()} | {'flip': True}
-    recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
     entry = {
         'licence': args.licence, 'data': args.data,
         'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs, seed {recipe["seed"]}, {args.weights} weights; bundled '
