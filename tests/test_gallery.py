@@ -142,10 +142,14 @@ def test_damaged_gallery(gallery, tmp_path, damage):
 
 
 def test_pickles_are_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'executed'),)
     path = tmp_path / 'evil.npz'
-    np.savez(path, facts=np.array([{'a': 1}], object), probe=np.zeros(1), embeddings=np.zeros(1))
+    np.savez(path, facts=np.array([Evil()], object), probe=np.zeros(1), embeddings=np.zeros(1))
     with pytest.raises(GalleryError):
         Gallery.load(path)
+    assert not (tmp_path / 'executed').exists()
 
 
 def test_another_model_is_refused(gallery, tmp_path):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import http.server
+import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -119,13 +120,15 @@ def test_wrong_hash_is_refused(bundled, tmp_path, monkeypatch):
         resolve(zoo.card('fdfacenet').weights['default'])
 
 
-def test_pickle_is_not_executed(tmp_path):
+@pytest.mark.parametrize('save', [torch.save, lambda evil, path: path.write_bytes(pickle.dumps(evil, 2))], ids=['zip', 'bare'])
+def test_pickle_is_not_executed(save, tmp_path):
     class Evil:
         def __reduce__(self):
-            return print, ('executed',)
-    (tmp_path / 'evil.pt').write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(WeightsError):
+            return os.mkdir, (str(tmp_path / 'executed'),)
+    save({'weight': Evil()}, tmp_path / 'evil.pt')
+    with pytest.raises(WeightsError, match='cannot be read as weights'):
         read_state(tmp_path / 'evil.pt')
+    assert not (tmp_path / 'executed').exists()
 
 
 @pytest.mark.parametrize(('name', 'options', 'message'), [
