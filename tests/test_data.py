@@ -396,6 +396,17 @@ def test_quality_that_nobody_wrote_down(face_folder):
         pack.gather([TreeFaces(face_folder)], min_quality=0.5)
 
 
+def test_quality_of_other_images(face_folder, tmp_path):
+    """Named otherwise than the images are, none was taken out, and nothing said so."""
+    shutil.copytree(face_folder / 'person0', tmp_path / 'person0')
+    for prefix in ('faces/', './', ''):
+        (tmp_path / 'quality.csv').write_text(f'file,score\n{prefix}person0/3.jpg,0.1\n')
+        if prefix:
+            with pytest.raises(FaceError, match=rf"quality\.csv rates '{prefix}person0/3\.jpg' .* as 'person0/0\.jpg'"):
+                pack.gather([TreeFaces(tmp_path)], min_quality=0.5)
+    assert [face.person for face in pack.gather([TreeFaces(tmp_path)], min_quality=0.5)].index(None) == 3
+
+
 @pytest.mark.parametrize('norm', [Preprocess(), Preprocess(mean=127.0, std=128.0, colour='BGR'),
                                   PictureNorm((123.0, 117.0, 104.0), 1.0, 'BGR')], ids=['RGB', 'BGR', 'picture'])
 def test_training_and_deployment_prepare_alike(norm, crops):

@@ -43,7 +43,8 @@ def gather(sources: Iterable[TreeFaces], unlabelled: Iterable[TreeFaces] = (), m
             their label is probably wrong, but a distillation can still learn from them. Images that no file rates stay.
 
     Raises:
-        FaceError: ``min_quality`` is given, and no source has a ``quality.csv``, or a line of one is wrong.
+        FaceError: ``min_quality`` is given, and no source has a ``quality.csv``, a line of one is wrong, or one rates none of
+            its source's images.
     """
     faces, sources = [], list(sources)
     ratings = [_read_quality(source) if min_quality is not None else {} for source in sources]
@@ -67,9 +68,13 @@ def _read_quality(source: TreeFaces) -> dict[str, float]:
         return {}
     next(rows, None)
     try:
-        return {row[0]: float(row[1]) for row in rows}
+        quality = {row[0]: float(row[1]) for row in rows}
     except (IndexError, ValueError) as error:
         raise FaceError(f'{source.root}/quality.csv, line {rows.line_num}: {error}; write file,score') from None
+    if quality and not quality.keys() & set(source.names):
+        raise FaceError(f'{source.root}/quality.csv rates {next(iter(quality))!r} and others, but none of the images there; '
+                        f'name them from that folder on, as {source.names[0]!r}')
+    return quality
 
 
 def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[list[Face], list[Face]]:
