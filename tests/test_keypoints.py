@@ -66,3 +66,12 @@ def test_a_file_of_something_else_is_named(tmp_path, capsys):
     (tmp_path / 'points.csv').write_text('x1,y1,x2,y2\n1,2,3,4\n')
     assert main(['data', 'keypoints', str(tmp_path / 'points.csv')]) == 1
     assert "points.csv: could not convert string 'x1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('shape', [(10, 11), (4, 5, 3), (20,), (5, 20)])
+def test_more_than_points_is_refused(shape, tmp_path, capsys):
+    """A score beside the points of each face, say: so many numbers in all that they could be other points."""
+    from zoo.cli import main
+    np.save(tmp_path / 'points.npy', np.zeros(shape))
+    assert main(['data', 'keypoints', str(tmp_path / 'points.npy'), '--aligned']) == 1
+    assert 'numbers are not five points' in capsys.readouterr().err

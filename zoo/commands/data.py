@@ -161,8 +161,8 @@ def _keypoints(args: argparse.Namespace) -> None:
         points = np.load(args.source) if args.source.suffix == '.npy' else np.loadtxt(args.source, delimiter=',', ndmin=2)
     except ValueError as error:
         raise ValueError(f'{args.source}: {error}') from None
-    if points.size % 10:
-        raise ValueError(f'{args.source}: {points.shape} numbers are not five points (x, y) a face')
+    if points.shape[1:] not in ((5, 2), (10,)):  # with a score beside each they would be read as other points
+        raise ValueError(f'{args.source}: {points.shape} numbers are not five points (x, y) a face: (N, 5, 2) or (N, 10)')
     points = points.reshape(-1, 5, 2)
     aligned = points if args.aligned else map_points(points)
     region = find_key_region(aligned)
