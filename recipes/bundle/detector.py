@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
     parser.add_argument('--measure-only', action='store_true', help='print the figures, change nothing')
     args = parser.parse_args(argv)
+    if not (args.measure_only or (args.licence and args.data)):
+        parser.error('a card says under what terms its weights may be used, and what they were trained on: give --licence and '
+                     '--data, or --measure-only')
     source = args.run / 'last.safetensors'
     facts = describe(source)
     nets = {'student': TorchDetector(zoo.load(source)),

@@ -55,8 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     score = choose_score(table)
     heldout = heldout_metrics(found, truth, nets, score)
     metrics = {'heldout': heldout, **chain_metrics(nets, args, score)}
-    edit_entry(args.network, 'default', lambda entry: entry | {'metrics': entry['metrics'] | metrics,
-                                                               'thresholds': {'score': score}})
     report = {'model': args.network, 'sha256': weights.sha256, 'rule': RULE, 'score': score,
               'conditions': f'{len(known)} pictures as they are, {sum(int(t.counts.sum()) for t in known)} faces; '
                             + heldout['conditions'].partition('; recall')[0],
@@ -65,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
                                                                        for word in argv or sys.argv[1:])]),
               'versions': installed_versions(['torch', 'numpy', 'opencv-python-headless']),
               'date': datetime.date.today().isoformat()}
+    edit_entry(args.network, 'default', lambda entry: entry | {'metrics': entry['metrics'] | metrics,
+                                                               'thresholds': {'score': score}})
     write_atomic(args.out, json.dumps(report, indent=1) + '\n')
     print(format_table(['score', *FIGURES], [[key, *row.values()] for key, row in table.items()]))
     print(f'\n{score}: {RULE}')
