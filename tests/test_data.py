@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 
@@ -20,7 +19,6 @@ from plugins.data.recordio import RecordError, RecordHeader, RecordReader, Recor
 from plugins.data.recordio import pack as pack_record
 from plugins.data.sources import MemoryFaces, TreeFaces, fingerprint, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
-from plugins.files import atomic_path, write_atomic
 from plugins.preprocess import FaceError, PictureNorm, Preprocess, decode_image, encode_image
 from tests.conftest import encode
 from zoo.cli import main
@@ -297,28 +295,6 @@ def test_record_faces_need_a_matching_index(face_folder, tmp_path):
     (tmp_path / 'train.idx').write_text(''.join(lines[:20]))
     with pytest.raises(RecordError, match='announces 48 images'):
         open_faces(tmp_path)
-
-
-def test_files_keep_their_permissions_and_links(tmp_path):
-    (tmp_path / 'real.npz').write_bytes(b'old')
-    (tmp_path / 'real.npz').chmod(0o600)
-    (tmp_path / 'link.npz').symlink_to('real.npz')
-    write_atomic(tmp_path / 'link.npz', b'new')
-    assert (tmp_path / 'link.npz').is_symlink() and (tmp_path / 'real.npz').read_bytes() == b'new'
-    assert (tmp_path / 'real.npz').stat().st_mode & 0o777 == 0o600
-
-
-def test_a_new_file_heeds_the_umask_of_its_moment(tmp_path):
-    """A program may set it when facezoo is imported already, as one that becomes a service does."""
-    before = os.umask(0o077)
-    try:
-        for mask in (0o077, 0o022):
-            os.umask(mask)
-            with atomic_path(tmp_path / f'{mask}.npz') as temporary:  # as safetensors writes: through a file of its own
-                os.replace(tempfile.mkstemp(dir=tmp_path)[1], temporary)
-            assert (tmp_path / f'{mask}.npz').stat().st_mode & 0o777 == 0o666 & ~mask
-    finally:
-        os.umask(before)
 
 
 def test_a_damaged_archive_is_named(face_zip, tmp_path):

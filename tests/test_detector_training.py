@@ -17,8 +17,8 @@ from plugins.losses.multibox import Targets, assign, dense_distillation, multibo
 from plugins.preprocess import FaceError
 from plugins.registry import create_detector
 from recipes import bundle
-from recipes.bundle import detector, score
-from recipes.bundle.detection import CONDITIONS, choose_score, compare_pairs, score_table, separation
+from recipes.bundle import score
+from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.labels import vote
@@ -370,28 +370,6 @@ def test_score_is_written_into_the_card(labelled, tmp_path, monkeypatch):
     assert entry.sha256 == report['sha256'] and entry.limits == zoo.card('retinaface_mnet025').weights['default'].limits
     assert len(report['halves']) == 2 and str(labelled.parent.parent) not in report['command']
     assert (CARDS / card.name).read_text() == before
-
-
-def test_a_score_of_half_the_pictures_that_cannot_be_chosen_changes_no_card(tmp_path, monkeypatch):
-    """One false alarm in 50 pictures is few enough, in the 25 of a half it is not."""
-    monkeypatch.setattr(bundle, 'CARDS', tmp_path)
-    card = tmp_path / 'retinaface_mnet025.yaml'
-    card.write_text(before := (CARDS / card.name).read_text())
-    truth = dict.fromkeys(CONDITIONS, [GroundTruth(one_face(), np.ones(1, bool))] * 50)
-    false = Faces.join([one_face(), Faces.from_rows([[200, 200, 240, 240, *SAMPLE.ravel(), 1.0]])])
-    found = {(net, name): [false] + [one_face()] * 49 for net in ('student', 'teacher') for name in CONDITIONS}
-    monkeypatch.setattr(score, 'observe', lambda *args: (found, truth))
-    teacher = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
-    with pytest.raises(ValueError, match='false alarms are above'):
-        score.main(['retinaface_mnet025', '--teacher', teacher, '--pictures', 'none', '--out', str(tmp_path / 'score.json')])
-    assert card.read_text() == before and not (tmp_path / 'score.json').exists()
-
-
-def test_a_detector_is_not_bundled_without_its_terms(tmp_path, capsys):
-    for given in ((), ('--licence', 'MIT'), ('--data', 'mine')):
-        with pytest.raises(SystemExit):
-            detector.main([str(tmp_path), '--teacher', 'none', '--pictures', 'none', *given])
-        assert 'give --licence and --data, or --measure-only' in ' '.join(capsys.readouterr().err.split())
 
 
 def test_alignments_compared_pair_by_pair():

@@ -17,13 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import recipes.bundle
 import zoo
 from plugins import registry
 from plugins.files import sha256_file
 from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import create_backbone
-from recipes.bundle.__main__ import main as bundle
 from zoo import hub
 from zoo.cli import main
 from zoo.hub import HubError, resolve, weights_path
@@ -161,16 +159,6 @@ def test_a_file_says_what_it_is(tmp_path):
     save_weights(tmp_path / 'mine.safetensors', model, 'fdfacenet', {'width': 0.5})
     again = zoo.load(tmp_path / 'mine.safetensors')
     assert again.num_features == 64 and zoo.profile(again).params == zoo.profile(model).params
-
-
-def test_weights_without_a_card_are_not_bundled(tmp_path, monkeypatch):
-    """Said before anything is measured; nothing is put into the zoo."""
-    monkeypatch.setattr(recipes.bundle, 'BUNDLED', tmp_path / 'zoo')
-    save_weights(tmp_path / 'last.safetensors', zoo.create('fdfacenet', width=0.25), 'deep_face')
-    (tmp_path / 'recipe.yaml').write_text('{num_epoch: 1, seed: 0, init: null}')
-    with pytest.raises(CardError, match="unknown model 'deep_face'"):
-        bundle([str(tmp_path), '--licence', 'x', '--data', 'x', '--holdout', 'none'])
-    assert not (tmp_path / 'zoo').exists()
 
 
 @pytest.mark.parametrize('header', ['{', '[]', '{"network": 1}', '{"network_args": []}', '{"num_features": "512"}'])

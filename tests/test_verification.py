@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 import zoo
-from plugins.data.sources import MemoryFaces, SubsetFaces, open_faces, read_faces
+from plugins.data.sources import MemoryFaces, SubsetFaces, read_faces
 from plugins.data.verification import read_bin, write_bin
 from plugins.preprocess import FaceError, Preprocess, encode_image, l2_normalise
-from recipes.bundle import __main__ as bundle
-from tests.test_ijb import PatchEmbedder
 from zoo.cli import main
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set, threshold_at, verify
@@ -244,25 +242,3 @@ def test_low_resolution_command(face_bin, tmp_path, capsys, monkeypatch):
     assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', '--plot',
                  str(tmp_path / 'm.onnx' / 'p.png')]) == 1
     assert 'accuracy %' in capsys.readouterr().out  # what was measured is said though it cannot be drawn
-
-
-def test_thresholds_of_a_card_keep_their_rate(face_folder, monkeypatch):
-    """Over all pairs of different persons among the 48 faces, 960; the 168 of one person are the genuine ones."""
-    monkeypatch.setattr(bundle, 'FARS', ('1e-1', '1e-2'))
-    thresholds, tar, conditions = bundle.impostor_thresholds(PatchEmbedder(), str(face_folder))
-    embeddings, _ = embed_faces(PatchEmbedder(), open_faces(face_folder))
-    scores, person = embeddings @ embeddings.T, np.repeat(np.arange(6), 8)
-    impostors = np.sort(scores[(person[:, None] < person)])[::-1]
-    genuine = scores[(person[:, None] == person) & np.triu(np.ones((48, 48), bool), 1)]
-    for far, accepted in (('1e-1', 96), ('1e-2', 9)):
-        assert 0 <= thresholds[far] - impostors[accepted] <= 1e-4  # the highest one that is refused, rounded up
-        assert tar[far] == round((genuine > thresholds[far]).mean(), 4)
-    assert conditions.startswith('960 impostor and 168 genuine pairs of 6 identities')
-
-
-def test_held_out_faces_that_can_tell_no_threshold(face_folder, face_bin):
-    """Faces of nobody known counted as one person, and the highest score of any few pairs was the threshold at FAR 1e-5."""
-    with pytest.raises(FaceError, match=r'six\.bin: \d+ of \d+ faces are of unknown identity.*--holdout'):
-        bundle.impostor_thresholds(PatchEmbedder(), str(face_bin))
-    with pytest.raises(FaceError, match=r'960 impostor and 168 genuine pairs; thresholds down to FAR 1e-5 need 100,000'):
-        bundle.impostor_thresholds(PatchEmbedder(), str(face_folder))
