@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                       help='keep N identities out and make val.bin of them')
     verb.add_argument('--identities', type=number(int, 1), metavar='N',
                       help='train on the N identities with the most images only')
-    verb.add_argument('--pairs', type=number(int, 1), default=6000, metavar='N', help='pairs in val.bin')
-    verb.add_argument('--seed', type=number(int, 0), default=0, metavar='N', help='of the draw of identities and pairs')
+    verb.add_argument('--pairs', type=number(int, 1), metavar='N', help='pairs in val.bin, 6000 unless given')
+    verb.add_argument('--seed', type=number(int, 0), metavar='N', help='of the draw of identities and pairs, 0 unless given')
     verb = verbs.add_parser('pairs', help='folder or zip with pairs.txt to .bin')
     verb.add_argument('source', metavar='SOURCE', help='folder or zip of faces, a folder a person')
     verb.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in SOURCE')
@@ -83,14 +83,18 @@ def _align(args: argparse.Namespace) -> None:
 def _pack(args: argparse.Namespace) -> None:
     from plugins.data import pack
     from plugins.data.sources import TreeFaces
+    if not args.holdout and (args.pairs, args.seed) != (None, None):
+        raise ValueError('--pairs and --seed say how val.bin is drawn, of identities that are kept out: give --holdout N, too')
+    if args.identities and args.unlabelled:
+        raise ValueError('--identities takes the largest identities only, and faces of --unlabelled have none: leave one out')
     faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
     held = pairs = []
     if not args.holdout and (args.out / 'val.bin').exists():
         raise ValueError(f'{args.out}/val.bin: its persons, held out of an earlier training set here, would be trained on now; '
                          'give --holdout again, remove it with the folder holdout, or name a new folder')
     if args.holdout:
-        faces, held = pack.split_identities(faces, args.holdout, args.seed)
-        pairs = pack.draw_pairs(held, args.pairs, seed=args.seed)
+        faces, held = pack.split_identities(faces, args.holdout, args.seed or 0)
+        pairs = pack.draw_pairs(held, args.pairs or 6000, seed=args.seed or 0)
         pack.pack_verification(args.out / 'val.bin', pairs)
         pack.pack_records(args.out / 'holdout', held)
     if args.identities:
