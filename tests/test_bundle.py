@@ -8,6 +8,7 @@ import pytest
 import zoo
 from plugins.data.sources import open_faces
 from plugins.faces import Faces
+from plugins.files import sha256_file
 from plugins.preprocess import FaceError
 from recipes import bundle
 from recipes.bundle import __main__ as recogniser
@@ -18,18 +19,51 @@ from tests.test_ijb import PatchEmbedder
 from zoo.evaluate.detection import GroundTruth
 from zoo.evaluate.embed import embed_faces
 from zoo.hub import resolve
-from zoo.model_card import CARDS, CardError
+from zoo.model_card import CARDS, CardError, read_card
 from zoo.weights import save_weights
 
 
-def test_weights_without_a_card_are_not_bundled(tmp_path, monkeypatch):
+@pytest.fixture
+def run(small_net, tmp_path):
+    """What a training of two epochs leaves that was stopped in the second."""
+    save_weights(tmp_path / 'run/last.safetensors', small_net, 'fdfacenet', {'width': 0.25})
+    (tmp_path / 'run/recipe.yaml').write_text('{num_epoch: 2, seed: 7, init: null}')
+    (tmp_path / 'run/log.jsonl').write_text('{"step": 10, "epoch": 1.25, "margin": 9.0}\n{"step": 12, "six/accuracy": 0.9}\n')
+    return tmp_path / 'run'
+
+
+def test_weights_without_a_card_are_not_bundled(run, tmp_path, monkeypatch):
     """Said before anything is measured; nothing is put into the zoo."""
     monkeypatch.setattr(bundle, 'BUNDLED', tmp_path / 'zoo')
-    save_weights(tmp_path / 'last.safetensors', zoo.create('fdfacenet', width=0.25), 'deep_face')
-    (tmp_path / 'recipe.yaml').write_text('{num_epoch: 1, seed: 0, init: null}')
+    save_weights(run / 'last.safetensors', zoo.create('fdfacenet', width=0.25), 'deep_face')
     with pytest.raises(CardError, match="unknown model 'deep_face'"):
-        recogniser.main([str(tmp_path), '--licence', 'x', '--data', 'x', '--holdout', 'none'])
+        recogniser.main([str(run), '--licence', 'x', '--data', 'x', '--holdout', 'none'])
     assert not (tmp_path / 'zoo').exists()
+
+
+def test_weights_of_a_run_get_an_entry(run, face_folder, face_bin, tmp_path, monkeypatch):
+    """Twice: the file of the second ones takes the place of the first one's; what else the card has stays."""
+    monkeypatch.setattr(recogniser, 'FARS', ('1e-1', '1e-2'))
+    monkeypatch.setattr(bundle, 'BUNDLED', tmp_path / 'weights')
+    monkeypatch.setattr(bundle, 'CARDS', tmp_path)
+    (tmp_path / 'fdfacenet.yaml').write_text((CARDS / 'fdfacenet.yaml').read_text())
+    before = zoo.card('fdfacenet')
+    command = [str(run), '--tag', 'mine', '--licence', 'MIT', '--data', 'six', '--holdout', str(face_folder), '--set',
+               f'six={face_bin}', '--limit', 'night']
+    for factor in (1, 2):
+        net = zoo.load(run / 'last.safetensors')
+        net.head[-1].running_var *= factor ** 2  # half as long embeddings, in the same directions
+        save_weights(run / 'last.safetensors', net, 'fdfacenet', {'width': 0.25})
+        recogniser.main(command)
+        made = read_card(tmp_path / 'fdfacenet.yaml')
+        entry = made.weights['mine']
+        file = tmp_path / 'weights' / entry.file
+        assert [*file.parent.iterdir()] == [file] and sha256_file(file) == entry.sha256 == sha256_file(run / 'last.safetensors')
+        assert (made.weights['default'], made.summary) == (before.weights['default'], before.summary)
+        assert entry.recipe.startswith('run: 2 epochs (logged to 1.25), seed 7, last weights; bundled 2')
+        assert (entry.licence, entry.data, [*entry.limits], entry.num_features) == ('MIT', 'six', ['night'], 64)
+        assert [*entry.thresholds] == ['1e-1', '1e-2'] and [*entry.metrics] == ['holdout', 'six']
+        assert zoo.create('fdfacenet', num_features=64, **entry.network_args).num_features == 64
 
 
 def test_thresholds_of_a_card_keep_their_rate(face_folder, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import math
 import platform
 from pathlib import Path
@@ -79,6 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     source = args.run / f'{args.weights}.safetensors'
     facts, recipe = describe(source), yaml.safe_load((args.run / 'recipe.yaml').read_text())
+    log = map(json.loads, (args.run / 'log.jsonl').read_text().splitlines())
+    epoch = max((line.get('epoch', 0) for line in log), default=0)  # of a training that was stopped, not the recipe's last one
     card(facts['network'])  # said before the measurement: its entry is written into the card of the network
     embedder = open_torch(source)
     thresholds, tar, conditions = impostor_thresholds(embedder, args.holdout)
@@ -88,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
                          for key, value in verify(embedder, path, progress=True).to_dict().items()} | {'flip': True}
     entry = {
         'licence': args.licence, 'data': args.data,
-        'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs, seed {recipe["seed"]}, {args.weights} weights; bundled '
-                  f'{datetime.date.today()} with Python {platform.python_version()}{_begun(facts["network"], recipe["init"])}',
+        'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs (logged to {epoch:.4g}), seed {recipe["seed"]}, '
+                  f'{args.weights} weights; bundled {datetime.date.today()} with Python {platform.python_version()}'
+                  f'{_begun(facts["network"], recipe["init"])}',
         'num_features': facts['num_features'], 'network_args': facts['network_args'], 'metrics': metrics,
         'thresholds': thresholds, 'limits': args.limit}
     entry = install_weights(source, facts['network'], entry, args.tag)
