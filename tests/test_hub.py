@@ -263,13 +263,23 @@ def bundled_path():
     return hub.BUNDLED / zoo.card('fdfacenet').weights['default'].file
 
 
+CARD = 'summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1'
+
+
 @pytest.mark.parametrize(('text', 'message'), [
     ('summary: [', 'not YAML'), ('- a', 'must be a mapping'), ('summary: x', 'missing paper, fidelity, params, macs'),
     ('summary: x\npaper: y\nfidelity: exakt\nparams: 1\nmacs: 1', "'exakt' is none of"),
     ('summary: x\npaper: y\nfidelity: near\nparams: 1\nmacs: 1', 'must list them'),
     ('sumary: x', "unknown field 'sumary'; did you mean 'summary'"),
     ('summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1\nweights: {default: {file: a}}',
-     r'weights\.default: missing sha256')])
+     r'weights\.default: missing sha256'),
+    (f'{CARD}\nweights:', 'weights: None must be a mapping; leave it out'),
+    (f'{CARD}\nweights: {{default: }}', r'weights\.default: must be a mapping'),
+    (f'{CARD}\npreprocess: [1]', r'preprocess: \[1\] must be a mapping'),
+    (f'{CARD}\ndeviations: it has none', "deviations: 'it has none' must be a list"),
+    (f'{CARD}\nnum_features: many', "num_features: 'many' must be a whole number"),
+    (f'{CARD}\nweights: {{default: {{file: a, sha256: 12, licence: b, data: c, recipe: d}}}}',
+     r'weights\.default: sha256: 12 must be a text, in quotes')])
 def test_malformed_cards(tmp_path, text, message):
     (tmp_path / 'x.yaml').write_text(text)
     with pytest.raises(CardError, match=message):

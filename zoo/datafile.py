@@ -10,6 +10,10 @@ from plugins.registry import suggest
 
 __all__ = ['build_dataclass', 'read_yaml']
 
+# how the annotation of a field begins: what its value is in YAML, and in words
+_KINDS = {'Mapping': (dict, 'a mapping'), 'tuple': (list, 'a list'), 'str': (str, 'a text, in quotes if need be'),
+          'int': (int, 'a whole number')}
+
 
 def read_yaml(path: Path, error: type[ValueError]) -> dict:
     """A YAML file that holds a mapping.
@@ -31,8 +35,10 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
     """``kind(**data)`` with mappings and lists made immutable.
 
     Raises:
-        error: a field is unknown (a close one is suggested) or missing; ``where`` begins the message.
+        error: a field is unknown (a close one is suggested), missing or of another kind; ``where`` begins the message.
     """
+    if not isinstance(data, dict):
+        raise error(f'{where}: must be a mapping')
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in data:
         if key not in fields:
@@ -41,6 +47,11 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
                 if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in data]
     if required:
         raise error(f'{where}: missing {", ".join(required)}')
+    for key, value in data.items():
+        annotation = fields[key].type
+        wanted, words = next((kind for start, kind in _KINDS.items() if annotation.startswith(start)), (object, ''))
+        if not isinstance(value, wanted) and not (value is None and annotation.endswith('None')):
+            raise error(f'{where}: {key}: {value!r} must be {words}')
     return kind(**{key: _freeze(value) for key, value in data.items()})
 
 

@@ -152,9 +152,11 @@ def read_card(path: Path) -> ModelCard:
         CardError: a field is missing, unknown or of the wrong kind; the message names file and field.
     """
     data = read_yaml(path, CardError)
-    weights = {tag: build_dataclass(Weights, entry, f'{path}: weights.{tag}', CardError)
-               for tag, entry in data.pop('weights', {}).items()}
-    task, given = data.get('task', 'recognition'), data.pop('preprocess', {})
+    task, entries, given = data.get('task', 'recognition'), data.pop('weights', {}), data.pop('preprocess', {})
+    for key, value in {'weights': entries, 'preprocess': given}.items():
+        if not isinstance(value, dict):
+            raise CardError(f'{path}: {key}: {value!r} must be a mapping; leave it out if there is none')
+    weights = {tag: build_dataclass(Weights, entry, f'{path}: weights.{tag}', CardError) for tag, entry in entries.items()}
     if task not in ('recognition', 'detection'):
         raise CardError(f'{path}: task: {task!r} is neither recognition nor detection')
     kind = PictureNorm
