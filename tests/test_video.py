@@ -299,6 +299,9 @@ def test_no_password_gets_into_a_log(monkeypatch):
     monkeypatch.setattr(cv2.videoio_registry, 'hasBackend', lambda backend: True)
     for source, shown in (('rtsp://ann:se@cret@door:554/a@b', 'rtsp://...@door:554/a@b: no video'),
                           ('rtspsrc location=rtsp://ann:b@door/ ! appsink', 'rtspsrc location=rtsp://...@door/ ! appsink: no'),
+                          ('http://door/live?user=ann&pwd=se@cret&ch=1', 'http://door/live?user=ann&pwd=...&ch=1: no'),
+                          ('rtspsrc location=rtsp://door user-id=ann user-pw=secret ! appsink',
+                           'rtspsrc location=rtsp://door user-id=ann user-pw=... ! appsink: no'),
                           ('http://door/a@b', 'http://door/a@b: no video')):
         with pytest.raises(FaceError, match=f'^{re.escape(shown)}'):
             VideoSource(source)

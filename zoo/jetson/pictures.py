@@ -25,8 +25,10 @@ def require_opencv():
 
 
 def public_name(source):
-    """What a camera or stream is called in messages, which land in logs: without the user and password of its address."""
-    return re.sub(r'(?<=://)[^/\s]+@', '...@', source)
+    """What a camera or stream is called in messages, which land in logs: without the user and password of its address, and
+    without a password that is given by name, in a query (``pwd=``) or to GStreamer (``user-pw=``)."""
+    source = re.sub(r'(?<=://)[^/\s]+@', '...@', source)
+    return re.sub(r'(?i)(pass(?:wd|word)?|pwd|user-pw)=[^&\s]+', r'\1=...', source)
 
 
 def read_picture(path):
