@@ -49,7 +49,7 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
         raise error(f'{where}: missing {", ".join(required)}')
     for key, value in data.items():
         annotation = fields[key].type
-        wanted, words = next((kind for start, kind in _KINDS.items() if annotation.startswith(start)), (object, ''))
+        wanted, words = next((pair for start, pair in _KINDS.items() if annotation.startswith(start)), (object, ''))
         if not isinstance(value, wanted) and not (value is None and annotation.endswith('None')):
             raise error(f'{where}: {key}: {value!r} must be {words}')
     return kind(**{key: _freeze(value) for key, value in data.items()})
