@@ -1,15 +1,18 @@
 """The C++ sample of docs/examples/ncnn: it compiles, and computes what the Python embedder computes."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from plugins.preprocess import l2_normalise
 from zoo.export.artefact import export
+from zoo.jetson.align import TEMPLATE, similarity_transform, template
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / 'docs' / 'examples' / 'ncnn'
@@ -24,6 +27,56 @@ def test_sample_is_correct_cpp(tmp_path):
     broken = tmp_path / 'broken.cpp'
     broken.write_text((SAMPLE / 'recognise.cpp').read_text().replace('create_extractor', 'extractor_of'))
     assert subprocess.run([*check, str(broken)], capture_output=True).returncode
+
+
+def test_crops_in_cpp_are_those_of_python(tmp_path):
+    """Also far from the corner of the picture, where the sums of squares of coordinates leave nothing of the face."""
+    compiler = shutil.which('c++') or pytest.skip('needs a C++ compiler')
+    (tmp_path / 'main.cpp').write_text("""#include "align.h"
+#include <cstdio>
+#include <cstdlib>
+int main(int, char** argv)
+{
+    float landmarks[10], matrix[6];
+    for (int i = 0; i < 10; i++) landmarks[i] = float(std::atof(argv[2 + i]));
+    if (!crop_to_picture(landmarks, std::atoi(argv[1]), matrix)) return 1;
+    for (float value : matrix) std::printf("%.9g ", value);
+}
+""")
+    subprocess.run([compiler, '-std=c++11', '-Wall', '-Wextra', '-Werror', '-I', str(SAMPLE), str(tmp_path / 'main.cpp'),
+                    '-o', str(tmp_path / 'main')], check=True)
+
+    def run(size: int, landmarks: np.ndarray) -> subprocess.CompletedProcess:
+        return subprocess.run([tmp_path / 'main', *map(str, (size, *landmarks.ravel()))], capture_output=True, text=True)
+
+    turned = TEMPLATE @ np.float32([[.8, .3], [-.3, .8]]) + np.float32([[0, 3], [1, 0], [-2, 0], [0, 0], [0, -1]])
+    for size in (112, 96):
+        for offset in (0, 1000, 4000):
+            landmarks = turned + np.float32([offset, offset / 2])
+            expected = cv2.invertAffineTransform(similarity_transform(landmarks, template(size)))
+            np.testing.assert_allclose(np.array(run(size, landmarks).stdout.split(), float).reshape(2, 3), expected, atol=1e-3)
+    assert run(112, np.ones((5, 2))).returncode == 1
+
+
+def test_snippet_of_the_guide_is_correct_cpp(tmp_path):
+    compiler = shutil.which('c++') or pytest.skip('needs a C++ compiler')
+    page = (ROOT / 'docs' / 'deployment.md').read_text()
+    snippet, = re.findall(r'```cpp\n(.*?)```', page, re.DOTALL)
+    (tmp_path / 'guide.cpp').write_text(f"""#include <cmath>
+#include "align.h"
+#include "net.h"
+bool embed(const unsigned char* pixels, int width, int height, const float* landmarks);
+bool embed(const unsigned char* pixels, int width, int height, const float* landmarks)
+{{
+{snippet}
+return true;
+}}
+""")
+    run = subprocess.run([compiler, '-std=c++11', '-Wall', '-Wextra', '-Werror', '-fsyntax-only', '-I', str(SAMPLE), '-I',
+                          str(ROOT / 'tests' / 'ncnn_headers'), str(tmp_path / 'guide.cpp')], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    numbers = re.findall(r'\(([0-9.]+),\s+([0-9.]+)\)', page.partition('2. **Crop**')[2].partition('3. **Pixels**')[0])
+    np.testing.assert_array_equal(np.float32(numbers), TEMPLATE)
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-// What docs/examples/ncnn uses of NCNN 20261020, declared only: a compiler checks the sample where NCNN is not installed.
+// What docs/examples/ncnn and docs/deployment.md use of NCNN 20261020, declared only: a compiler checks the sample where NCNN is not installed.
 #pragma once
 #include <cstddef>
 #include <vector>
@@ -12,8 +12,12 @@ struct Mat
     Mat reshape(int w) const;
     size_t total() const;
     operator const float*() const;
+    float& operator[](size_t i);
     int w;
 };
+void kanna_rotate_c3(const unsigned char* src, int srcw, int srch, unsigned char* dst, int w, int h, int type);
+void warpaffine_bilinear_c3(const unsigned char* src, int srcw, int srch, unsigned char* dst, int w, int h, const float* tm,
+                            int type = 0, unsigned int v = 0);
 struct Option
 {
     int num_threads;
