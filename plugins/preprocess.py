@@ -157,6 +157,8 @@ def decode_image(data: bytes, name: str = 'image', upright: bool = False, reduce
     fault = _fault(data) if image is None or jpeg_without_end else ''
     if 'truncated' in fault.lower():
         raise FaceError(f'{name}: cut short after {len(data)} bytes ({fault}); copy it again')
+    if image is None and data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'mif1'):
+        raise FaceError(f'{name}: HEIC, the format of iPhones, which OpenCV cannot decode; convert it to JPEG')
     if image is None:
         raise FaceError(f'{name}: not an image that OpenCV can decode ({len(data)} bytes, begins {bytes(data[:8])!r})')
     if fault:

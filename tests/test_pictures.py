@@ -49,7 +49,8 @@ def test_first_frame_of_an_animation(tmp_path):
         assert read_picture(tmp_path / f'a.{suffix}')[10, 10, 0] > 200
 
 
-@pytest.mark.parametrize(('data', 'message'), [(b'', 'empty'), (b'no picture at all', 'not an image')])
+@pytest.mark.parametrize(('data', 'message'), [(b'', 'empty'), (b'no picture at all', 'not an image'),
+                                              (b'\0\0\0\x24ftypheic', 'HEIC.*convert it to JPEG')])
 def test_damaged_bytes(data, message, tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(data)
@@ -78,7 +79,8 @@ def test_folders_missing_files_and_odd_arrays(tmp_path):
 
 
 def test_pictures_of_folders_and_what_is_passed_over(tmp_path):
-    for name in ('album/b/1.JPG', 'album/a.png', 'album/phone.heic', 'album/.hidden/x.jpg', 'album/.DS_Store', 'else/2.jpg'):
+    for name in ('album/b/1.JPG', 'album/a.png', 'album/phone.heic', 'album/live.mov', 'album/.hidden/x.jpg', 'album/.DS_Store',
+                 'else/2.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     album = tmp_path / 'album'
@@ -91,7 +93,7 @@ def test_pictures_of_folders_and_what_is_passed_over(tmp_path):
         ('album/a.png', 'a.png'), ('album/b/1.JPG', 'b/1.JPG'), ('album/linked/2.jpg', 'linked/2.jpg'), ('else/2.jpg', '2.jpg')]
     assert {reason: [str(path.relative_to(album)) for path in paths] for reason, paths in found.passed.items()} == {
         'links to a folder that it lies in': ['b/back'], 'empty folders': ['empty'], 'links to nothing': ['gone.jpg'],
-        'no pictures of a kind that is read': ['phone.heic']}
+        'HEIC, to be converted to JPEG first': ['phone.heic'], 'no pictures of a kind that is read': ['live.mov']}
 
 
 def test_folders_that_may_not_be_read(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_nothing_is_passed_over_in_silence(made, models, nets, capsys, tmp_path)
     assert said.out.splitlines()[-1] == 'Linked: 1'
     assert [line.replace(f'{people}/', '') for line in said.err.splitlines() if line.startswith('passed over')] == [
         'passed over, empty folders (1): Nobody',
-        'passed over, no pictures of a kind that is read (4): Phone/1.HEIC, Phone/2.HEIC, Phone/3.HEIC, ...',
+        'passed over, HEIC, to be converted to JPEG first (4): Phone/1.HEIC, Phone/2.HEIC, Phone/3.HEIC, ...',
         "passed over, in nobody's folder (1): loose.png"]
     assert main(['recognise', str(people), *nets]) == 1  # loose.png is no picture
     assert 'Phone/1.HEIC' in capsys.readouterr().err

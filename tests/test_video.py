@@ -302,7 +302,7 @@ def test_no_password_gets_into_a_log(monkeypatch):
                           ('http://door/live?user=ann&pwd=se@cret&ch=1', 'http://door/live?user=ann&pwd=...&ch=1: no'),
                           ('rtspsrc location=rtsp://door user-id=ann user-pw=secret ! appsink',
                            'rtspsrc location=rtsp://door user-id=ann user-pw=... ! appsink: no'),
-                          ('http://door/a@b', 'http://door/a@b: no video')):
+                          ('http://door/a@b', 'http://door/a@b: no video that OpenCV can read: is it being sent')):
         with pytest.raises(FaceError, match=f'^{re.escape(shown)}'):
             VideoSource(source)
 

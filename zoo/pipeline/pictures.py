@@ -128,6 +128,8 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, st
     for path in inside:
         if path.is_dir():
             yield from _walk(path, (*above, here))
+        elif path.suffix.lower() in ('.heic', '.heif'):
+            yield path, 'HEIC, to be converted to JPEG first'
         elif path.suffix.lower() not in PICTURE_SUFFIXES:
             yield path, 'no pictures of a kind that is read'
         else:

@@ -136,7 +136,8 @@ class VideoSource:
         if not ok:
             self._capture.release()
             kind = ('camera: is it plugged in, and free?' if camera else
-                    'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read')
+                    'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read'
+                    + (': is it being sent, and is the address right?' if '://' in text else ''))
             raise FaceError(f'{self.name}: no {kind}')
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
