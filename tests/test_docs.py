@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -70,11 +71,43 @@ LINES = [(page.name, line) for page in [ROOT / 'README.md', *sorted((ROOT / 'doc
 @pytest.mark.parametrize(('page', 'line'), LINES)
 def test_every_command_that_is_shown_parses(page, line):
     """Also those that the tests cannot run: no page names a command or an option that does not exist."""
-    for part in re.split('[#>]', line)[0].split('&&'):
+    for part in re.split('[#>|]', line)[0].split('&&'):
         words = shlex.split(part)
         if 'facezoo' in words:
             words = words[words.index('facezoo') + 1:]
             build_parser(words[0]).parse_args(words)
+
+
+def _script(page, word):
+    """The one Python block of a page with a word in it."""
+    text = (ROOT / 'docs' / page).read_text()
+    block, = (block for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if word in block)
+    return block
+
+
+def test_visits_of_a_camera():
+    """A name is logged when it has been seen in three frames, and again after an absence; strangers never are."""
+    began = datetime.fromisoformat('2026-11-29T08:00:00.000+01:00')
+    frames = [(0, 'Ann', None), (1, 'Ann'), (2, 'Bo'), (3, 'Ann', 'Bo'), (4, 'Ann'), (500, 'Ann'), (1000, 'Ann'), (2000, 'Ann'),
+              (2001, 'Ann'), (2002, 'Ann', None)]
+    lines = [json.dumps({'time': (began + timedelta(seconds=seconds)).isoformat(timespec='milliseconds'),
+                         'faces': [{'name': name} for name in names]}) for seconds, *names in frames]
+    run = subprocess.run([sys.executable, '-c', _script('deployment-raspberry-pi.md', 'visits')], input='\n'.join(lines),
+                         capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ['2026-11-29 08:00:03+01:00 Ann', '2026-11-29 08:33:22+01:00 Ann']
+
+
+def test_sorted_album(tmp_path):
+    names = {'album/a/1.jpg': ['Ann', None], 'album/b/1.jpg': ['Ann', 'Bo'], 'album/2.jpg': [None]}
+    for path in names:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    lines = [json.dumps({'picture': path, 'faces': [{'name': name} for name in who]}) for path, who in names.items()]
+    subprocess.run([sys.executable, '-c', _script('galleries.md', 'copy2')], cwd=tmp_path, check=True, text=True,
+                   input='\n'.join([*lines, json.dumps({'picture': 'album/bad.jpg', 'error': 'damaged'})]))
+    out = tmp_path / 'sorted'
+    copies = {str(path.relative_to(out)): path.read_text() for path in out.rglob('*.jpg')}
+    assert copies == {f'{name}/{path}': path for path, who in names.items() for name in who if name}
 
 
 def _result(name):
