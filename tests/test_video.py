@@ -289,7 +289,7 @@ def test_sources_that_are_none(tmp_path):
     with pytest.raises(FaceError, match='OpenCV can read'):
         VideoSource(tmp_path / 'text.mp4')
     for camera in (99, '/dev/null'):
-        with pytest.raises(FaceError, match=f'{camera}: no camera'):
+        with pytest.raises(FaceError, match=f'{camera}: no camera: is it plugged in.*camera module'):
             VideoSource(camera)
 
 
