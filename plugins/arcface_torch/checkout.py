@@ -63,14 +63,12 @@ def locate(given: str | os.PathLike | None = None) -> Path:
     Raises:
         CheckoutError: none is named, it is not there, or it is something else.
     """
-    sources = [(given, '--checkout'), (os.environ.get('ARCFACE_TORCH'), 'ARCFACE_TORCH')]
-    if not any(place for place, _ in sources) and os.path.isfile(memory()):  # False, too, where another user's home is closed
-        sources.append((memory().read_text(encoding='utf-8').strip(), f'remembered in {memory()}'))
-    named = [(place, source) for place, source in sources if place]
-    if not named:
+    place, source = (given, '--checkout') if given else (os.environ.get('ARCFACE_TORCH'), 'ARCFACE_TORCH')
+    if not place and os.path.isfile(memory()):  # False, too, where another user's home is closed
+        place, source = memory().read_text(encoding='utf-8').strip(), f'remembered in {memory()}'
+    if not place:
         raise CheckoutError(f'no checkout of arcface_torch is known. Get one with\n    {CLONE}\nand name it once: '
                             'facezoo arcface-torch --checkout insightface   (or set ARCFACE_TORCH)')
-    place, source = named[0]
     root = Path(place).expanduser().absolute()
     for folder in (root, root / 'recognition' / 'arcface_torch', root / 'arcface_torch'):
         if (folder / 'train_v2.py').is_file() and (folder / 'backbones').is_dir():

@@ -53,7 +53,7 @@ def gather(sources: Iterable[TreeFaces], unlabelled: Iterable[TreeFaces] = (), m
                         '--min-quality goes by')
     for source, quality in zip(sources, ratings, strict=True):
         for index, name in enumerate(source.names):
-            good = min_quality is None or quality.get(name, min_quality) >= min_quality
+            good = name not in quality or quality[name] >= min_quality
             person = source.classes[source.labels[index]] if good and source.labels[index] >= 0 else None
             faces.append(Face(source, index, person))
     for source in unlabelled:
