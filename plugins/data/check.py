@@ -100,6 +100,13 @@ def _check_labels(config: Mapping, source: FaceSource, unknown_faces: bool) -> I
             return
 
 
+def _label(source: FaceSource, index: int) -> float:
+    if isinstance(source, RecordFaces):
+        label = source.header_of(index).label
+        return label[0] if isinstance(label, tuple) else label
+    return source.read(index)[1]
+
+
 def _check_images(source: FaceSource, size: int, exact: bool) -> Iterator[Finding]:
     """The first and the last image."""
     for index in {0, len(source) - 1}:
@@ -113,13 +120,6 @@ def _check_images(source: FaceSource, size: int, exact: bool) -> Iterator[Findin
         if exact and image.shape[:2] != (size, size):
             yield Finding(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, and InsightFace's trainer feeds images as they "
                           f'are; make crops of {size}x{size} (`facezoo data align`)')
-
-
-def _label(source: FaceSource, index: int) -> float:
-    if isinstance(source, RecordFaces):
-        label = source.header_of(index).label
-        return label[0] if isinstance(label, tuple) else label
-    return source.read(index)[1]
 
 
 def _check_layout(config: Mapping, source: FaceSource) -> Iterator[Finding]:

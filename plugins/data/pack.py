@@ -95,6 +95,11 @@ def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[li
     return train, [face for face in faces if face.person in held]
 
 
+def _folder(face: Face) -> str | None:
+    label = face.source.labels[face.index]
+    return face.source.classes[label] if label >= 0 else face.person
+
+
 def keep_identities(faces: list[Face], count: int) -> list[Face]:
     """The faces of the ``count`` persons with the most images (equal ones by name): a small set for quick comparisons.
 
@@ -106,11 +111,6 @@ def keep_identities(faces: list[Face], count: int) -> list[Face]:
         raise FaceError(f'cannot keep {count} identities: there are {len(counts)}')
     kept = {person for person, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:count]}
     return [face for face in faces if face.person in kept]
-
-
-def _folder(face: Face) -> str | None:
-    label = face.source.labels[face.index]
-    return face.source.classes[label] if label >= 0 else face.person
 
 
 def draw_pairs(faces: list[Face], pairs: int, folds: int = 10, seed: int = 0) -> list[tuple[Face, Face, bool]]:
