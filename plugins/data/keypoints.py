@@ -21,6 +21,7 @@ from plugins.files import atomic_path
 __all__ = ['KeyRegion', 'find_key_region', 'plot_key_region']
 
 POINTS = 5
+SIDE = 112  # of the aligned faces, in pixels: that of `lnrn(box=...)`, whose box is half as large
 MARGIN = 2  # pixels below the lowest centre: the paper's 90 - 88
 
 
@@ -41,12 +42,11 @@ class KeyRegion:
     clusters: np.ndarray
 
 
-def find_key_region(landmarks: np.ndarray, size: int = 112, restarts: int = 10, seed: int = 0) -> KeyRegion:
+def find_key_region(landmarks: np.ndarray) -> KeyRegion:
     """Cluster the key points of aligned faces and derive the box of the key branch.
 
     Args:
-        landmarks: ``(N, 5, 2)`` points (x, y) in aligned faces of ``size`` pixels.
-        restarts: runs of K-means (k-means++ starts) of which the best is kept.
+        landmarks: ``(N, 5, 2)`` points (x, y) in aligned faces of 112 pixels.
 
     Raises:
         ValueError: not such an array, too few faces, or key points so far apart that no half-size box holds them.
@@ -55,31 +55,31 @@ def find_key_region(landmarks: np.ndarray, size: int = 112, restarts: int = 10, 
     points = np.asarray(landmarks, np.float32)
     if points.ndim != 3 or points.shape[1:] != (POINTS, 2) or len(points) < 2 or not np.isfinite(points).all():
         raise ValueError(f'key points of shape {points.shape}: expected finite (N, 5, 2) with N at least 2')
-    cv2.setRNGSeed(seed)
+    cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-4)
-    _, labels, found = cv2.kmeans(points.reshape(-1, 2), POINTS, None, criteria, restarts, cv2.KMEANS_PP_CENTERS)
+    _, labels, found = cv2.kmeans(points.reshape(-1, 2), POINTS, None, criteria, 10, cv2.KMEANS_PP_CENTERS)  # best of ten
     order = np.lexsort((found[:, 0], found[:, 1].round(-1)))
     centres = found[order]
     left, top, right, bottom = (int(v) for v in (*centres.min(0).round(), *centres.max(0).round()))
-    side = size // 2
+    side = SIDE // 2
     box_left = round((left + right - side) / 2)
     box_bottom = bottom + MARGIN
     box = (box_left, box_bottom - side, box_left + side, box_bottom)
-    if box[0] < 0 or box[1] < 0 or box[2] > size or box[3] > size or left < box[0] or top < box[1] or right > box[2]:
+    if box[0] < 0 or box[1] < 0 or box[2] > SIDE or box[3] > SIDE or left < box[0] or top < box[1] or right > box[2]:
         raise ValueError(f'the cluster centres span x {left}..{right}, y {top}..{bottom}: no {side}-pixel box in a '
-                         f'{size}-pixel face fits; are the faces aligned?')
+                         f'{SIDE}-pixel face fits; are the faces aligned?')
     return KeyRegion(tuple((float(x), float(y)) for x, y in centres), (left, top, right, bottom), box,
                      np.argsort(order)[labels.reshape(len(points), POINTS)])
 
 
-def plot_key_region(landmarks: np.ndarray, region: KeyRegion, path: str | os.PathLike, size: int = 112) -> None:
+def plot_key_region(landmarks: np.ndarray, region: KeyRegion, path: str | os.PathLike) -> None:
     """Write figure 4 of the paper: every key point in the colour of its cluster, the centres, their bounds and the box.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
     figure = require('matplotlib.figure', 'plot').Figure(figsize=(6, 6), layout='constrained')
-    axes = figure.add_subplot(xlim=(0, size), ylim=(size, 0), aspect='equal', xlabel='x (pixels)', ylabel='y (pixels)',
+    axes = figure.add_subplot(xlim=(0, SIDE), ylim=(SIDE, 0), aspect='equal', xlabel='x (pixels)', ylabel='y (pixels)',
                               title=f'Key points of {len(landmarks)} aligned faces')
     points = np.asarray(landmarks).reshape(-1, 2)
     axes.scatter(*points.T, s=4, c=region.clusters.ravel(), cmap='tab10', vmin=0, vmax=9, alpha=0.4, linewidths=0)
