@@ -269,12 +269,13 @@ def test_a_clock_that_is_set_does_not_stretch_a_measurement(monkeypatch):
     assert measured.measure((1, 3, 8, 8), True, seconds=30, warm_up=3).tolist() == [1000.0] * 10
 
 
-def test_the_log_survives_its_stream_and_the_end_of_the_program():
+def test_the_log_survives_its_stream_and_the_end_of_the_program(monkeypatch):
     """TensorRT calls it from C++, where an exception would end the process: with `2>&1 | head`, or when an engine goes last."""
     trt = ModuleType('tensorrt')
     trt.ILogger = type('ILogger', (), {'Severity': SimpleNamespace(WARNING=2)})
     stream = io.StringIO()
-    log = open_log(trt, stream)
+    monkeypatch.setattr(sys, 'stderr', stream)
+    log = open_log(trt)
     del trt.ILogger
     log.log(2, 'careful')
     assert stream.getvalue() == '[TensorRT] careful\n' and log.last == 'careful'

@@ -45,14 +45,13 @@ def import_tensorrt(wanted=None):
     return tensorrt
 
 
-def build_engine(bundle, name, trt, board, show=sys.stderr):
+def build_engine(bundle, name, trt, board):
     """Build an engine and keep it in ``engines/``; says where it is, how long it took and what was odd.
 
     Args:
         name: a precision of the recogniser, or ``'detector'``.
         trt: the tensorrt module.
         board: what :func:`board.describe` found.
-        show: stream for the progress.
 
     Raises:
         BuildError: with TensorRT's own messages.
@@ -60,9 +59,9 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
         CacheError: its calibration cache is damaged.
     """
     variant, began = bundle.variant(name), time.perf_counter()
-    log = open_log(trt, show)
-    if variant.get('verdict'):
-        show.write('%s: %s\n' % (name, variant['verdict']))
+    log = open_log(trt)
+    if variant['verdict']:
+        sys.stderr.write('%s: %s\n' % (name, variant['verdict']))
     builder = _make_builder(trt, log)
     network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
     config = builder.create_builder_config()
@@ -76,25 +75,25 @@ def build_engine(bundle, name, trt, board, show=sys.stderr):
         config.set_flag(getattr(trt.BuilderFlag, flag))
     _add_profile(builder, config, network.get_input(0).name, variant['shapes'])
     if variant.get('cache'):
-        _set_ranges(bundle, variant, network, trt, show)
-    _set_precisions(variant.get('layer_precisions', {}), network, config, trt)
+        _set_ranges(bundle, variant, network, trt)
+    _set_precisions(variant['layer_precisions'], network, config, trt)
     timing_path = bundle.path(os.path.join('engines', 'timing.cache'))
-    timing = _timing_cache(config, timing_path, show)
-    with _Heartbeat(log, show, 'building %s' % name):
+    timing = _timing_cache(config, timing_path)
+    with _Heartbeat(log, 'building %s' % name):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError('TensorRT could not build the %s engine: %s' % (name, log.last or 'it gave no reason'))
     if timing is not None:
         write_atomic(timing_path, bytes(config.get_timing_cache().serialize()))
     bundle.keep_engine(name, bundle.key(name, board), plan, time.perf_counter() - began)
-    show.write('%s: built in %.0f s, %.2f MB\n' % (name, time.perf_counter() - began, os.path.getsize(
+    sys.stderr.write('%s: built in %.0f s, %.2f MB\n' % (name, time.perf_counter() - began, os.path.getsize(
         bundle.engine_path(name)) / 1e6))
     del parser
     if log.missing_scales:
-        show.write('%s: %d tensors have no scale; their layers run in FP16 or FP32\n' % (name, log.missing_scales))
+        sys.stderr.write('%s: %d tensors have no scale; their layers run in FP16 or FP32\n' % (name, log.missing_scales))
 
 
-def finalise_cache(bundle, precision, trt, show=sys.stderr):
+def finalise_cache(bundle, precision, trt):
     """Write ``engines/<cache>``: the bundle's scales and those of the tensors that this TensorRT makes, under its version.
 
     Returns:
@@ -107,10 +106,10 @@ def finalise_cache(bundle, precision, trt, show=sys.stderr):
     variant = bundle.variant(precision)
     if not variant.get('cache'):
         raise BundleError('%s needs no calibration cache: its ranges are in %s' % (precision, variant['graph']))
-    log = open_log(trt, show)
+    log = open_log(trt)
     builder = _make_builder(trt, log)
     network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
-    scales = _complete(bundle, variant, network, trt, show)
+    scales = _complete(bundle, variant, network, trt)
     del parser
     path = bundle.path(os.path.join('engines', variant['cache']))
     write_atomic(path, write_cache(scales, trt.__version__).encode())
@@ -155,23 +154,23 @@ def _add_profile(builder, config, name, shapes):
     config.add_optimization_profile(profile)
 
 
-def _complete(bundle, variant, network, trt, show):
+def _complete(bundle, variant, network, trt):
     with open(bundle.path(variant['cache'])) as file:
         text = file.read()
     try:
         scales = read_cache(text, variant['cache'], trt.__version__)
     except CacheVersionError as error:  # the scales hold for every version; only trtexec would skip the file
-        show.write('%s\n' % error)
+        sys.stderr.write('%s\n' % error)
         scales = read_cache(text, variant['cache'])
     scales, missing = complete_scales(network, scales, trt)
     if missing:
-        show.write('no scale is known for %s\n' % ', '.join(missing[:5]))
+        sys.stderr.write('no scale is known for %s\n' % ', '.join(missing[:5]))
     return scales
 
 
-def _set_ranges(bundle, variant, network, trt, show):
+def _set_ranges(bundle, variant, network, trt):
     """Give every tensor its range directly: no calibrator, and so no cache that TensorRT might skip for its version."""
-    scales = _complete(bundle, variant, network, trt, show)
+    scales = _complete(bundle, variant, network, trt)
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -201,7 +200,7 @@ def _set_precisions(precisions, network, config, trt):
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 
 
-def _timing_cache(config, path, show):
+def _timing_cache(config, path):
     """Kernel timings of earlier builds on this board: the next build takes seconds."""
     try:
         with open(path, 'rb') as file:
@@ -210,7 +209,7 @@ def _timing_cache(config, path, show):
         known = b''
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
-        show.write('timing cache %s is of another board or TensorRT; starting a new one\n' % path)
+        sys.stderr.write('timing cache %s is of another board or TensorRT; starting a new one\n' % path)
         cache = config.create_timing_cache(b'')
         if cache is not None:
             config.set_timing_cache(cache, False)
@@ -220,18 +219,17 @@ def _timing_cache(config, path, show):
 class _Heartbeat:
     """Says every few seconds that something is going on; TensorRT releases the interpreter lock while it builds."""
 
-    def __init__(self, log, show, what, seconds=5.0):
-        self._log, self._show, self._what, self._seconds = log, show, what, seconds
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
+    def __init__(self, log, what):
+        self._log, self._what = log, what
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
 
     def _run(self):
         began = time.perf_counter()
-        while not self._stop.wait(self._seconds):
-            self._show.write('%s: %4.0f s %s\n' % (self._what, time.perf_counter() - began, self._log.layer))
-            self._show.flush()
+        while not self._stop.wait(5):
+            sys.stderr.write('%s: %4.0f s %s\n' % (self._what, time.perf_counter() - began, self._log.layer))
+            sys.stderr.flush()
 
     def __enter__(self):
-        self._thread.daemon = True
         self._thread.start()
         return self
 

@@ -76,7 +76,7 @@ class Bundle:
         variant, files = self.variant(name), self.facts['sha256']
         key = {kind: files[variant[kind]] if variant.get(kind) else '' for kind in ('graph', 'cache')}
         key.update({'engine': name, 'flags': ' '.join(variant['flags']), 'shapes': json.dumps(variant['shapes']),
-                    'layer_precisions': json.dumps(variant.get('layer_precisions', {}), sort_keys=True)})
+                    'layer_precisions': json.dumps(variant['layer_precisions'], sort_keys=True)})
         key.update({fact: str(board[fact]) for fact in ('tensorrt', 'compute_capability', 'device')})
         return key
 

@@ -1,6 +1,5 @@
 """A TensorRT engine: load, copy, run, copy back."""
 
-import sys
 import time
 
 import numpy as np
@@ -28,7 +27,7 @@ class Engine:
 
     def __init__(self, plan, trt, cuda, largest):
         self._trt, self._cuda, self.largest = trt, cuda, tuple(largest)
-        self._runtime = trt.Runtime(open_log(trt, sys.stderr))
+        self._runtime = trt.Runtime(open_log(trt))
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError('TensorRT %s refuses the engine; build it on this board' % trt.__version__)

@@ -1,5 +1,6 @@
 """What TensorRT says. ``trt.Logger`` would write it to standard output, between the results."""
 
+import sys
 from contextlib import suppress
 from functools import lru_cache
 
@@ -7,13 +8,13 @@ __all__ = ['open_log']
 
 
 @lru_cache(maxsize=None)
-def open_log(trt, show):
+def open_log(trt):
     """A logger that shows warnings, counts missing scales, and remembers the layer that is being timed.
 
     It is the program's only one and stays: TensorRT before 8.4 heeds the first logger of all living builders and runtimes, even
     when that logger is gone.
     """
-    base, warning = trt.ILogger, trt.ILogger.Severity.WARNING  # at the end of the program the module is empty
+    base, warning, show = trt.ILogger, trt.ILogger.Severity.WARNING, sys.stderr  # at the program's end modules are empty
 
     class Log(base):
         def __init__(self):

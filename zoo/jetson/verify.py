@@ -118,7 +118,7 @@ def _print(name, result, variant):
     write = sys.stdout.write
     verdict = 'passed' if result['passed'] else 'FAILED: the engine does not compute the exported model'
     write('\n%s: %s\n' % (name, verdict))
-    if variant.get('verdict'):
+    if variant['verdict']:
         write('  %s\n' % variant['verdict'])
     if name == DETECTOR:
         write('  %(found)d of %(faces)d faces found, least overlap of the boxes %(min_iou).3f, largest landmark error '
