@@ -15,6 +15,7 @@ import zipfile
 import numpy as np
 
 from .bundle import BundleError, write_atomic
+from .pictures import central_crop, read_picture
 from .recogniser import unit
 from .session import Session, make_parser, run_script
 
@@ -72,7 +73,6 @@ def read_faces(paths, session):
         if 'faces' not in arrays:
             raise BundleError('%s: has no array `faces`, only %s' % (paths[0], ', '.join(sorted(arrays))))
         return arrays['faces']
-    from .pictures import central_crop, read_picture
     faces = [read_picture(path) for path in paths]
     others = [i for i, face in enumerate(faces) if face.shape[:2] != (size, size)]
     if others and not session.has_detector:
@@ -81,4 +81,4 @@ def read_faces(paths, session):
     detector = session.detector() if others else None
     for i in others:
         faces[i] = central_crop(faces[i], detector, size, paths[i])
-    return np.ascontiguousarray(np.stack(faces))
+    return np.stack(faces)
