@@ -137,7 +137,7 @@ def _watch(system, source, out):
         raise BundleError('%s: OpenCV cannot open it as a camera, video or pipeline' % public_name(source))
     system.seconds = dict.fromkeys(system.seconds, 0.0)
     endless = not os.path.isfile(source) and not camera.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # which may be NaN
-    count, began, writer, written, lost = 0, time.perf_counter(), None, 0, False
+    count, began, video, lost = 0, time.perf_counter(), None, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the video is closed
     try:
         while True:
@@ -151,26 +151,18 @@ def _watch(system, source, out):
             _say(dict(came, frame=count, seconds=round(seconds, 3), faces=faces))
             count += 1
             if out:
-                if writer is None:
-                    rate, first = camera.get(cv2.CAP_PROP_FPS), seconds
-                    rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
-                    size = frame.shape[1::-1]
-                    writer = _open_video(out, rate, size)
-                drawn, due = _draw(frame, faces), round((seconds - first) * rate) + 1 if endless else count
-                if drawn.shape[1::-1] != size:  # a stream may change its size; OpenCV leaves such frames out
-                    drawn = cv2.resize(drawn, size, interpolation=cv2.INTER_AREA)
-                for _ in range(written, due):  # of a camera, what nobody had time to look at shows the next frame
-                    writer.write(drawn)
-                written = max(written, due)
+                if video is None:
+                    video = _Video(out, camera.get(cv2.CAP_PROP_FPS), frame.shape[1::-1], seconds if endless else None)
+                video.add(_draw(frame, faces), seconds)
     except KeyboardInterrupt:
         pass
     finally:
         camera.release()
-        if writer:
-            writer.release()
+        if video:
+            video.close()
     if not count:
         raise BundleError('%s: gave no frame' % public_name(source))
-    milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / max(1, count)) for stage in system.seconds)
+    milliseconds = ', '.join('%s %.1f ms' % (stage, 1e3 * system.seconds[stage] / count) for stage in system.seconds)
     sys.stderr.write('%d frames, %.1f a second; %s\n'
                      % (count, count / max(1e-9, time.perf_counter() - began), milliseconds))
     if lost:
@@ -178,12 +170,35 @@ def _watch(system, source, out):
     return int(lost)
 
 
-def _open_video(path, rate, size):
-    cv2 = require_opencv()
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), rate, size)
-    if not writer.isOpened():
-        raise BundleError('%s: OpenCV cannot write a video there; the folder must exist, and the name end in .avi' % path)
-    return writer
+class _Video:
+    """A video that keeps the time of a camera.
+
+    Args:
+        rate: frames a second, as the camera says.
+        size: width and height.
+        first: when the first frame came, in seconds; None of a file, of which every frame comes.
+    """
+
+    def __init__(self, path, rate, size, first):
+        cv2 = require_opencv()
+        self._rate = rate if rate >= 1 else 25.0  # cameras may say 0 or NaN
+        self._size, self._first, self._written = size, first, 0
+        self._writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'MJPG'), self._rate, size)
+        if not self._writer.isOpened():
+            raise BundleError('%s: OpenCV cannot write a video there; the folder must exist, and the name end in .avi' % path)
+
+    def add(self, frame, seconds):
+        """Write a frame that came after so many seconds, and once more for each before it that nobody had time to look at."""
+        cv2 = require_opencv()
+        if frame.shape[1::-1] != self._size:  # a stream may change its size; OpenCV leaves such frames out
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+        due = self._written + 1 if self._first is None else round((seconds - self._first) * self._rate) + 1
+        for _ in range(self._written, due):
+            self._writer.write(frame)
+        self._written = max(self._written, due)
+
+    def close(self):
+        self._writer.release()
 
 
 def _draw(frame, faces):
