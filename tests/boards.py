@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import PATIENCE
 from zoo.export.gates import Gates
+from zoo.jetson.bundle import sha256_file
 
 BOARD = Path(__file__).parent / 'board'
 PYTHON36 = os.environ.get('FACEZOO_PYTHON36')
@@ -38,3 +40,10 @@ def unpack(tar: Path, folder: Path) -> Path:
         name = archive.getmembers()[0].name.partition('/')[0]
         archive.extractall(folder, filter='data')
     return folder / name
+
+
+def sign(bundle: Path, name: str) -> None:
+    """Let the bundle take a file that a test has changed for the one that was exported."""
+    facts = json.loads((bundle / 'bundle.json').read_text())
+    facts['sha256'][name] = sha256_file(bundle / name)
+    (bundle / 'bundle.json').write_text(json.dumps(facts))

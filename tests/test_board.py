@@ -22,12 +22,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, unpack
+from plugins.preprocess import Preprocess
+from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, sign, unpack
 from zoo.export.artefact import export
 from zoo.jetson import board, engine, run, verify
 from zoo.jetson.builder import import_tensorrt
-from zoo.jetson.bundle import Bundle, BundleError
+from zoo.jetson.bundle import Bundle, BundleError, sha256_file
 from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
+from zoo.jetson.cuda import CudaError, CudartCuda
 from zoo.jetson.log import open_log
 from zoo.jetson.recogniser import Recogniser
 
@@ -100,7 +102,7 @@ def test_sources_are_python_36(path):
         subprocess.run([PYTHON36, '-m', 'py_compile', str(path)], check=True, env={'PYTHONDONTWRITEBYTECODE': '1'})
 
 
-def test_bundle_contents(tx2_tar, tx2, small_net):
+def test_bundle_contents(tx2_tar, tx2):
     with tarfile.open(tx2_tar) as tar:
         names = {Path(m.name).relative_to('small-jetson-tx2').as_posix(): m for m in tar.getmembers()}
     assert {'README.md', 'build.sh', 'build_engine.py', 'bundle.json', 'calibration.json', 'int8.calib', 'model.onnx', 'run.py',
@@ -118,10 +120,9 @@ def test_bundle_contents(tx2_tar, tx2, small_net):
     assert set(sidecar['precisions']) == {'fp16', 'int8'} and sidecar['precisions']['int8']['quantisation']['snr_db']
 
 
-def test_preprocessing_is_the_house_s(small_net, faces, tx2):
+def test_preprocessing_is_the_house_s(faces, tx2):
     facts = json.loads((tx2 / 'bundle.json').read_text())['preprocess']
     for preprocess in (facts, {**facts, 'colour': 'BGR', 'mean': 127.0, 'std': 128.0}):
-        from plugins.preprocess import Preprocess
         np.testing.assert_array_equal(Recogniser(None, preprocess, 8).prepare(faces[:3]), Preprocess(**preprocess)(faces[:3]))
 
 
@@ -171,7 +172,6 @@ def test_engine_of_another_version_under_a_right_name_is_refused(tx2, cudart):
     plan = tx2 / 'engines' / 'fp16.plan'
     plan.write_bytes(plan.read_bytes().replace(b'8.2.1.8', b'8.2.9.9'))
     facts = json.loads((tx2 / 'engines' / 'fp16.plan.json').read_text())
-    from zoo.jetson.bundle import sha256_file
     (tx2 / 'engines' / 'fp16.plan.json').write_text(json.dumps({**facts, 'sha256': sha256_file(plan)}))
     done = run_on_board(sys.executable, tx2, cudart, 'run.py', 'samples.npz', '--out', 'e.npz')
     assert done.returncode == 1 and 'refuses the engine' in done.stderr and not (tx2 / 'e.npz').exists()
@@ -191,10 +191,7 @@ def test_missing_scales_are_reported(tx2, cudart):
     """A cache that lacks a tensor is not silently a slower engine."""
     text = (tx2 / 'int8.calib').read_text().splitlines()
     (tx2 / 'int8.calib').write_text('\n'.join(text[:2] + text[3:]) + '\n')
-    facts = json.loads((tx2 / 'bundle.json').read_text())
-    from zoo.jetson.bundle import sha256_file
-    facts['sha256']['int8.calib'] = sha256_file(tx2 / 'int8.calib')
-    (tx2 / 'bundle.json').write_text(json.dumps(facts))
+    sign(tx2, 'int8.calib')
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8')
     assert 'no scale is known for /features' in done.stderr and '1 tensors have no scale' in done.stderr
     shutil.rmtree(tx2 / 'engines')
@@ -296,8 +293,7 @@ def test_temperatures(monkeypatch):
     assert board.clocks() == {}
 
 
-def test_no_cuda_library(tx2, tmp_path):
-    from zoo.jetson.cuda import CudaError, CudartCuda
+def test_no_cuda_library(tmp_path):
     with pytest.raises(CudaError, match='no CUDA runtime library found'):
         CudartCuda(str(tmp_path / 'libcudart.so'))
 
@@ -308,10 +304,7 @@ def test_unsupported_operator_is_named(tx2, cudart):
     model.graph.node[1].CopyFrom(onnx.helper.make_node('HardSigmoid', [model.graph.node[1].input[0]],
                                                        [model.graph.node[1].output[0]], 'node1'))
     onnx.save(model, tx2 / 'model.onnx')
-    facts = json.loads((tx2 / 'bundle.json').read_text())
-    from zoo.jetson.bundle import sha256_file
-    facts['sha256']['model.onnx'] = sha256_file(tx2 / 'model.onnx')
-    (tx2 / 'bundle.json').write_text(json.dumps(facts))
+    sign(tx2, 'model.onnx')
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py')
     assert done.returncode == 1 and 'No importer registered for op: HardSigmoid' in done.stderr
 

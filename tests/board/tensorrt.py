@@ -189,16 +189,12 @@ class OnnxParser:
 
     def _unnamed(self, what, kind, inputs, name=None, weights=None):
         label = '(Unnamed Layer* %d) [%s]' % (len(self._network.layers), what)
-        self._add(_constructed(name or label, kind, inputs, ITensor(label + '_output'), weights))
+        # the base class, as the real `get_layer` hands it out; a caller sets `__class__` to reach the weights
+        self._add(ILayer(name or label, kind, inputs, ITensor(label + '_output'), weights))
         return self._network.layers[-1].get_output(0)
 
     def _add(self, layer):
         self._network.layers.append(layer)
-
-
-def _constructed(name, kind, inputs, output, weights):
-    """The base class, as the real ``get_layer`` hands it out; a caller sets ``__class__`` to reach the weights."""
-    return ILayer(name, kind, inputs, output, weights)
 
 
 class IOptimizationProfile:
