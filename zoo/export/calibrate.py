@@ -135,6 +135,17 @@ class Calibration:
     preprocess: dict
     dead: tuple[str, ...] = field(default=())
 
+    def range_of(self, tensor: str) -> float:
+        """Largest absolute value to represent of a tensor.
+
+        Raises:
+            CalibrationError: it has none.
+        """
+        if tensor not in self.amax:
+            raise CalibrationError(f'the calibration has no range of {tensor}: it belongs to another model or export; '
+                                   'calibrate again')
+        return self.amax[tensor]
+
     def to_dict(self) -> dict:
         return {**asdict(self), 'tensors': len(self.amax)}
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from zoo.export.calibrate import DEAD, Calibration, CalibrationError
+from zoo.export.calibrate import DEAD, Calibration
 from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
 from zoo.export.quantize import SCHEMES, ncnn_weight_levels
@@ -58,10 +58,7 @@ def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: C
             continue
         rows = layer.groups if layer.kind == 'ConvolutionDepthWise' else layer.channels
         amax = np.maximum(np.abs(layer.arrays['weight'].reshape(rows, -1)).max(1), DEAD)
-        if origin.input not in calibration.amax:
-            raise CalibrationError(f'the calibration has no range of {origin.input}: it belongs to another model; '
-                                   'calibrate again')
-        table[layer.name] = (ncnn_weight_levels(origin) / amax).astype(np.float32), 127 / calibration.amax[origin.input]
+        table[layer.name] = (ncnn_weight_levels(origin) / amax).astype(np.float32), 127 / calibration.range_of(origin.input)
     return table
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from plugins.extras import require
 from plugins.quantization import weight_levels
-from zoo.export.calibrate import DEAD, Calibration, CalibrationError
+from zoo.export.calibrate import DEAD, Calibration
 from zoo.export.graph import Activations, Graph, WeightLayer
 
 __all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels',
@@ -93,19 +93,19 @@ def simulate_int8(graph: Graph, calibration: Calibration, scheme: Scheme, keep: 
     """
     model = graph.copy_model()
     rounded = _int8_nodes(graph, scheme, keep)
-    for layer in graph.layers:
-        if layer.name in rounded:
+    layers = {layer.name: layer for layer in graph.layers if layer.name in rounded}
+    for node in model.graph.node:
+        if node.name in layers:
+            layer = layers[node.name]
             levels = scheme.weight_levels(layer)
             scale = (weight_amax(layer.weight) / levels).reshape(-1, *[1] * (layer.weight.ndim - 1))
             value = np.clip(np.rint(layer.weight / scale), -levels, levels) * scale
-            _own_weight(model, layer, value.astype(np.float32))
-    for node in model.graph.node:
-        if node.name in rounded and node.op_type == 'PRelu' and node.input[1] in graph.initializers:
+            _replace_weight(model, node, value.T if layer.axis else value)
+        elif node.name in rounded and node.op_type == 'PRelu' and node.input[1] in graph.initializers:
             slope = graph.initializers[node.input[1]]
             scale = max(float(np.abs(slope).max()), DEAD) / 127
-            _replace(model, node, 1, (np.rint(slope / scale) * scale).astype(np.float32))
-    _round_edges(model, graph, rounded, calibration,
-                 {layer.output for layer in graph.layers if layer.name in rounded and scheme.outputs})
+            _replace_weight(model, node, np.rint(slope / scale) * scale)
+    _round_edges(model, graph, rounded, calibration, {layer.output for layer in layers.values()} if scheme.outputs else ())
     return model
 
 
@@ -335,10 +335,7 @@ def _pair_maker(model, calibration: Calibration, zero_point: np.integer) -> Call
 
 
 def _step(calibration: Calibration, name: str) -> np.float32:
-    if name not in calibration.amax:
-        raise CalibrationError(f'the calibration has no range of {name}: it belongs to another model or export; '
-                               'calibrate again')
-    return np.float32(calibration.amax[name] / 127)
+    return np.float32(calibration.range_of(name) / 127)
 
 
 def _pair(name: str, scale: str, zero: str, stem: str, **options) -> list:
@@ -366,15 +363,11 @@ def _set_nodes(model, nodes: list) -> None:
     model.graph.node.extend(copies)
 
 
-def _own_weight(model, layer: WeightLayer, weight: np.ndarray) -> None:
-    node = next(n for n in model.graph.node if n.name == layer.name)
-    _replace(model, node, 1, weight.T if layer.axis else weight)
-
-
-def _replace(model, node, index: int, value: np.ndarray) -> None:
-    name = f'{node.name}_rounded{index}'
-    _add_constant(model, name, value)
-    node.input[index] = name
+def _replace_weight(model, node, value: np.ndarray) -> None:
+    """Let a node read a weight of its own: others may share the tensor."""
+    name = f'{node.name}_rounded'
+    _add_constant(model, name, value.astype(np.float32))
+    node.input[1] = name
 
 
 def _add_constant(model, name: str, value: np.ndarray) -> None:
