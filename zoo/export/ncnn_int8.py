@@ -56,8 +56,7 @@ def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: C
         origin = layers[origins[layer.name]]
         if origin.name in keep:
             continue
-        rows = layer.groups if layer.kind == 'ConvolutionDepthWise' else layer.channels
-        amax = np.maximum(np.abs(layer.arrays['weight'].reshape(rows, -1)).max(1), DEAD)
+        amax = np.maximum(np.abs(layer.arrays['weight'].reshape(layer.rows, -1)).max(1), DEAD)
         table[layer.name] = (ncnn_weight_levels(origin) / amax).astype(np.float32), 127 / calibration.range_of(origin.input)
     return table
 
@@ -112,16 +111,14 @@ def quantise_ncnn(model: NcnnModel, table: Table) -> NcnnModel:
 
 
 def _quantise_layer(layer: NcnnLayer, scales: np.ndarray, input_scale: float) -> None:
-    depthwise = layer.kind == 'ConvolutionDepthWise'
-    rows = layer.groups if depthwise else layer.channels
-    if len(scales) != rows:
-        raise NcnnFormatError(f'{layer.name}: the table has {len(scales)} scales of weights, the layer {rows}')
-    scaled = layer.arrays['weight'].astype(np.float32).reshape(rows, -1) * scales[:, None]
+    if len(scales) != layer.rows:
+        raise NcnnFormatError(f'{layer.name}: the table has {len(scales)} scales of weights, the layer {layer.rows}')
+    scaled = layer.arrays['weight'].astype(np.float32).reshape(layer.rows, -1) * scales[:, None]
     rounded = np.trunc(scaled + np.copysign(0.5, scaled))  # NCNN's C++ rounds halves away from zero
     layer.arrays['weight'] = rounded.clip(-127, 127).astype(np.int8).ravel()
     layer.arrays['weight_scales'] = scales.astype(np.float32)
     layer.arrays['input_scale'] = np.float32([input_scale])
-    layer.params[8] = '1' if depthwise else '2'
+    layer.params[8] = '1' if layer.kind == 'ConvolutionDepthWise' else '2'
 
 
 def _fuse_requantise(model: NcnnModel, layer: NcnnLayer, table: Table) -> None:

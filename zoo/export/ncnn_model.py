@@ -8,6 +8,7 @@ layers; a tagged array begins with four bytes that say how it is stored, all oth
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -60,8 +61,9 @@ class NcnnLayer:
         return self.number(0)
 
     @property
-    def groups(self) -> int:
-        return self.number(7, 1) if self.kind == 'ConvolutionDepthWise' else 1
+    def rows(self) -> int:
+        """How many scales the weights have in 8 bits: one a group of a depthwise convolution, else one an output channel."""
+        return self.number(7, 1) if self.kind == 'ConvolutionDepthWise' else self.channels
 
     @property
     def line(self) -> str:
@@ -74,28 +76,24 @@ _Arrays = list[tuple[str, int, bool]]
 
 
 def _convolution(layer: NcnnLayer) -> _Arrays:
-    return _weighted(layer, layer.number(6), layer.number(5), layer.groups if layer.kind == 'ConvolutionDepthWise' else
-                     layer.channels)
+    return _weighted(layer, layer.number(6), layer.number(5))
 
 
 def _inner_product(layer: NcnnLayer) -> _Arrays:
-    return _weighted(layer, layer.number(2), layer.number(1), layer.channels)
+    return _weighted(layer, layer.number(2), layer.number(1))
 
 
-def _weighted(layer: NcnnLayer, size: int, bias: int, scales: int) -> _Arrays:
+def _weighted(layer: NcnnLayer, size: int, bias: int) -> _Arrays:
     term = layer.number(8)
     arrays = [('weight', size, True)] + [('bias', layer.channels, False)] * bool(bias)
     if term:
-        arrays += [('weight_scales', 1 if layer.kind == 'ConvolutionDepthWise' and term % 100 == 2 else scales, False),
+        arrays += [('weight_scales', 1 if layer.kind == 'ConvolutionDepthWise' and term % 100 == 2 else layer.rows, False),
                    ('input_scale', 1, False)]
     return arrays + [('output_scale', 1, False)] * (term > 100)
 
 
 def _memory(layer: NcnnLayer) -> _Arrays:
-    size = 1
-    for key in (0, 1, 11, 2):
-        size *= layer.number(key) or 1
-    return [('data', size, False)]
+    return [('data', math.prod(layer.number(key) or 1 for key in (0, 1, 11, 2)), False)]
 
 
 def _gemm(layer: NcnnLayer) -> _Arrays:
@@ -105,8 +103,8 @@ def _gemm(layer: NcnnLayer) -> _Arrays:
             + [('added', added, True)] * (layer.number(6) if added else 0))
 
 
-def _norm(*names: str, affine: int) -> Callable[[NcnnLayer], _Arrays]:
-    return lambda layer: [(name, layer.number(0), False) for name in names] if layer.number(affine, 1) else []
+def _norm(channels: int, affine: int) -> Callable[[NcnnLayer], _Arrays]:
+    return lambda layer: [(name, layer.number(channels), False) for name in ('gamma', 'beta')] * bool(layer.number(affine, 1))
 
 
 _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
@@ -123,9 +121,9 @@ _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
     'Scale': lambda layer: [('scale', layer.number(0), False)] + [('bias', layer.number(0), False)] * bool(layer.number(1)),
     'Bias': lambda layer: [('bias', layer.number(0), False)],
     'MemoryData': _memory,
-    'LayerNorm': _norm('gamma', 'beta', affine=2),
-    'GroupNorm': lambda layer: [(n, layer.number(1), False) for n in ('gamma', 'beta')] if layer.number(3, 1) else [],
-    'InstanceNorm': _norm('gamma', 'beta', affine=2),
+    'LayerNorm': _norm(channels=0, affine=2),
+    'GroupNorm': _norm(channels=1, affine=3),
+    'InstanceNorm': _norm(channels=0, affine=2),
 }
 
 
