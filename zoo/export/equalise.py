@@ -19,24 +19,24 @@ __all__ = ['equalise']
 
 _HOMOGENEOUS = frozenset({'Relu', 'LeakyRelu', 'PRelu'})
 _LARGEST = 1e3  # a channel is not enlarged more than this
+_BALANCE = 0.5  # of the difference between channels, what a dense reader's weights take over; a depthwise one's take over all
+_BATCH = 8
 
 
-def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess, balance: float = 0.5, batch_size: int = 8) -> Graph:
+def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess) -> Graph:
     """An equal graph whose activations are easier to quantise.
 
     Args:
         faces: uint8 RGB ``(N, S, S, 3)`` to measure channel ranges on.
-        balance: how much of the difference between channels a dense reader's weights take over (0 none, 1 all). A depthwise
-            reader always takes over all of it.
     """
     pairs = [(maker, reader) for reader in graph.layers if (maker := _maker(graph, reader))]
     if not pairs:
         return graph
-    ranges = _channel_ranges(graph, {layer.input for _, layer in pairs}, faces, preprocess, batch_size)
+    ranges = _channel_ranges(graph, {layer.input for _, layer in pairs}, faces, preprocess)
     values = {name: value.copy() for name, value in graph.initializers.items()}
     nodes = {node.name: node for node in graph.nodes}
     for maker, reader in pairs:
-        scale = _scales(ranges[reader.input], values[reader.weight_name], reader, balance)
+        scale = _scales(ranges[reader.input], values[reader.weight_name], reader)
         values[maker.weight_name] /= _along(scale, 0, maker.weight.ndim)
         if len(nodes[maker.name].input) > 2:
             values[nodes[maker.name].input[2]] /= scale
@@ -69,21 +69,21 @@ def _scalable(graph: Graph, maker: WeightLayer, reader: WeightLayer) -> bool:
     return reader.op == 'Conv' and reader.groups in (1, len(maker.weight)) and len(maker.weight) == channels and alone
 
 
-def _channel_ranges(graph: Graph, names: set[str], faces, preprocess: Preprocess, batch_size: int) -> dict[str, np.ndarray]:
+def _channel_ranges(graph: Graph, names: set[str], faces: np.ndarray, preprocess: Preprocess) -> dict[str, np.ndarray]:
     ranges: dict[str, np.ndarray] = {}
     activations = Activations(graph, tuple(sorted(names)))
-    for start in range(0, len(faces), batch_size):
-        for name, value in activations(preprocess(faces[start:start + batch_size])):
+    for start in range(0, len(faces), _BATCH):
+        for name, value in activations(preprocess(faces[start:start + _BATCH])):
             ranges[name] = np.maximum(ranges.get(name, 0), _by_channel(value))
     return ranges
 
 
-def _scales(ranges: np.ndarray, weight: np.ndarray, reader: WeightLayer, balance: float) -> np.ndarray:
+def _scales(ranges: np.ndarray, weight: np.ndarray, reader: WeightLayer) -> np.ndarray:
     """What each channel is divided by, float32 ``(C,)``, the largest 1."""
     ranges = np.maximum(ranges, DEAD)
     if reader.groups == 1:
         columns = np.maximum(_by_channel(weight), DEAD)
-        ranges = ranges ** balance / columns ** (1 - balance)
+        ranges = ranges ** _BALANCE / columns ** (1 - _BALANCE)
     return (ranges / ranges.max()).clip(1 / _LARGEST).astype(np.float32)
 
 
