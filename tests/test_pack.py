@@ -74,6 +74,13 @@ def test_bad_names(name, tmp_path):
         check_pack(tmp_path, name, Preprocess())
 
 
+def test_folder_with_other_models(tmp_path):
+    (tmp_path / 'models' / 'x').mkdir(parents=True)
+    (tmp_path / 'models' / 'x' / 'det.onnx').write_bytes(b'')
+    with pytest.raises(PackError, match=r'already holds det\.onnx'):
+        check_pack(tmp_path, 'x', Preprocess())
+
+
 def test_folder_with_another_detector(recogniser, detector, tmp_path):
     folder = write_pack(tmp_path, 'small', recogniser, Preprocess(), 512, 'x', detector)
     before = sorted(path.name for path in folder.iterdir())

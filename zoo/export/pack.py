@@ -32,8 +32,8 @@ class PackError(ValueError):
 
 
 def is_recogniser_size(size: int) -> bool:
-    """Whether InsightFace takes a net for crops of so many pixels for a recogniser."""
-    return size >= 112 and not size % 16 and not (size % 112 and size % 128) and size != 192
+    """Whether InsightFace takes a net for crops of so many pixels for a recogniser, and aligns faces for it."""
+    return size > 0 and (size % 112 == 0 or size % 128 == 0)
 
 
 def check_pack(root: str | os.PathLike, name: str, preprocess: Preprocess, detector: Path | None = None) -> Path:
