@@ -45,8 +45,8 @@ class Parity:
     def to_dict(self) -> dict:
         return asdict(self)
 
-    def require(self, min_cosine: float) -> Parity:
-        """This report, when it passes.
+    def require(self, min_cosine: float) -> None:
+        """Pass, or not.
 
         Raises:
             GateError: the cosine is too low.
@@ -54,10 +54,9 @@ class Parity:
         if not self.min_cosine >= min_cosine:
             raise GateError(f'parity gate: minimum cosine {self.min_cosine:.7f} over {self.faces} faces at batch sizes '
                             f'{list(self.batches)} is below {min_cosine} (largest difference {self.max_abs:.2e})')
-        return self
 
 
-def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray, batches: tuple[int, ...] = BATCHES) -> Parity:
+def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray) -> Parity:
     """Compare two embedders on uint8 RGB faces ``(N, S, S, 3)`` with N at least 2.
 
     Raises:
@@ -65,18 +64,14 @@ def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray, bat
             artefact does not run at a batch size.
     """
     expected = reference(faces)
-    unit = l2_normalise(expected)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -1)
-    # duplicates among the faces say nothing about the net
-    distinct = ~np.eye(len(faces), dtype=bool) & (faces.reshape(len(faces), -1)[:, None, ::97]
-                                                  != faces.reshape(len(faces), -1)[None, :, ::97]).any(2)
-    spread = float(np.median(similarity[distinct])) if distinct.any() else 1.0
+    unit, pixels = l2_normalise(expected), faces.reshape(len(faces), -1)[:, ::97]
+    distinct = (pixels[:, None] != pixels[None]).any(2)  # duplicates among the faces say nothing about the net
+    spread = float(np.median((unit @ unit.T)[distinct])) if distinct.any() else 1.0
     if spread > 0.9:
         raise GateError(f'{reference.name}: the median cosine between different faces is {spread:.3f}: the net hardly looks at '
                         'its input (untrained, or broken), so parity would prove nothing')
     cosines, largest = [], 0.0
-    for size in batches:
+    for size in BATCHES:
         rows = np.resize(np.arange(len(faces)), -(-len(faces) // size) * size).reshape(-1, size)
         for row in rows:
             try:
@@ -86,4 +81,4 @@ def check_parity(reference: Embedder, artefact: Embedder, faces: np.ndarray, bat
                                 f'frozen on export, so flatten with torch.flatten(x, 1) ({error})') from None
             largest = float(np.maximum(largest, np.abs(found - expected[row]).max()))  # NumPy's: Python's loses NaN
             cosines.append((l2_normalise(found) * unit[row]).sum(1))
-    return Parity(float(np.concatenate(cosines).min()), largest, spread, len(faces), tuple(batches))
+    return Parity(float(np.concatenate(cosines).min()), largest, spread, len(faces), BATCHES)
