@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -70,9 +69,10 @@ def _minmax(histogram: Histogram) -> float:
     return histogram.absmax
 
 
-def _percentile(histogram: Histogram, percent: float = 99.99) -> float:
+def _percentile(histogram: Histogram) -> float:
+    """What 99.99 % of the values do not exceed."""
     cumulated = np.cumsum(histogram.counts)
-    return (np.searchsorted(cumulated, percent / 100 * cumulated[-1]) + 1) * histogram.width
+    return (np.searchsorted(cumulated, 99.99 / 100 * cumulated[-1]) + 1) * histogram.width
 
 
 def _mse(histogram: Histogram) -> float:
@@ -133,7 +133,7 @@ class Calibration:
     images: int
     images_sha256: str
     preprocess: dict
-    dead: tuple[str, ...] = field(default=())
+    dead: tuple[str, ...] = ()
 
     def range_of(self, tensor: str) -> float:
         """Largest absolute value to represent of a tensor.
@@ -156,23 +156,6 @@ class Calibration:
 
     def save(self, path: str | os.PathLike) -> None:
         write_atomic(path, json.dumps(self.to_dict(), indent=1) + '\n')
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Calibration:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            CalibrationError: not such a file, or a range in it is not a positive number.
-        """
-        try:
-            data = json.loads(Path(path).read_text())
-            count = data.pop('tensors')
-            made = cls(**{**data, 'dead': tuple(data.get('dead', ()))})
-        except (ValueError, TypeError, KeyError) as error:
-            raise CalibrationError(f'{path}: not a calibration ({error}); calibrate again') from None
-        if count != len(made.amax) or not all(np.isfinite(a) and a > 0 for a in made.amax.values()):
-            raise CalibrationError(f'{path}: {len(made.amax)} ranges, {count} announced, all must be positive; calibrate again')
-        return made
 
 
 def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: Preprocess, method: str) -> Calibration:

@@ -17,7 +17,7 @@ from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
 from zoo.export.quantize import SCHEMES, ncnn_weight_levels
 
-__all__ = ['Table', 'int8_layers', 'macs_in_int8', 'make_table', 'match_layers', 'quantise_ncnn', 'read_table', 'write_table']
+__all__ = ['Table', 'int8_layers', 'macs_in_int8', 'make_table', 'match_layers', 'quantise_ncnn', 'write_table']
 
 # layer name -> (scales of the weights, float32 one a channel or group; scale of the input)
 Table = dict[str, tuple[np.ndarray, float]]
@@ -65,33 +65,6 @@ def write_table(table: Table) -> str:
     """The table as text."""
     weights = [f'{name}_param_0 ' + ' '.join(f'{s:f}' for s in scales) for name, (scales, _) in table.items()]
     return '\n'.join(weights + [f'{name} {scale:f}' for name, (_, scale) in table.items()]) + '\n'
-
-
-def read_table(text: str, where: str = 'table') -> Table:
-    """Parse a table; a line that begins with ``#`` leaves its layer in floating point, as NCNN's guide has it.
-
-    Raises:
-        NcnnFormatError: a scale is not a positive number, or a layer has only one of its two lines.
-    """
-    weights, inputs = {}, {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name, *values = line.split() or ['#']
-        if name.startswith('#'):
-            continue
-        try:
-            scales = np.array(values, np.float32)
-        except ValueError:
-            scales = np.zeros(0, np.float32)
-        if not len(scales) or not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise NcnnFormatError(f'{where}: line {number}: the scales of {name} are not positive numbers')
-        if name.endswith('_param_0'):
-            weights[name.removesuffix('_param_0')] = scales
-        else:
-            inputs[name] = float(scales[0])
-    if set(weights) != set(inputs):
-        odd = sorted(set(weights) ^ set(inputs))
-        raise NcnnFormatError(f'{where}: {odd[0]} has scales of its weights or of its input, but not of both')
-    return {name: (weights[name], inputs[name]) for name in weights}
 
 
 def quantise_ncnn(model: NcnnModel, table: Table) -> NcnnModel:
