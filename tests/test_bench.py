@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import zoo
+from tests.conftest import ROOT
 from zoo.bench import Candidate, Worker, bench, machine
 from zoo.bench_plots import draw_bench
 from zoo.bench_worker import peak_mb
@@ -17,8 +18,6 @@ from zoo.cli import main
 from zoo.export.onnx import export_onnx
 from zoo.latency import fit
 from zoo.plots import label_points, sheet
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')

@@ -6,16 +6,14 @@ import json
 import re
 import shlex
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from plugins.files import import_file
-from tests.conftest import benchmark
+from tests.conftest import ROOT, benchmark
 from zoo.cli import COMMANDS, build_parser
 
-ROOT = Path(__file__).parents[1]
 runner = import_file(ROOT / 'benchmarks' / '__main__.py')
 command_line = benchmark('command_line').command_line
 ENTRIES = runner.entries()

@@ -24,6 +24,7 @@ import pytest
 
 from plugins.preprocess import Preprocess
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, sign, unpack
+from tests.conftest import ROOT
 from zoo.export.artefact import export
 from zoo.jetson import board, engine, run, verify
 from zoo.jetson.builder import import_tensorrt
@@ -33,7 +34,6 @@ from zoo.jetson.cuda import CudaError, CudartCuda
 from zoo.jetson.log import open_log
 from zoo.jetson.recogniser import Recogniser
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / 'zoo' / 'jetson').glob('*.py'))
 
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.conftest import ROOT
 from zoo.cli import COMMANDS, main
 from zoo.tables import format_table
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_profile_json(capsys):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.data import pack, sources
-from plugins.data.recordio import RecordError, RecordHeader, RecordReader, RecordWriter
+from plugins.data import pack, recordio, sources
+from plugins.data.recordio import RecordError, RecordHeader, RecordReader, RecordWriter, unpack
 from plugins.data.recordio import pack as pack_record
 from plugins.data.sources import MemoryFaces, TreeFaces, fingerprint, open_faces, read_faces
 from plugins.data.verification import BinError, read_bin, read_pairs, write_bin
@@ -75,7 +75,6 @@ def test_pack_unpack_round_trip(face_folder, face_zip, tmp_path, capsys):
     assert (tmp_path / 'rec/property').read_text() == '6,112,112\n'
     # InsightFace's layout: record 0 says where the identity records are, each of which says where its images are
     reader = RecordReader(tmp_path / 'rec/train.rec', tmp_path / 'rec/train.idx')
-    from plugins.data.recordio import unpack
     assert unpack(reader.read(0))[0].label == (50.0, 56.0)
     assert unpack(reader.read(51))[0].label == (8.0, 16.0)
     assert main(['data', 'unpack', str(tmp_path / 'rec'), '--out', str(tmp_path / 'out')]) == 0
@@ -263,8 +262,6 @@ def test_pairs_folder_to_bin(crops, tmp_path):
 def test_full_disk_loses_nothing(face_folder, tmp_path, monkeypatch):
     main(['data', 'pack', str(face_folder), '--out', str(tmp_path)])
     before = (tmp_path / 'train.rec').read_bytes()
-    import plugins.data.recordio as recordio
-
     class Full(io.FileIO):
         def write(self, data):
             if self.tell() > 20_000:

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from plugins.faces import Faces
 from plugins.preprocess import FaceError, encode_image
+from tests.conftest import ROOT
 from zoo.cli import main
 from zoo.evaluate.detection import evaluate_detections, overlaps
 from zoo.evaluate.detection_run import Detections, detect_pictures, summarise
@@ -119,7 +119,7 @@ def test_needs_no_torch(pictures, boxes, detector_file, tmp_path):
     code = 'import sys; sys.modules["torch"] = None; from zoo.cli import main; sys.exit(main(sys.argv[1:]))'
     command = ['eval-detector', str(detector_file), '--truth', str(tmp_path), '--pictures', str(pictures), '--size', '320',
                '--json']
-    done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, '-c', code, *command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['subsets']['valid']['ap'] > 0.9
 

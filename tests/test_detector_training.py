@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import zoo
 from plugins.data.pictures import Pictures, read_labels, write_labels
 from plugins.data.scenes import SceneAugment
 from plugins.faces import Faces
+from plugins.files import sha256_file
 from plugins.losses.multibox import Targets, assign, dense_distillation, multibox_loss
 from plugins.preprocess import FaceError
 from plugins.registry import create_detector
@@ -21,12 +24,15 @@ from recipes.bundle import score
 from recipes.bundle.detection import choose_score, compare_pairs, score_table, separation
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
+from recipes.trainer.detector import DetectorTrainer
+from recipes.trainer.engine import Interrupted
 from recipes.trainer.labels import vote
 from tests.conftest import encode
 from zoo.cli import main
 from zoo.evaluate.detection import GroundTruth
 from zoo.hub import resolve
 from zoo.model_card import CARDS, read_card
+from zoo.pipeline.sample import sample_landmarks
 
 SAMPLE = np.float32([[20, 22], [40, 22], [30, 32], [22, 42], [38, 42]])  # landmarks of a face in a box from 10 to 50
 
@@ -38,7 +44,6 @@ def one_face(score: float = 1.0) -> Faces:
 @pytest.fixture(scope='module')
 def labelled(picture, tmp_path_factory):
     """Twelve cuts of the group photo, each around one face, with the label file that says where it is."""
-    from zoo.pipeline.sample import sample_landmarks
     root = tmp_path_factory.mktemp('pictures')
     labels = {}
     for number, points in enumerate(np.float32(sample_landmarks())):
@@ -190,8 +195,6 @@ OPTIONS = {'num_epoch': 2, 'batch_size': 4, 'view_size': 64, 'warmup_epoch': 0.5
 
 
 def test_training_learns_and_resumes(labelled, tmp_path):
-    from recipes.trainer.detector import DetectorTrainer
-    from recipes.trainer.engine import Interrupted
     options = {**OPTIONS, 'pictures': str(labelled), 'labels': str(labelled / 'label.txt'), 'teacher': None, 'num_epoch': 4,
                'lr': 0.01}
     whole = DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'whole')})).fit()
@@ -203,8 +206,6 @@ def test_training_learns_and_resumes(labelled, tmp_path):
     step = broken._step
 
     def stop_after_two(*args):
-        import os
-        import signal
         if args[3] == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return step(*args)
@@ -212,7 +213,6 @@ def test_training_learns_and_resumes(labelled, tmp_path):
     with pytest.raises(Interrupted):
         broken.fit()
     DetectorTrainer(load_recipe('retinaface_mnet025_kd', {**options, 'output': str(tmp_path / 'halves'), 'resume': True})).fit()
-    from plugins.files import sha256_file
     assert sha256_file(tmp_path / 'halves' / 'last.safetensors') == sha256_file(tmp_path / 'whole' / 'last.safetensors')
     other = tmp_path / 'label.txt'
     shutil.copy(labelled / 'label.txt', other)
@@ -224,8 +224,6 @@ def test_training_learns_and_resumes(labelled, tmp_path):
 
 
 def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_path, monkeypatch):
-    from recipes.trainer.detector import DetectorTrainer
-
     def trained(**options) -> dict:
         config = load_recipe('retinaface_mnet025_kd', {**OPTIONS, 'num_epoch': 1, 'pictures': str(labelled), **options})
         return DetectorTrainer(config).fit()['train']
@@ -245,7 +243,6 @@ def test_a_teacher_labels_the_pictures_and_judges_every_anchor(labelled, tmp_pat
 
 
 def test_labels_without_a_face_are_refused(labelled, tmp_path):
-    from recipes.trainer.detector import DetectorTrainer
     (tmp_path / 'label.txt').write_text(''.join(f'# {path.name}\n' for path in labelled.glob('*.jpg')))
     config = load_recipe('retinaface_mnet025_kd', {**OPTIONS, 'pictures': str(labelled), 'teacher': None,
                                                    'labels': str(tmp_path / 'label.txt'), 'output': str(tmp_path / 'out')})
@@ -255,7 +252,6 @@ def test_labels_without_a_face_are_refused(labelled, tmp_path):
 
 def test_what_does_not_fit_is_said_before_the_labels(labelled, tmp_path, monkeypatch):
     """They take hours of large sets."""
-    from recipes.trainer.detector import DetectorTrainer
     monkeypatch.setattr('recipes.trainer.detector.label_pictures', lambda *args: pytest.fail('labelled for nothing'))
     monkeypatch.setattr(DetectorTrainer, '_load_teacher', lambda self: create_detector(self.config.network).eval())
     torch.save({}, tmp_path / 'none.pth')

@@ -9,14 +9,14 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+
+
 import pytest
 
-from tests.conftest import benchmark
+from tests.conftest import ROOT, benchmark
 from zoo.card_page import model_page
 from zoo.cli import build_parser
 from zoo.model_card import card, list_models
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,8 @@ import torch
 import zoo
 from plugins.backbones.lnrn import scale_box
 from plugins.preprocess import Preprocess
+from tests.conftest import ROOT
 from tests.nets import build, settle
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')

@@ -10,13 +10,17 @@ import threading
 import numpy as np
 import pytest
 
+import zoo
+from plugins.preprocess import l2_normalise
 from tests.conftest import ROOT
 from zoo.cli import main
+from zoo.export.job import Job
 from zoo.pipeline.contract import Contract, ContractError, contract_of, patterns
 from zoo.pipeline.galleries import open_gallery
 from zoo.pipeline.gallery import Gallery, GalleryError
 from zoo.pipeline.index import make_index
 from zoo.runtime import open_embedder
+from zoo.runtime.torch import TorchEmbedder
 
 
 def contract() -> Contract:
@@ -164,9 +168,6 @@ def test_another_model_is_refused(gallery, tmp_path):
 
 def test_eight_bits_of_the_same_weights_are_accepted(recogniser_file, tmp_path):
     """Their answers to the patterns differ more than those of other weights may: the weights' digest decides."""
-    import zoo
-    from plugins.preprocess import l2_normalise
-    from zoo.export.job import Job
     rows = np.eye(3, 8)
     coarse = l2_normalise(rows + 0.35 * np.roll(rows, 3, 1)).astype(np.float32)
     assert 0.9 < (rows * coarse).sum(1).min() < 0.95
@@ -185,8 +186,6 @@ def test_eight_bits_of_the_same_weights_are_accepted(recogniser_file, tmp_path):
 
 
 def test_contract_tells_models_apart_and_runtimes_not(recogniser_file):
-    import zoo
-    from zoo.runtime.torch import TorchEmbedder
     onnx = open_embedder(recogniser_file, threads=1)
     torch_net = zoo.load('fdfacenet') if zoo.card('fdfacenet').weights else None
     probe = contract_of(onnx, True)

@@ -4,17 +4,16 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from plugins.preprocess import l2_normalise
+from tests.conftest import ROOT
 from zoo.export.artefact import export
 from zoo.jetson.align import TEMPLATE, similarity_transform, template
 
-ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / 'docs' / 'examples' / 'ncnn'
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 ROOMS = ('plugins', 'recipes', 'zoo')
 FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE')
 # what README and docs tell a reader to run first; all of it needs files that are not modules

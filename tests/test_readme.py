@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 from plugins import registry
+from tests.conftest import ROOT
 from zoo.cli import main
 
-ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(?P<note><!-- not tested:[^\n]*-->\n)?```(?P<language>python|sh)\n(?P<code>.*?)```', re.DOTALL)
 PAGES = [ROOT / 'README.md', ROOT / 'docs' / 'bring-your-own-backbone.md']
 

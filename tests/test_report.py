@@ -21,6 +21,7 @@ from zoo.export.search import Int8Plan
 from zoo.export.target import target
 from zoo.latency import LatencyModel
 from zoo.runtime.torch import TorchEmbedder
+from zoo.weights import save_weights
 
 MEASURED = {'model': 'small', 'target': 'jetson-tx2', 'power_mode': 'MAXN', 'time': '2026-11-22T00:00:00Z',
             'board': {'device': 'quill', 'tensorrt': '8.2.1.8', 'compute_capability': '6.2'},
@@ -142,7 +143,6 @@ def test_damaged_measurements(tmp_path, text):
 
 
 def test_prediction_or_reason(tmp_path):
-    from dataclasses import replace
     fit = LatencyModel('a board', {'layers': 0.5}, 1.0, False, 9, 0.9, 0.1, 0.2, {'layers': (8, 20)})
     fit.save(tmp_path / 'fit.json')
     device = replace(target('jetson-tx2'), latency=str(tmp_path / 'fit.json'))
@@ -155,7 +155,6 @@ def test_prediction_or_reason(tmp_path):
 
 
 def test_errors_come_before_the_work(tmp_path, capsys, face_bin, measured, small_net):
-    from zoo.weights import save_weights
     save_weights(tmp_path / 'w.safetensors', small_net, 'fdfacenet', {'width': 0.25})
     command = ['deploy-report', str(tmp_path / 'w.safetensors'), '--gate-set', str(face_bin), '--out', str(tmp_path / 'r')]
     assert main([*command, '--targets', 'jetson-tx3']) == 1

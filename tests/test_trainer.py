@@ -241,7 +241,6 @@ def test_cuda_where_there_is_none(recipe):
 
 
 def test_image_that_does_not_decode_is_named(recipe, face_folder, tmp_path):
-    import shutil
     broken = tmp_path / 'broken'
     shutil.copytree(face_folder, broken)
     (broken / 'person2' / '3.jpg').write_bytes(b'\xff\xd8\xff garbage')

@@ -14,7 +14,9 @@ from plugins.data.verification import read_bin, write_bin
 from plugins.preprocess import FaceError, Preprocess, encode_image, l2_normalise
 from zoo.cli import main
 from zoo.evaluate.embed import embed_faces
+from zoo.evaluate.lowres import degrade_set, verify_lowres
 from zoo.evaluate.verification import VerificationSet, evaluate_pairs, load_verification_set, threshold_at, verify
+from zoo.export.onnx import export_onnx
 
 
 def insightface_accuracy(first, second, same, folds=10):
@@ -205,7 +207,6 @@ def test_public_recogniser_has_its_accuracy(shared, lfw_fold):
 
 
 def test_eval_command(face_bin, tmp_path, capsys):
-    from zoo.export.onnx import export_onnx
     export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
     capsys.readouterr()
     assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--json']) == 0
@@ -216,7 +217,6 @@ def test_eval_command(face_bin, tmp_path, capsys):
 
 
 def test_low_resolution(face_bin):
-    from zoo.evaluate.lowres import degrade_set, verify_lowres
     data = load_verification_set(face_bin)
     plain = verify(PixelEmbedder(), data).to_dict()
     results = verify_lowres(PixelEmbedder(), data, factors=(1, 8))
@@ -231,7 +231,6 @@ def test_low_resolution(face_bin):
 
 
 def test_low_resolution_command(face_bin, tmp_path, capsys, monkeypatch):
-    from zoo.export.onnx import export_onnx
     export_onnx(zoo.create('fdfacenet', width=0.25, num_features=32).eval(), tmp_path / 'm.onnx')
     assert main(['eval', str(tmp_path / 'm.onnx'), '--set', str(face_bin), '--lowres', 'one', '--plot', str(tmp_path / 'p.png'),
                  '--json']) == 0

@@ -14,9 +14,9 @@ import cv2
 import pytest
 
 from plugins.extras import _EXTRA_OF
+from tests.conftest import ROOT
 from zoo.cli import COMMANDS
 
-ROOT = Path(__file__).parents[1]
 TORCH = ('torch', 'torchvision', 'safetensors', 'lightning_fabric', 'pnnx')
 OPTIONAL = (*TORCH, 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'insightface', 'matplotlib', 'scipy', 'tensorboard', 'faiss',
             'shtab', 'sklearn', 'skimage', 'pandas', 'mxnet', 'tensorrt', 'pycuda')
