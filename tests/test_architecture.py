@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 FORBIDDEN = {'plugins': {'zoo', 'recipes'}, 'zoo': {'recipes'}, 'recipes': set()}
 FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob('*.py'))]
 OTHERS = [path for folder in ('tests', 'benchmarks', 'docs') for path in sorted((ROOT / folder).rglob('*.py'))]

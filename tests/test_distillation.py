@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo
 from plugins.backbones.iresnet import IRUnit
-from plugins.data.datasets import FaceSampler, face_loader
+from plugins.data.datasets import Batch, FaceSampler, face_loader
 from plugins.data.pack import gather, pack_records
 from plugins.data.sources import TreeFaces, shrink_crop
 from plugins.preprocess import FaceError, Preprocess, l2_normalise
@@ -25,6 +25,10 @@ from recipes.trainer.teacher import EmbeddingTeacher, fingerprint_model
 from tests.conftest import training_log
 from zoo.export.onnx import export_onnx
 from zoo.runtime import open_embedder
+
+
+def first_batch(trainer: Trainer, size: int = 12) -> Batch:
+    return next(iter(face_loader(trainer.dataset, FaceSampler(48, size, 1), 0)))
 
 
 def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
@@ -42,7 +46,7 @@ def test_distillation_follows_the_teacher(recipe, tmp_path, faces):
     assert sum(cosine[-4:]) < 0.8 * sum(cosine[:4])
     cached = trainer.teacher._view(0)
     assert (cached[:] == cached[:]).all(), 'every face of a view must be cached after one epoch of it'
-    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    batch = first_batch(trainer)
     known = trainer.teacher(batch, 0).embedding
     cached[batch.indices[0], 24:] = np.nan  # as a crash may leave a row, and as all are at first
     cached[batch.indices[1]] = np.nan
@@ -75,7 +79,7 @@ def test_weights_to_begin_from_are_taught_in_their_own_coordinates(recipe, tmp_p
     trainer = Trainer(recipe(**options, teachers=teachers[1:], init=init, output=str(tmp_path / 'goes on')))
     teacher, student = trainer.teacher, open_embedder(init)
     unturned = EmbeddingTeacher(tuple(teachers[1:]), 32, trainer.dataset)
-    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 48, 1, 0), 0)))
+    batch = first_batch(trainer, 48)
     known = l2_normalise(student(batch.clean.numpy()))
     near, far = ((l2_normalise(each(batch, 0).embedding.numpy()) * known).sum(1).mean() for each in (teacher, unturned))
     assert near > far + 0.3
@@ -112,7 +116,7 @@ def test_low_quality_distillation(recipe, tmp_path):
     # a student that is its teacher, on clean faces in evaluation mode, has nothing to learn
     trainer.raw.load_state_dict(trainer.teacher.network.state_dict())
     trainer.raw.eval()
-    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    batch = first_batch(trainer)
     same = trainer.raw(batch.clean, batch.labels, trainer.teacher(batch, 0))
     worse = trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0))
     scores = trainer.teacher(batch, 0).channel_scores
@@ -165,7 +169,7 @@ def test_a_teacher_sees_faces_of_its_own_size(recipe, tmp_path):
     Trainer(teacher).fit()
     trainer = Trainer(recipe(network='mobilefacenet96_eca', network_args={}, output=str(tmp_path / 'student'), num_epoch=1,
                              teachers=[teacher.output], distill={'embedding': 1.0}, val_targets=[]))
-    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    batch = first_batch(trainer)
     assert batch.clean.shape[1:3] == (112, 112) and trainer.teacher(batch, 0).embedding.shape == (12, 32)
     trainer.fit()
 
@@ -184,7 +188,7 @@ def test_labels_are_taught_at_the_temperature(recipe, tmp_path):
     for temperature in (1.0, 4.0):
         trainer = Trainer(recipe(output=str(tmp_path / 'student'), teachers=[teacher.output], distill={'label': 1.0},
                                  label_temperature=temperature))
-        batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+        batch = first_batch(trainer)
         found.append(trainer.raw(batch.images, batch.labels, trainer.teacher(batch, 0)))
     assert torch.equal(found[0]['margin'], found[1]['margin']) and abs(found[0]['label'] - found[1]['label']) > 0.1
 
@@ -242,7 +246,7 @@ def test_a_teacher_computes_in_its_students_precision(recipe, tmp_path):
     Trainer(teacher).fit()
     exact, rounded = (Trainer(recipe(**CBAM, output=str(tmp_path / 'student'), teachers=[teacher.output], precision=precision,
                                      distill={'label': 1.0, 'attention': 1.0})) for precision in ('32', 'bf16'))
-    batch = next(iter(face_loader(exact.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    batch = first_batch(exact)
     exact, rounded = (trainer.teacher(batch, 0) for trainer in (exact, rounded))
     for a, b in ((exact.embedding, rounded.embedding), (exact.logits, rounded.logits),
                  (exact.spatial_scores[0], rounded.spatial_scores[0])):
@@ -321,7 +325,7 @@ def test_a_96_pixel_student_sees_its_teachers_crop_made_smaller(recipe, tmp_path
     config = recipe(network='mobilefacenet96_eca', network_args={}, distill={'embedding': 0.1}, num_epoch=6,
                     teachers=[str(tmp_path / 'teacher.onnx')])
     trainer = Trainer(config)
-    batch = next(iter(face_loader(trainer.dataset, FaceSampler(48, 12, 1, 0), 0)))
+    batch = first_batch(trainer)
     assert batch.clean.shape == (12, 112, 112, 3) and batch.images.shape == (12, 96, 96, 3)
     assert (batch.images[0].numpy() == shrink_crop(batch.clean[0].numpy(), 96)).all()
     assert trainer.fit()['six']['pairs'] == 40  # measured on 112-pixel crops; the first epochs collapse and are not measured

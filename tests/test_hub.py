@@ -208,7 +208,7 @@ def server(tmp_path):
         httpd.shutdown()
 
 
-def test_download(server, tmp_path, monkeypatch):
+def test_download(server, bundled, tmp_path, monkeypatch):
     folder, url = server
     monkeypatch.setenv('FACEZOO_CACHE', str(tmp_path / 'cache'))
     (folder / 'w.bin').write_bytes(b'weights')
@@ -223,10 +223,10 @@ def test_download(server, tmp_path, monkeypatch):
     (folder / 'w.bin').unlink()
     assert resolve(weights).read_bytes() == b'weights', 'the second time comes from the cache'
     with pytest.raises(HubError, match='cannot download'):
-        resolve(entry(bundled_path(), file='other.bin', url=f'{url}/missing.bin'))
+        resolve(entry(bundled, file='other.bin', url=f'{url}/missing.bin'))
 
 
-def test_a_server_that_breaks_off(tmp_path, monkeypatch):
+def test_a_server_that_breaks_off(bundled, tmp_path, monkeypatch):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -240,7 +240,7 @@ def test_a_server_that_breaks_off(tmp_path, monkeypatch):
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         url = f'http://127.0.0.1:{httpd.server_address[1]}/w.bin'
         with pytest.raises(HubError, match=rf'cannot download {url}: IncompleteRead'):
-            resolve(entry(bundled_path(), file='other.bin', url=url))
+            resolve(entry(bundled, file='other.bin', url=url))
         httpd.shutdown()
     assert not list((tmp_path / 'cache' / 'weights').iterdir())
 
@@ -257,10 +257,6 @@ def test_many_at_once_get_one_whole_file(server, tmp_path, monkeypatch):
         paths = list(threads.map(lambda _: resolve(weights), range(8)))
     assert len(set(paths)) == 1 and paths[0].read_bytes() == content
     assert [p.name for p in (tmp_path / 'cache' / 'weights').iterdir()] == ['w.bin'], 'nothing half-written is left'
-
-
-def bundled_path():
-    return hub.BUNDLED / zoo.card('fdfacenet').weights['default'].file
 
 
 CARD = 'summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1'

@@ -24,8 +24,8 @@ from zoo.pipeline.tracker import Track, Tracker
 from zoo.pipeline.video import Frame, Looks, Result, VideoRecogniser, VideoSource
 
 
-def face(x: float, y: float = 0.0, side: float = 40.0) -> Face:
-    return Face(np.float32([x, y, x + side, y + side]), np.zeros((5, 2), np.float32), Quality(0.9, side, 0.0, 99.0))
+def face(x: float) -> Face:
+    return Face(np.float32([x, 0, x + 40, 40]), np.zeros((5, 2), np.float32), Quality(0.9, 40.0, 0.0, 99.0))
 
 
 class SquareDetector:
