@@ -47,25 +47,23 @@ class Format:
 
 
 def _build_onnx(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
-    facts, plan = {'opset': OPSET, 'ir_version': IR_VERSION}, None
+    plan = None
     if precision == 'int8':
         plan = job.quantiser.plan('onnxruntime')
         write_atomic(stage, onnxruntime_int8_graph(job.quantiser.graph, plan.calibration, plan.keep).SerializeToString())
-        facts['quantisation'] = plan.to_dict()
     else:
         export_onnx(job.model, stage)
-    return facts, plan
+    return {'opset': OPSET, 'ir_version': IR_VERSION}, plan
 
 
 def _build_ncnn(job: Job, precision: str, stage: Path) -> tuple[dict, Int8Plan | None]:
-    device = job.target or target('x86')
     plan = None
     if precision == 'int8':
         plan = write_ncnn_int8(job.quantiser, stage, job.name)
     else:
         write_ncnn(job.graph, precision, stage, job.name)
-    facts = {'options': {**device.runtime.variants[precision], **(device.options if job.target else {})}}
-    return facts | ({'quantisation': plan.to_dict()} if plan else {}), plan
+    variants = (job.target or target('x86')).runtime.variants
+    return {'options': {**variants[precision], **(job.target.options if job.target else {})}}, plan
 
 
 FORMATS = {
@@ -136,7 +134,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
         facts, plan = form.build(job, precision, stage)
         artefact = form.artefact(job.name, stage)
         sidecar = {'format': to, 'precision': precision, 'target': job.target.name if job.target else None, 'verdict': verdict,
-                   **job.facts, **facts}
+                   **job.facts, **facts, **({'quantisation': plan.to_dict()} if plan else {})}
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads its preprocessing from here
         sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
         files = {artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())
