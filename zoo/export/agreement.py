@@ -63,12 +63,11 @@ def require_agreement(report: dict) -> None:
     Raises:
         GateError: a figure is beyond :data:`LIMITS`; the message names all that are.
     """
-    error = report['landmark_error']
+    error = float('nan') if report['landmark_error'] is None else report['landmark_error']
     failed = [f'{key} {report[key]:.3f} (at least {LIMITS[key]} is asked)' for key in ('recall', 'precision')
               if not report[key] >= LIMITS[key]]
-    if error is None or not error <= LIMITS['landmark_error']:
-        failed.append(f'landmark error {float("nan") if error is None else error:.3f} of the eye distance (at most '
-                      f'{LIMITS["landmark_error"]})')
+    if not error <= LIMITS['landmark_error']:
+        failed.append(f'landmark error {error:.3f} of the eye distance (at most {LIMITS["landmark_error"]})')
     if failed:
         raise GateError(f'agreement gate, {report["faces"]} faces in {report["pictures"]} pictures: {"; ".join(failed)}',
                         report)
