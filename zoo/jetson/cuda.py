@@ -13,6 +13,7 @@ __all__ = ['CudaError', 'CudartCuda', 'PycudaCuda', 'open_cuda']
 _TO_DEVICE, _TO_HOST = 1, 2
 _CAPABILITY = (75, 76)  # cudaDevAttrComputeCapabilityMajor and Minor
 _NAMES = ('libcudart.so', 'libcudart.so.13', 'libcudart.so.12', 'libcudart.so.11.0', 'libcudart.so.10.2')
+_PLACE = '/usr/local/cuda/lib64/libcudart.so'  # which need not be on the loader's path
 
 
 class CudaError(RuntimeError):
@@ -135,8 +136,8 @@ def open_cuda():
 
 def _load(library):
     # by name first: that is where LD_LIBRARY_PATH counts
-    names = [library] if library else [name for name in (*_NAMES, ctypes.util.find_library('cudart')) if name]
-    for name in names + ['/usr/local/cuda/lib64/libcudart.so'] * (library is None):
+    names = [library] if library else [name for name in (*_NAMES, ctypes.util.find_library('cudart'), _PLACE) if name]
+    for name in names:
         try:
             return ctypes.CDLL(name)
         except OSError:
