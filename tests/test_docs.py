@@ -7,9 +7,6 @@ import shlex
 import subprocess
 import sys
 from datetime import datetime, timedelta
-from pathlib import Path
-
-
 
 import pytest
 
