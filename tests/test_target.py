@@ -12,12 +12,13 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.nets import embed
 from zoo.cli import main
 from zoo.export.bundle_text import build_script
 from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
-from zoo.export.quantize import int8_graph
+from zoo.export.quantize import half_graph, int8_graph, typed_half_graph
 from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
 from zoo.latency import load_latency
 
@@ -154,6 +155,37 @@ def test_check_command(tmp_path, capsys):
     (tmp_path / 'cut.onnx').write_bytes((tmp_path / 'm.onnx').read_bytes()[:200])
     assert main(['check', str(tmp_path / 'cut.onnx'), '--target', TX2]) == 1
     assert 'cut.onnx: not a whole ONNX model' in capsys.readouterr().err
+
+
+def strangers_graph(shape: list[int]) -> onnx.ModelProto:
+    """As PyTorch writes it by itself: numbers in nodes of their own; and without names, as some converters do."""
+    def constant(value, name: str) -> onnx.NodeProto:
+        return helper.make_node('Constant', [], [name], value=numpy_helper.from_array(np.array(value)))
+    nodes = [helper.make_node('Conv', ['image', 'weight'], ['features']), constant(np.float32(2), 'two'),
+             helper.make_node('Mul', ['features', 'two'], ['doubled']), constant([3], 'axes'),
+             helper.make_node('Squeeze', ['doubled', 'axes'], ['line']), constant(shape, 'shape'),
+             helper.make_node('Reshape', ['line', 'shape'], ['embedding'])]
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32), 'weight')
+    graph = helper.make_graph(nodes, 'net', [helper.make_tensor_value_info('image', TensorProto.FLOAT, ['N', 3, 8, 8])],
+                              [helper.make_tensor_value_info('embedding', TensorProto.FLOAT, ['N', 32])], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=7)
+
+
+@pytest.mark.parametrize(('shape', 'error'), [([-1, 32], ''), ([1, -1], 'Reshape embedding: it writes batch size 1 into')])
+def test_constants_of_other_exporters(shape, error, tmp_path, capsys):
+    """Among them the shape that InsightFace's own export of its mbf freezes (insightface#2406)."""
+    onnx.save(strangers_graph(shape), tmp_path / 'm.onnx')
+    assert main(['check', str(tmp_path / 'm.onnx'), '--target', TX2]) == bool(error)
+    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith('error')]
+    assert len(errors) == bool(error) and all(error in line for line in errors), errors
+
+
+@pytest.mark.parametrize('form', [half_graph, typed_half_graph])
+def test_graphs_without_names_in_16_bits(form, tmp_path):
+    onnx.save(strangers_graph([-1, 32]), tmp_path / 'm.onnx')
+    graph, x = Graph.load(tmp_path / 'm.onnx'), np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    exact, found = (embed(model, x) for model in (graph, form(graph)))
+    assert 0 < np.abs(found - exact).max() < 0.1
 
 
 def test_names_of_a_graph_are_no_commands_for_the_board(tmp_path):

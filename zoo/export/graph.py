@@ -13,7 +13,7 @@ import numpy as np
 from plugins.extras import require
 from zoo.runtime.onnx import onnx_session
 
-__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'attributes_of', 'computes_in_integers']
+__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'attributes_of', 'computes_in_integers', 'store_constants']
 
 _INTEGER_OPS = frozenset({'QuantizeLinear', 'DequantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger'})
 
@@ -68,7 +68,7 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Graph:
-        """Read a file.
+        """Read a file, which may be a stranger's: constants become initialisers, and every node gets a name of its own.
 
         Raises:
             FileNotFoundError: no such file.
@@ -80,6 +80,9 @@ class Graph:
         try:
             model = onnx.load(str(path))
             onnx.checker.check_model(model)
+            store_constants(model.graph)
+            model.ir_version = max(model.ir_version, 4)  # before, every initialiser had to be an input, too
+            _name_nodes(model.graph)
             return cls(model)
         except Exception as error:  # protobuf, checker and onnx's loader each have their own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -163,6 +166,27 @@ class Graph:
             options = {'strides': tuple(attributes.get('strides', ones)), 'groups': attributes.get('group', 1),
                        'dilations': tuple(attributes.get('dilations', ones))}
         return WeightLayer(node.name, node.op_type, node.input[0], node.output[0], weight, node.input[1], axis, **options)
+
+
+def store_constants(graph) -> None:
+    """Constant nodes as initialisers (in place), where weights are looked for; LightCNN makes pictures grey with such ones."""
+    helper = require('onnx.helper', 'onnx')
+    for node in [node for node in graph.node if node.op_type == 'Constant' and node.attribute[0].name == 'value']:
+        tensor = helper.get_attribute_value(node.attribute[0])
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+def _name_nodes(graph) -> None:
+    """Call nodes without a name, or with another's, after what they make (in place): by their names they are told apart."""
+    taken = set()
+    for node in graph.node:
+        if not node.name or node.name in taken:
+            node.name = node.output[0]
+        while node.name in taken:
+            node.name += '_'
+        taken.add(node.name)
 
 
 def computes_in_integers(path: str | os.PathLike) -> bool:

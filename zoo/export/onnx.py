@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plugins.extras import require
 from plugins.files import write_atomic
 from zoo.export.fold import fold_batchnorm
+from zoo.export.graph import store_constants
 
 __all__ = ['INPUT', 'IR_VERSION', 'OPSET', 'OUTPUT', 'export_onnx', 'to_onnx', 'trace_onnx']
 
@@ -69,21 +70,11 @@ def trace_onnx(net: nn.Module, sample: Tensor, outputs: Sequence[str], axes: Map
     graph, confirmed = onnxsim.simplify(onnx.load_from_string(buffer.getvalue()))
     if not confirmed:
         raise RuntimeError('onnxsim changed what the graph computes; please report the model')
-    _store_constants(graph.graph)
+    store_constants(graph.graph)
     for index, node in enumerate(graph.graph.node):
         node.name = f'node{index}_{node.op_type}'
     graph.ir_version = IR_VERSION
     return graph
-
-
-def _store_constants(graph) -> None:
-    """Constant nodes as initialisers, where weights are looked for; LightCNN makes its picture grey with such ones."""
-    helper = require('onnx.helper', 'onnx')
-    for node in [node for node in graph.node if node.op_type == 'Constant' and node.attribute[0].name == 'value']:
-        tensor = helper.get_attribute_value(node.attribute[0])
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
 
 
 def _reshape_slopes(model) -> None:
