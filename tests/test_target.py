@@ -105,6 +105,30 @@ def test_what_tensorrt_82_cannot_build(model, message):
         require_buildable(lint(Graph(model()), target(TX2)))
 
 
+@pytest.mark.parametrize(('op', 'inputs', 'options', 'message'), [
+    ('Conv', ['image', 'weight', 'computed'], {}, 'its bias is computed in the graph'),
+    ('Slice', ['image', 'zero', 'one', 'computed'], {}, 'its axes are computed in the graph'),
+    ('Einsum', ['image', 'image'], {'equation': '...ij,...ij->...i'}, 'its equation has an ellipsis'),
+    ('Einsum', ['image'], {'equation': 'ncii->nci'}, 'its equation has an ellipsis or a diagonal'),
+    ('QuantizeLinear', ['image', 'step', 'unsigned'], {}, 'it rounds to uint8'),
+    ('Conv', ['image', 'weight', 'bias'], {}, ''),
+    ('Slice', ['image', 'zero', 'one', '', 'one'], {}, ''),
+    ('Einsum', ['image', 'image'], {'equation': 'nchw, nchw -> nc'}, ''),
+    ('QuantizeLinear', ['image', 'step', 'signed'], {}, ''),
+])
+def test_restrictions_of_operators(op, inputs, options, message):
+    values = {'weight': np.ones((4, 3, 1, 1), np.float32), 'bias': np.ones(4, np.float32), 'zero': np.array([0]),
+              'one': np.array([1]), 'step': np.float32(0.1), 'signed': np.int8(0), 'unsigned': np.uint8(0)}
+    nodes = [helper.make_node('Identity', ['one' if op == 'Slice' else 'bias'], ['computed'], 'identity'),
+             helper.make_node(op, inputs, ['made'], 'made', **options)]
+    graph = helper.make_graph(nodes, 'net', [helper.make_tensor_value_info('image', TensorProto.FLOAT, ['N', 3, 8, 8])],
+                              [helper.make_tensor_value_info('made', TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()])
+    errors = [line for line in findings(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)]), ORIN)
+              if line.startswith('error')]
+    assert len(errors) == bool(message) and all(message in line for line in errors), errors
+
+
 def test_hardswish_is_fine_where_the_importer_has_it():
     assert not [line for line in findings(network('HardSwish', opset=14), ORIN) if 'importer' in line]
 

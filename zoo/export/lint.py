@@ -16,6 +16,7 @@ LEVELS = ('error', 'warning', 'note')
 HALF_MAX = 65504.0
 HALF_SAFE = HALF_MAX / 8  # faces that were not seen may go further than those that were
 _QDQ = ('QuantizeLinear', 'DequantizeLinear')
+_OTHER_INTEGERS = (np.uint8, np.int16, np.uint16, np.int32)  # than TensorRT's; onnxruntime writes them
 _CHANNELS = 32  # INT8 tensor-core kernels want multiples of it (TensorRT#1310)
 
 
@@ -100,10 +101,16 @@ def _broken_restriction(graph: Graph, node) -> str:
     constants = graph.initializers
     if node.op_type in ('Conv', 'ConvTranspose') and not _is_weight(graph, node.input[1]):
         return 'its weight is computed in the graph'
+    if node.op_type in ('Conv', 'ConvTranspose') and any(name and name not in constants for name in node.input[2:]):
+        return 'its bias is computed in the graph'
     if node.op_type == 'MaxPool' and len(node.output) > 1:
         return 'its second output is used'
     if node.op_type in ('Squeeze', 'Unsqueeze') and len(node.input) > 1 and node.input[1] not in constants:
         return 'its axes are computed in the graph'
+    if node.op_type == 'Slice' and any(name and name not in constants for name in node.input[3:4]):
+        return 'its axes are computed in the graph'
+    if node.op_type == 'Einsum' and not _plain_product(attributes_of(node)['equation'].decode()):
+        return 'its equation has an ellipsis or a diagonal'
     if node.op_type == 'InstanceNormalization' and not set(node.input[1:]) <= set(constants):
         return 'its scale or bias is computed in the graph'
     if node.op_type == 'Resize' and attributes_of(node).get('mode') == b'cubic':
@@ -111,7 +118,14 @@ def _broken_restriction(graph: Graph, node) -> str:
     if node.op_type in _QDQ and (
             len(node.input) < 3 or np.any(constants.get(node.input[2], np.ones(1)))):
         return 'its zero point is missing or not 0'
+    if node.op_type in _QDQ and constants[node.input[2]].dtype in _OTHER_INTEGERS:
+        return f'it rounds to {constants[node.input[2]].dtype}'
     return ''
+
+
+def _plain_product(equation: str) -> bool:
+    terms = equation.replace(' ', '').partition('->')[0].split(',')
+    return '.' not in equation and all(len(set(term)) == len(term) for term in terms)
 
 
 def _is_weight(graph: Graph, name: str) -> bool:
