@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from zoo.export.graph import Graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
 from zoo.export.quantize import half_graph, int8_graph, typed_half_graph
 from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
+from zoo.export.variants import FORMS
 from zoo.latency import load_latency
 
 TX2, ORIN = 'jetson-tx2', 'jetson-orin'
@@ -163,6 +165,18 @@ def test_half_range():
     assert any('Conv conv: reaches 30000 on real faces, FP16 ends at 65504' in line for line in found)
     graph = Graph(network())
     assert overflowing_nodes(graph, absmax) == ['conv', graph.consumers['features'][0].name]  # its reader, too
+
+
+def test_eight_bits_do_not_overflow_in_layers_that_run_in_16():
+    """Where the builder finds FP16 faster than INT8, or a layer is kept out of 8 bits."""
+    graph = Graph(network())
+    absmax = {'image': 1.0, 'features': 70_000.0, 'active': 7.0, 'embedding': 7.0}
+    plan = SimpleNamespace(keep=('conv',), calibration=Calibration('minmax', absmax, absmax, 64, '', {}))
+    histograms = {name: SimpleNamespace(absmax=value) for name, value in absmax.items()}
+    quantiser = SimpleNamespace(plan=lambda scheme: plan, histograms=histograms)
+    job = SimpleNamespace(calib='faces', target=target(TX2), quantiser=quantiser)
+    made = FORMS['cache'](job, graph, {'cache': 'int8.calib'})
+    assert made.layer_precisions == {'conv': 'fp32', 'act': 'fp32', 'flat': 'fp16'}
 
 
 def test_check_command(tmp_path, capsys):

@@ -53,10 +53,11 @@ def _typed_half(graph: Graph, absmax: dict[str, float], name: str) -> Variant:
 def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
     plan = job.quantiser.plan('tensorrt')
     kept = {name for layer in graph.layers if layer.name in plan.keep for name in group_of(graph, layer)}
+    pinned = overflowing_nodes(graph, largest_values(job))  # the builder may take FP16 for any layer, and does on a TX2
     text = calibration_cache(plan.calibration, job.target.tensorrt)
     return Variant(simulate_int8(graph, plan.calibration, SCHEMES['tensorrt'], plan.keep), {
         spec['cache']: text.encode(), 'calibration.json': json.dumps(plan.calibration.to_dict(), indent=1).encode()},
-        dict.fromkeys(sorted(kept), 'fp16'), plan)
+        dict.fromkeys(sorted(kept), 'fp16') | dict.fromkeys(pinned, 'fp32'), plan)
 
 
 def _qdq(job: Job, graph: Graph, spec: dict) -> Variant:
