@@ -78,6 +78,7 @@ class TestCache:
         ('TRT-8201-MinMaxCalibration\nx: 3b810a13', 'MinMaxCalibration'),
         ('TRT-8201-EntropyCalibration2\nx: 3b810a', 'line 2'), ('TRT-8201-EntropyCalibration2\nx: 00000000', 'line 2'),
         ('TRT-8201-EntropyCalibration2\nx: 7fc00000', 'line 2'), ('TRT-8201-EntropyCalibration2\nx: zzzzzzzz', 'line 2'),
+        ('TRT-8201-EntropyCalibration2\nx: 3b 10 a1', 'line 2'),
     ])
     def test_damaged(self, text, message):
         with pytest.raises(CacheError, match=message):

@@ -81,7 +81,7 @@ def read_cache(text, where='cache', version=None):
         digits = digits[1:]
         try:
             scale = struct.unpack('>f', bytes(bytearray.fromhex(digits)))[0] if len(digits) == 8 else -1.0
-        except ValueError:
+        except (ValueError, struct.error):  # the latter of digits with spaces between
             scale = -1.0
         if not colon or not (scale > 0 and math.isfinite(scale)):
             raise CacheError('%s: line %d is not "<tensor>: <8 hexadecimal digits of a positive float>": %r'
