@@ -177,6 +177,8 @@ def test_eight_bits_do_not_overflow_in_layers_that_run_in_16():
     job = SimpleNamespace(calib='faces', target=target(TX2), quantiser=quantiser)
     made = FORMS['cache'](job, graph, {'cache': 'int8.calib'})
     assert made.layer_precisions == {'conv': 'fp32', 'act': 'fp32', 'flat': 'fp16'}
+    other = FORMS['qdq'](job, graph, {'graph': 'model_int8.onnx'})
+    assert not set(made.files) & set(other.files), 'a bundle may hold both, and their ranges differ'
 
 
 def test_check_command(tmp_path, capsys):

@@ -63,7 +63,7 @@ def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
 def _qdq(job: Job, graph: Graph, spec: dict) -> Variant:
     plan = job.quantiser.plan('qdq')
     model = int8_graph(graph, plan.calibration, plan.keep)
-    return Variant(model, {spec['graph']: model.SerializeToString(), 'calibration.json': json.dumps(
+    return Variant(model, {spec['graph']: model.SerializeToString(), 'calibration_qdq.json': json.dumps(
         plan.calibration.to_dict(), indent=1).encode()}, plan=plan)
 
 
