@@ -120,6 +120,17 @@ def test_pack_in_insightface(model, tmp_path, crops):
     assert manifest['tasks']['recognition']['sha256'] == sidecar['sha256']['fdfacenet.onnx']
 
 
+def test_packs_of_two_weights_of_one_network_have_two_names(tmp_path, monkeypatch, capsys):
+    """The second would replace the first, whose embeddings, enrolled somewhere, cannot be compared with its own."""
+    def export(model, name, to, *rest, **options):
+        raise ValueError(f'{to} called {name}')
+
+    monkeypatch.setattr('zoo.export.artefact.export', export)
+    for name in ('fdfacenet', 'fdfacenet.lowquality'):
+        assert main(['export', name, '--to', 'pack', '--out', str(tmp_path)]) == 1
+        assert capsys.readouterr().err.endswith(f'pack called {name}\n')
+
+
 def test_a_pack_that_insightface_takes_for_another_is_not_left(small_net, tmp_path, monkeypatch):
     monkeypatch.setattr('insightface.model_zoo.get_model', lambda path, **options: SimpleNamespace(input_mean=0, input_std=1))
     with pytest.raises(PackError, match=r'^net\.onnx: InsightFace takes it for SimpleNamespace'):

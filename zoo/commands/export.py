@@ -46,16 +46,19 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
     from zoo.export.target import target
+    from zoo.model_card import weights_of
     if not (args.to or args.target):
         raise ValueError('say what to make: --to onnx, ncnn, tensorrt or pack, or --target DEVICE')
     to = args.to or target(args.target).runtime.kind
     model = zoo.load(args.name, weights=args.weights, network=args.network)
-    name = Path(args.name).stem  # of a file, or without the tag of its weights
+    name = Path(args.name).stem  # of a file, or without the tag of its weights, which tells packs of one root apart
+    if to == 'pack' and weights_of(args.name):
+        name = args.name
     if not hasattr(model, 'num_features'):
         return _run_detector(args, model, to, name)
     sidecar = export(model, name, to, args.out, args.gate_set, detector=args.detector, precision=args.precision,
                      device=args.target, calib=args.calib)
-    print(f'{to} at {args.out}: {sidecar["bytes"] / 1e6:.2f} MB')
+    print(f'{to} at {args.out}{f"/models/{name}" if to == "pack" else ""}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
         print('{level}: {where}: {problem}; {remedy}'.format(**finding))
     if to == 'tensorrt' and 'detector' in sidecar:
