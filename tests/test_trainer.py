@@ -222,6 +222,10 @@ def test_wrong_data_is_refused(recipe, tmp_path, face_folder):
             Trainer(recipe(rec=str(face_folder / 'person0'), **options))
     with pytest.raises(RecipeError, match=r"network='retinaface_mnet025' detects faces.*task='detection'"):
         Trainer(recipe(network='retinaface_mnet025', network_args={}))
+    config = recipe(degrade={'factors': [2, 128]})
+    with pytest.raises(FaceError, match=r'degrade.factors=.*112x112 pixels cannot be made 128 times smaller'):
+        Trainer(config)
+    assert not Path(config.output).exists()
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FaceError, match='no images'):
         Trainer(recipe(rec=str(tmp_path / 'empty')))

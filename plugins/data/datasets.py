@@ -48,12 +48,17 @@ class FaceDataset(Dataset):
         degrade: seen by the student only, new in every epoch.
         views: number of distinct augmentations of a face; the view of an epoch is ``epoch % views`` (0: always new).
         student_size: side of the crops that the student sees, when it is smaller than ``size``.
+
+    Raises:
+        FaceError: crops of ``size`` pixels are too small for a factor of ``degrade``.
     """
 
     def __init__(self, source: FaceSource, size: int = 112, augment: Augment | None = None, degrade: Degrade | None = None,
                  views: int = 0, seed: int = 0, student_size: int | None = None) -> None:
         self.source, self.size, self.augment, self.degrade = source, size, augment or Augment(), degrade
         self.views, self.seed, self.student_size = views, seed, student_size or size
+        if degrade:
+            degrade.check(size)
 
     def __len__(self) -> int:
         return len(self.source)

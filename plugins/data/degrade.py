@@ -46,14 +46,23 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
     if factor == 1:
         return image
     height, width = image.shape[:2]
-    small = round(width / factor), round(height / factor)
-    if min(small) < 2:
-        raise FaceError(f'a face of {width}x{height} pixels cannot be made {factor} times smaller')
-    kernel = _KERNELS[variant]
+    small, kernel = _small(width, height, factor), _KERNELS[variant]
     image = cv2.resize(cv2.resize(image, small, interpolation=kernel), (width, height), interpolation=kernel)
     if variant == 'askd':
         return cv2.GaussianBlur(image, (5, 5), sigmaX=0.1, sigmaY=2.0)
     return cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def _small(width: int, height: int, factor: int) -> tuple[int, int]:
+    """Sides of a face made so many times smaller.
+
+    Raises:
+        FaceError: not even 2x2 pixels are left.
+    """
+    small = round(width / factor), round(height / factor)
+    if min(small) < 2:
+        raise FaceError(f'a face of {width}x{height} pixels cannot be made {factor} times smaller')
+    return small
 
 
 def misalign(image: np.ndarray, error: float, rng: np.random.Generator) -> np.ndarray:
@@ -102,6 +111,17 @@ class Degrade:
             raise ValueError(f'degrade.variant={self.variant!r}: must be one of {", ".join(_KERNELS)}')
         if not 0 <= self.landmarks <= 10:
             raise ValueError(f'degrade.landmarks={self.landmarks}: must be from 0 to 10 pixels')
+
+    def check(self, size: int) -> None:
+        """Refuse factors for which crops of so many pixels are too small: said now, and not when one is drawn.
+
+        Raises:
+            FaceError: as :func:`degrade`.
+        """
+        try:
+            _small(size, size, max(self.factors))
+        except FaceError as error:
+            raise FaceError(f'degrade.factors={self.factors!r}: {error}') from None
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.landmarks:
