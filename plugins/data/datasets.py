@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plugins.data.augment import Augment
 from plugins.data.degrade import Degrade
+from plugins.data.recordio import RecordError
 from plugins.data.sources import FaceSource, decode_face, fingerprint, shrink_crop
+from plugins.preprocess import FaceError
 
 __all__ = ['Batch', 'FaceDataset', 'FaceSampler', 'face_loader']
 
@@ -130,12 +132,33 @@ class FaceSampler(Sampler):
                 yield [(epoch, int(index)) for index in order[begin:begin + self.batch_size]]
 
 
-def face_loader(dataset: FaceDataset, sampler: FaceSampler, workers: int) -> DataLoader:
-    """Loader over all remaining steps of a training; a worker's exception reaches the trainer with its traceback."""
+class _Told(Dataset):
+    """Batches, or what is wrong with the data as a value: PyTorch puts the traceback of a worker into what it raises."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch | Exception:
+        try:
+            return self.dataset.__getitems__(items)
+        except (FaceError, RecordError, OSError) as error:
+            return error
+
+
+def face_loader(dataset: Dataset, sampler: FaceSampler, workers: int) -> Iterator[Batch]:
+    """Batches of all remaining steps of a training.
+
+    Raises:
+        FaceError, RecordError, OSError: of a worker that cannot read an image, as it would be without workers. Any other
+            exception of a worker has its traceback in the message.
+    """
     # here and not in the workers: a forked worker that shuts down OpenCV's inherited thread pool waits for ever
     cv2.setNumThreads(1)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
-                      worker_init_fn=partial(_outlive_signals, os.getpid()), prefetch_factor=4 if workers else None)
+    for batch in DataLoader(_Told(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
+                            worker_init_fn=partial(_outlive_signals, os.getpid()), prefetch_factor=4 if workers else None):
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def _outlive_signals(trainer: int, worker: int) -> None:
@@ -157,5 +180,5 @@ def _obey(trainer: int) -> None:
     os._exit(0)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Batch | Exception) -> Batch | Exception:
     return batch
