@@ -43,8 +43,7 @@ class Study:
 def report(study: Study, rows: list[dict]) -> str:
     """Markdown: mean and standard deviation over seeds, best first by the last set's accuracy; then the paper's orderings."""
     shown = [label for label in study.runs if label not in study.helpers and any(row['run'] == label for row in rows)]
-    # a set that was named later may lack in earlier rows
-    sets = [name for name in (rows[-1]['results'] if rows else ()) if all(name in row['results'] for row in rows)]
+    sets = _common_sets(rows)
     columns = [(name, key) for name in sets for key in ('accuracy', 'tar@1e-3')]
     lowres = bool(study.lowres and sets and all('lowres' in row['results'][sets[-1]] for row in rows))
     if lowres:
@@ -67,9 +66,16 @@ def report(study: Study, rows: list[dict]) -> str:
                      'differences hold that and the draw of the pairs.')
     elif rows:
         notes.append('The errors are those of the pairs alone, with one seed a run: another seed may turn what is close.')
-    notes += ['There is no set that all runs were measured on (`--set`).'] if rows and not sets else []
+    notes += ['There is no set that all runs were measured on (`--set`), on as many pairs.'] if rows and not sets else []
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
     return '\n'.join([*lines, '', *notes]) + '\n'
+
+
+def _common_sets(rows: list[dict]) -> list[str]:
+    """Names of the sets that all runs were measured on: one that was named later may lack in earlier rows, and the same name
+    with another number of pairs is another set."""
+    return [name for name in (rows[-1]['results'] if rows else ())
+            if len({row['results'].get(name, {}).get('pairs') for row in rows}) == 1]
 
 
 def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:

@@ -164,6 +164,9 @@ def test_a_set_that_was_named_later_leaves_the_earlier_runs_readable():
             for run, sets in (('a', ('lfw',)), ('b', ('lfw', 'agedb')))]
     text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
     assert 'lfw accuracy' in text and 'agedb' not in text
+    rows[0]['results']['agedb'] = {**figures, 'pairs': 8}  # another set of that name
+    text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
+    assert 'lfw accuracy' in text and 'agedb' not in text
     rows[0]['results'] = {}
     text = report(Study('x', 'X', '', 'r', {'a': {}, 'b': {}}), rows)
     assert '| run | seeds |\n|---|---|\n| a | 1 |\n| b | 1 |\n' in text and 'no set that all runs were measured on' in text
