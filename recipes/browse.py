@@ -73,17 +73,23 @@ def _check(args: argparse.Namespace) -> int:
 
 def _of_recogniser(config) -> Iterator[Finding]:
     from plugins.data.check import Finding, check_recipe
+    from plugins.data.degrade import Degrade
     from plugins.registry import create_backbone, list_backbones
     from recipes.trainer.teacher import teacher_size
     from zoo.model_card import preprocess_of
     size = preprocess_of(config.network).input_size if config.network in list_backbones() else 112
     yield from check_recipe(dataclasses.asdict(config), size=size)
     yield from _network(config, partial(create_backbone, num_features=config.embedding_size))
+    sizes = [size]
     for name in config.teachers:
         try:
-            teacher_size(dataclasses.replace(config, teachers=(name,)), size)
+            sizes.append(teacher_size(dataclasses.replace(config, teachers=(name,)), size))
         except (ValueError, LookupError, OSError, ImportError) as error:
             yield Finding(str(error) if name in str(error) else f'teachers: {name}: {error}')
+    try:
+        Degrade(**config.degrade).check(max(sizes))
+    except ValueError as error:
+        yield Finding(str(error))
 
 
 def _of_detector(config) -> Iterator[Finding]:

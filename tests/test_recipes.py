@@ -46,6 +46,8 @@ def test_check(capsys, face_folder):
     assert main(['recipe', 'check', 'fdfacenet_ms1mv3', *words[:1], *words[3:]]) == 1
     out = capsys.readouterr().out
     assert 'num_image=5179510 in the recipe, but' in out and 'num_classes=93431' in out and ': wrong: 2\n' in out
+    assert main(['recipe', 'check', 'fdfacenet_ms1mv3', *words, 'degrade.factors=[2, 128]']) == 1
+    assert 'wrong: degrade.factors=[2, 128]: a face of 112x112 pixels cannot be made 128 times' in capsys.readouterr().out
     assert main(['recipe', 'check', 'fdfacenet_ms1mv3']) == 1
     assert "rec='ms1m-retinaface-t1': there is no such data set" in capsys.readouterr().out
 
