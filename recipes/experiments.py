@@ -8,7 +8,7 @@
 
 A study is a YAML file (recipes/studies/NAME.yaml, or a path): a recipe, the overrides of each run, seeds. Finished runs are
 kept in results/studies/NAME.json and not run again; an interrupted one goes on where it was. KEY=VALUE overrides apply to
-all runs.
+all runs. A run that diverges is told at the end (exit status 1), and the others are run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from recipes.config import RecipeError, TrainConfig, load_recipe
 from recipes.report import Study, pack_decisions, plot_curves, report
 from zoo.commands.options import named_set, number
 from zoo.datafile import read_yaml
+from zoo.evaluate.embed import Collapsed
 from zoo.evaluate.verification import load_verification_set, verify
 from zoo.tables import format_table
 
@@ -63,9 +64,10 @@ def run(args: argparse.Namespace) -> None:
     overrides = parse_overrides(changes)
     if args.verb == 'run':
         require('torch', 'train')
+    failed = []
     for study in [load_study(name) for name in names]:
         if args.verb == 'run':
-            run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
+            failed += run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
         elif args.verb == 'status':
             print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
         else:
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
             print(text)
             if args.plots:
                 plot_curves(study, rows, args.results / f'{study.name}.png')
+    if failed:
+        raise RuntimeError('all is done but\n' + '\n'.join(failed))
 
 
 def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
@@ -136,26 +140,43 @@ def load_study(name: str) -> Study:
     return study
 
 
-def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
+def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> list[str]:
     """Run all runs of all seeds that have no result yet; every result is written as soon as it is there. What another process
-    trains is waited for, and not run again.
+    trains is waited for, and not run again. A run that diverges or collapses has no result, nor have those it teaches.
 
     Args:
         work: checkpoints and weights, in a folder for each run, seed and configuration.
         sets: verification sets by name.
+
+    Returns:
+        Which runs failed, and why.
     """
+    from recipes.trainer.run import Diverged
     for path in sets.values():
         load_verification_set(path)  # a wrong one is said before the long work
+    failed: dict[tuple[str, int], str] = {}
     for seed in study.seeds:
         for label in study.runs:
             if label not in _missing(study, seed, results, work, overrides):
                 continue
-            with locked(_config(study, label, seed, work, overrides).output):  # another command may be at the same run
-                if label in _missing(study, seed, results, work, overrides):
-                    print(f'{study.name}: {label}, seed {seed}', flush=True)
-                    config = _config(study, label, seed, work, overrides)
-                    _add(study, results, {'run': label, 'seed': seed, 'config': _digest(config),
-                                          **_train_and_measure(config, study, sets)})
+            if lost := next((teacher for teacher in _teachers(study, label) if (teacher, seed) in failed), None):
+                failed[label, seed] = f'its teacher {lost!r} failed'
+                continue
+            try:
+                _run_missing(study, label, seed, results, work, overrides, sets)
+            except (Diverged, Collapsed) as error:  # the others of a long queue need not wait for it
+                failed[label, seed] = str(error)
+    return [f'{study.name}: {label}, seed {seed}: {why}' for (label, seed), why in failed.items()]
+
+
+def _run_missing(study: Study, label: str, seed: int, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
+    config = _config(study, label, seed, work, overrides)
+    with locked(config.output):  # another command may be at the same run
+        if label in _missing(study, seed, results, work, overrides):
+            print(f'{study.name}: {label}, seed {seed}', flush=True)
+            config = _config(study, label, seed, work, overrides)  # the other one may have left a checkpoint to go on from
+            _add(study, results, {'run': label, 'seed': seed, 'config': _digest(config),
+                                  **_train_and_measure(config, study, sets)})
 
 
 def _add(study: Study, results: Path, row: dict) -> None:

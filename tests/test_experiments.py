@@ -15,6 +15,7 @@ import pytest
 from recipes.config import RecipeError, load_recipe
 from recipes.experiments import STUDIES, list_studies, load_study, run_study
 from recipes.report import Study, _least, pack_decisions, plot_curves, report
+from recipes.trainer.run import Diverged
 from tests.conftest import TINY
 from zoo.cli import main
 
@@ -71,6 +72,26 @@ def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
     assert main([*command, '--run', 'studnet']) == 1 and "no run 'studnet'" in capsys.readouterr().err
     assert main(['experiments', 'status', path, '--results', str(tmp_path / 'results')]) == 0
     assert 'seed 1  seed 2  seed 7  seed 8' in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_does_not_end_the_queue(study, tmp_path, capsys, monkeypatch):
+    """Whom it would teach is passed over, the next seed is run, and what failed is told at the end."""
+    made = []
+
+    def pretend(config, *_) -> dict:
+        made.append(Path(config.output).name.rpartition('-')[0])
+        Path(config.output).mkdir(parents=True)
+        Path(config.output, 'checkpoint.pt').touch()
+        if made == ['teacher-1']:
+            raise Diverged('the loss is nan at step 7')
+        return {}
+
+    monkeypatch.setattr('recipes.experiments._train_and_measure', pretend)
+    paths = ['--results', str(tmp_path / 'results'), '--work', str(tmp_path / 'work')]
+    assert main(['experiments', 'run', str(tmp_path / 'study.yaml'), *paths]) == 1
+    assert made == ['teacher-1', 'teacher-2', 'student-2']
+    assert capsys.readouterr().err.splitlines()[1:] == ['study: teacher, seed 1: the loss is nan at step 7',
+                                                        "study: student, seed 1: its teacher 'teacher' failed"]
 
 
 def test_two_commands_side_by_side(study, tmp_path, monkeypatch):
