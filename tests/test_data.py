@@ -219,7 +219,9 @@ def test_bin_that_tries_to_run_code(tmp_path, content):
 
 @pytest.mark.parametrize(('content', 'message'), [
     (b'', 'not a verification'), (b'garbage', 'not a verification'), (pickle.dumps(([b'a'], [True])), '1 images for 1 pairs'),
-    (pickle.dumps(([], [])), '0 images'), (pickle.dumps(7), 'not a verification')])
+    (pickle.dumps(([], [])), '0 images'), (pickle.dumps(7), 'not a verification'), (b'PK\n', r'\(\S+: [^\n]+\); it may be cut'),
+    *[(pickle.dumps(pair), 'must hold a list of encoded images, then one of booleans') for pair in (
+        ([1, 2], [True]), (['a', 'b'], [True]), (2, [True]), ([b'a', b'b'], ['different']), ([b'a', b'b'], [[True], []]))]])
 def test_damaged_bin(tmp_path, content, message):
     (tmp_path / 'x.bin').write_bytes(content)
     with pytest.raises(BinError, match=message):

@@ -58,14 +58,20 @@ def read_bin(path: str | os.PathLike) -> tuple[list[bytes], np.ndarray]:
         except BinError as error:
             raise BinError(f'{path}: {error}') from None
         except Exception as error:
-            raise BinError(f'{path}: not a verification .bin ({type(error).__name__}: {error}); '
+            raise BinError(f'{path}: not a verification .bin ({type(error).__name__}: {" ".join(str(error).split())}); '
                            'it may be cut short: copy it again') from None
     else:
         raise BinError(f'{path}: not a verification .bin')
-    same = np.asarray(same, bool)
+    try:  # bytes(7) would be seven zeros, and bool('different') true
+        same = np.asarray(same)
+        fine = all(isinstance(image, bytes | bytearray | np.ndarray) for image in images) and np.isin(same, (0, 1)).all()
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise BinError(f'{path}: not a verification .bin: it must hold a list of encoded images, then one of booleans')
     if same.ndim != 1 or not len(same) or len(images) != 2 * len(same):
         raise BinError(f'{path}: {len(images)} images for {same.size} pairs; expected two images a pair')
-    return [image.tobytes() if isinstance(image, np.ndarray) else bytes(image) for image in images], same
+    return [image.tobytes() if isinstance(image, np.ndarray) else bytes(image) for image in images], same.astype(bool)
 
 
 def write_bin(path: str | os.PathLike, images: list[bytes], same) -> None:
