@@ -105,8 +105,17 @@ def test_truncated_and_damaged_files(bundled, tmp_path):
     with pytest.raises(WeightsError, match='cannot be read'):
         read_state(tmp_path / 'x.pt')
     (tmp_path / 'x.pt').write_bytes(b'')
-    with pytest.raises(WeightsError, match='it is empty or cut short'):
+    with pytest.raises(WeightsError, match=r'it is empty or cut short\); copy it again'):
         read_state(tmp_path / 'x.pt')
+
+
+def test_files_of_another_kind_say_what_to_do(bundled, tmp_path):
+    """Torch's own message advises to load them with ``weights_only=False``, which would run what is in them."""
+    torch.save(torch.nn.Linear(2, 2), tmp_path / 'whole.pt')
+    (tmp_path / 'renamed.pt').write_bytes(bundled.read_bytes())
+    for name in ('whole.pt', 'renamed.pt'):
+        with pytest.raises(WeightsError, match=rf'{name}: cannot be read as weights: no PyTorch file, .*state_dict\(\)'):
+            zoo.load('fdfacenet', weights=tmp_path / name)
 
 
 def test_wrong_hash_is_refused(bundled, tmp_path, monkeypatch):
