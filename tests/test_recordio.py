@@ -144,6 +144,11 @@ class TestDamage:
         with pytest.raises(KeyError, match=r'no record 7 \(keys 0 to 2\)'):
             RecordReader(three, three.with_suffix('.idx')).read(7)
 
+    def test_a_file_of_another_kind(self, three):
+        three.write_bytes(b'PK\3\4 an archive')
+        with pytest.raises(RecordError, match=r'no record begins at byte 0 .* damaged, or no \.rec: copy it again'):
+            RecordReader(three)
+
     def test_empty_file(self, three):
         three.write_bytes(b'')
         with pytest.raises(RecordError, match='empty file'):

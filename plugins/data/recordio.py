@@ -168,8 +168,8 @@ class RecordReader:
                 raise RecordError(f'{self.rec}: record at byte {offset} is cut off by the end of the file')
             magic, word = _PART.unpack_from(self._data, offset)
             if magic != MAGIC:
-                raise RecordError(f'{self.rec}: no record begins at byte {offset} (magic {magic:#010x}); '
-                                  f'does {self.idx} belong to this file?')
+                doubt = f'does {self.idx} belong to this file?' if self.idx else 'it is damaged, or no .rec: copy it again'
+                raise RecordError(f'{self.rec}: no record begins at byte {offset} (magic {magic:#010x}); {doubt}')
             flag, length = word >> 29, word & (_MAX_LENGTH - 1)
             start = offset + _PART.size
             offset = start + (length + 3 & ~3)
