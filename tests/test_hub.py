@@ -91,6 +91,8 @@ def test_unknown_names():
         zoo.load('fdfacenet.lowlight')
     with pytest.raises(LookupError, match=r'it has none yet.*zoo\.create'):
         zoo.load('nfacenet_nogdc')
+    with pytest.raises(LookupError, match=r"untrained with plugins\.registry\.create_detector\('ssd_mobilenetv2'\)"):
+        zoo.load('ssd_mobilenetv2')  # which zoo.create does not know
     with pytest.raises(FileNotFoundError):
         zoo.load('nowhere.safetensors')
 

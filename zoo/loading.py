@@ -58,8 +58,9 @@ def _from_card(name: str, kwargs: dict) -> Backbone:
     tag = name.partition('.')[2] or 'default'
     if tag not in model_card.weights:
         have = f'tags: {", ".join(model_card.weights)}' if model_card.weights else 'it has none yet'
+        build = 'zoo.create' if model_card.task == 'recognition' else 'plugins.registry.create_detector'
         raise LookupError(f'{model_card.name} has no trained weights {tag!r} ({have}); build it untrained with '
-                          f'zoo.create({model_card.name!r}), or give weights=FILE')
+                          f'{build}({model_card.name!r}), or give weights=FILE')
     entry = model_card.weights[tag]
     features = {} if entry.num_features is None else {'num_features': entry.num_features}
     model = _CREATE[model_card.task](model_card.name, **{**features, **entry.network_args, **kwargs})
