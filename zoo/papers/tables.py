@@ -2,7 +2,7 @@
 
 A data file has, under ``tables``, rows with a ``name``, the ``printed`` figures (as strings, so that their digits are known),
 ``cited`` ones that facezoo cannot compute (accuracies, times), and what to count: a ``model`` with ``options``, a
-``detector``, or a single ``layer``. Tables with ``layers`` or ``bottlenecks`` describe the structure of one model.
+``detector``, or a single ``layer``. Tables with ``layers`` or ``units`` describe the structure of one model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
 
 import torch
 import yaml
@@ -135,7 +134,7 @@ def load_paper(name: str) -> Paper:
 def _table(key: str, table: dict) -> Table:
     structure = next((kind for kind in _STRUCTURES if kind in table), None)
     if structure:
-        found = _STRUCTURES[structure](_network(table[structure], ()))
+        found = _STRUCTURES[structure](_network(table[structure], tuple(table.get('options', {}).items())))
         if len(found) != len(table['rows']):
             raise ValueError(f'table {key}: {len(table["rows"])} rows, but {table[structure]} has {len(found)} such layers')
         cells = [_compare(row['name'], measure, str(printed), ours.get(measure))
@@ -220,16 +219,22 @@ def _layer_rows(network: nn.Module) -> list[dict[str, int]]:
     return rows
 
 
-def _bottleneck_rows(network: nn.Module) -> list[dict[str, int]]:
-    """Runs of inverted residuals with one expansion and one number of output channels."""
-    rows: list[SimpleNamespace] = []
-    for unit in (m for m in network.modules() if isinstance(m, InvertedResidual)):
-        expand, depthwise, project = (unit.body[i][0] for i in range(3))
-        t, c = expand.out_channels // expand.in_channels, project.out_channels
-        if not rows or (rows[-1].t, rows[-1].c) != (t, c):
-            rows.append(SimpleNamespace(t=t, c=c, n=0, s=depthwise.stride[0]))
-        rows[-1].n += 1
-    return [vars(row) for row in rows]
+def _unit_rows(network: nn.Module) -> list[dict[str, int]]:
+    """Convolutions, runs of inverted residuals with one expansion and one number of channels, and fully connected layers (1x1
+    convolutions of one position), in order."""
+    rows: list[dict[str, int]] = []
+    for unit in (*network.features, *(m for m in network.head.modules() if isinstance(m, nn.Linear))):
+        if isinstance(unit, nn.Linear):
+            rows.append({'kernel': 1, 'c': unit.out_features, 'n': 1, 's': 1})
+        elif isinstance(unit, InvertedResidual):
+            expand, depthwise, project = (unit.body[i][0] for i in range(3))
+            t, c = expand.out_channels // expand.in_channels, project.out_channels
+            if (rows[-1].get('t'), rows[-1]['c']) != (t, c):
+                rows.append({'t': t, 'c': c, 'n': 0, 's': depthwise.stride[0]})
+            rows[-1]['n'] += 1
+        else:
+            rows.append({'kernel': unit[0].kernel_size[0], 'c': unit[0].out_channels, 'n': 1, 's': unit[0].stride[0]})
+    return rows
 
 
-_STRUCTURES = {'layers': _layer_rows, 'bottlenecks': _bottleneck_rows}
+_STRUCTURES = {'layers': _layer_rows, 'units': _unit_rows}
