@@ -175,6 +175,8 @@ def test_what_cannot_be_built_is_refused(name, options, message):
     ('fdfacenet', {'input_size': '112'}, "input_size='112': must be a whole number"),
     ('fdfacenet', {'input_size': (112, 112, 3)}, 'or .height, width.'),
     ('fdfacenet', {'num_features': 0}, 'num_features=0'),
+    ('fdfacenet', {'num_features': '512'}, "num_features='512': must be a whole number"),
+    ('fdfacenet', {'width': '0,5'}, "width='0,5': .* a number from 1"),
     ('ghostfacenet', {'width': 0}, 'choose another width'), ('ghostfacenet', {'width': float('inf')}, 'choose another width'),
     ('fdfacenet', {'width': 0}, 'width=0: .* a number from 1'), ('fdfacenet', {'width': float('nan')}, 'width=nan: '),
     ('fdfacenet', {'width': float('inf')}, 'width=inf: '),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Backbone(nn.Module):
     runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
 
     Raises:
-        ValueError: an embedding of no number, or an impossible ``input_size``.
+        ValueError: ``num_features`` is no whole number from 1, or ``input_size`` impossible.
     """
 
     features: nn.Module
@@ -30,8 +31,8 @@ class Backbone(nn.Module):
 
     def __init__(self, num_features: int, input_size: int | tuple[int, int], fp16: bool) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f'num_features={num_features}: an embedding has at least one number')
+        if not isinstance(num_features, Integral) or num_features < 1:
+            raise ValueError(f'num_features={num_features!r}: must be a whole number from 1')
         self.num_features = num_features
         self.input_size = to_hw(input_size)
         self.fp16 = fp16
@@ -101,8 +102,8 @@ def scale_channels(channels: int, width: float) -> int:
     Raises:
         ValueError: the width leaves no channel, or is no number.
     """
-    if not 1 <= channels * width < math.inf:
-        raise ValueError(f'width={width}: {channels} channels times the width must be a number from 1')
+    if not isinstance(width, Real) or not 1 <= channels * width < math.inf:
+        raise ValueError(f'width={width!r}: {channels} channels times the width must be a number from 1')
     return int(channels * width)
 
 
