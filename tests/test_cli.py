@@ -29,7 +29,10 @@ def test_profile_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found['input_size'] == [96, 128] and found['layers'][0]['output'] == [36, 48, 64]
     assert main(['profile', 'fdfacenet', '--layers']) == 0
-    assert '3.1737 M' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    first = next(line.split() for line in out.splitlines() if line.startswith('features.0.1'))
+    assert first == ['features.0.1', 'BatchNorm2d', '48x56x56', '96', '0', '0.3011', '9.6e-05', '0.6021', '1,204', '0', '0']
+    assert '3.1737 M' in out
 
 
 def test_list_and_info(capsys):

@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(result.to_dict(args.layers), indent=2))
         return
     if args.layers:
-        print(format_table(['layer', 'kind', 'output', 'params', 'MACs M', 'F kB'],
+        print(format_table(['layer', 'kind', 'output', 'params', 'macs M', 'paper M', 'torchinfo M', 'thop M', 'F paper kB',
+                            'table2 kB', 'fused kB'],
                            [[layer.name, layer.kind, 'x'.join(map(str, layer.output)), layer.params, layer.macs / 1e6,
-                             layer.bytes_paper / 1e3] for layer in result.layers]), end='\n\n')
+                             layer.macs_paper / 1e6, layer.macs_torchinfo / 1e6, layer.macs_thop / 1e6, layer.bytes_paper / 1e3,
+                             layer.bytes_table2 / 1e3, layer.bytes_fused / 1e3] for layer in result.layers]), end='\n\n')
     height, width = result.input_size
     print(f'{args.name} at {height}x{width}\n')
     print(format_table(['figure', 'value', 'convention'], [
