@@ -213,5 +213,14 @@ class TestHeader:
 
     def test_label_that_is_no_class(self, tmp_path):
         path = write(tmp_path / 'train.rec', {0: pack(RecordHeader(float('nan')), encode(np.zeros((112, 112, 3), np.uint8)))})
-        with pytest.raises(RecordError, match=r'record 0: label nan is no class'):
-            RecordFaces(path).read(0)
+        for read in (lambda: RecordFaces(path).read(0), lambda: RecordFaces(path).num_classes):
+            with pytest.raises(RecordError, match=r'record 0: label nan is no class'):
+                read()
+
+    def test_property_of_something_else(self, tmp_path):
+        faces = RecordFaces(write(tmp_path / 'train.rec', {0: pack(RecordHeader(3.0), b'image')}))
+        (tmp_path / 'property').write_text('none')
+        with pytest.raises(RecordError, match=r"property: 'none' is not \"identities,height,width\"; .* delete the file"):
+            faces.num_classes  # noqa: B018
+        (tmp_path / 'property').unlink()
+        assert faces.num_classes == 4

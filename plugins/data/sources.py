@@ -164,8 +164,13 @@ class RecordFaces:
             return int(self.header[1]) - int(self.header[0])
         prop = self.rec.with_name('property')
         if prop.exists():
-            return int(prop.read_text().split(',')[0])
-        return 1 + max(unpack(self._reader.read(int(key)))[0].identity for key in self._keys)
+            text = prop.read_text(errors='replace')
+            try:
+                return int(text.split(',')[0])
+            except ValueError:
+                raise RecordError(f'{prop}: {text[:40]!r} is not "identities,height,width"; correct it, or delete the file and '
+                                  'the labels are counted') from None
+        return 1 + max(self.read(index)[1] for index in range(len(self)))
 
     def __len__(self) -> int:
         return len(self._keys)
