@@ -106,3 +106,7 @@ def test_layers_add_up():
 def test_wrong_size_says_so():
     with pytest.raises(ValueError, match='cannot run at 64x64'):
         zoo.profile(zoo.create('fdfacenet'), 64)
+    with pytest.raises(ValueError, match="input_size='112': must be a whole number"):
+        zoo.profile(zoo.create('fdfacenet'), '112')
+    with pytest.raises(ValueError, match='Conv2d does not say what size it takes; give input_size'):
+        zoo.profile(torch.nn.Conv2d(3, 4, 3))

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
+from plugins.backbones._base import to_hw
 from zoo.trace import Call, trace_calls
 
 __all__ = ['LayerProfile', 'Profile', 'profile']
@@ -84,10 +85,12 @@ def profile(model: nn.Module, input_size: int | tuple[int, int] | None = None, c
         channels: of the input; backbones take RGB, also those that make it grey inside.
 
     Raises:
-        ValueError: the network cannot run at that size.
+        ValueError: the network cannot run at that size, or none is given and it has none of its own.
     """
-    size = input_size or model.input_size
-    height, width = (size, size) if isinstance(size, int) else size
+    size = getattr(model, 'input_size', None) if input_size is None else input_size
+    if size is None:
+        raise ValueError(f'{type(model).__name__} does not say what size it takes; give input_size')
+    height, width = to_hw(size)
     try:
         calls = trace_calls(model, (1, channels, height, width))
     except RuntimeError as error:
