@@ -146,10 +146,11 @@ def test_impossible_requests_say_why(face_folder, tmp_path):
         pack.split_identities(faces, 6)
     with pytest.raises(FaceError, match=r'pairs of one person.*--pairs'):
         pack.draw_pairs(faces, 6000)
-    with pytest.raises(FaceError, match='no images'):
-        open_faces(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no folder'):
-        open_faces(tmp_path / 'nothing')
+    for read, place, error, said in ((open_faces, tmp_path, FaceError, 'no images .* below this folder'),
+                                     (open_faces, tmp_path / 'nothing', FileNotFoundError, 'no folder'),
+                                     (TreeFaces, tmp_path / 'nothing', FaceError, 'no images: there is no such folder')):
+        with pytest.raises(error, match=said):
+            read(place)
 
 
 def test_wrong_crop_size_says_how_to_align(face_folder, tmp_path, faces):

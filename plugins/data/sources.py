@@ -63,6 +63,8 @@ class TreeFaces:
         self._prefix = prefix
         self.names = sorted(str(n) for n in names if n.suffix.lower() in PICTURE_SUFFIXES and not _hidden(n))
         if not self.names:
+            if not self.archive and not self.root.is_dir():
+                raise FaceError(f'{self.root}: no images: there is no such folder or .zip')
             raise FaceError(f'{self.root}: no images ({", ".join(sorted(PICTURE_SUFFIXES))}) below this folder')
         folders = [str(PurePosixPath(n).parent) for n in self.names]
         self.classes = sorted(set(folders) - {'.'})
