@@ -95,7 +95,6 @@ def _of_recogniser(config) -> Iterator[Finding]:
 def _of_detector(config) -> Iterator[Finding]:
     from plugins.data.check import Finding, check_schedule
     from plugins.data.pictures import Pictures, read_labels
-    from plugins.data.sources import TreeFaces
     from plugins.files import read_names
     from plugins.registry import create_detector
     yield from check_schedule(dataclasses.asdict(config))
@@ -107,10 +106,7 @@ def _of_detector(config) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding(f'view_size={config.view_size}: {error}')
     try:
-        if config.labels:
-            Pictures(config.pictures, read_labels(read_names(config.labels), config.labels))
-        else:
-            TreeFaces(config.pictures)
+        Pictures(config.pictures, read_labels(read_names(config.labels), config.labels) if config.labels else None)
     except (ValueError, OSError) as error:
         yield Finding(str(error))
 

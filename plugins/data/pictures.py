@@ -80,17 +80,19 @@ class Pictures:
 
     Args:
         root: folder, zip, or folder in a zip.
-        labels: by picture name relative to ``root``; pictures without an entry are left out.
+        labels: by picture name relative to ``root``; pictures without an entry are left out. None: all pictures, without faces.
 
     Raises:
         FaceError: a label names a picture that is not there.
     """
 
-    def __init__(self, root: str | os.PathLike, labels: dict[str, Faces]) -> None:
+    def __init__(self, root: str | os.PathLike, labels: dict[str, Faces] | None = None) -> None:
         self.tree = TreeFaces(root)
-        missing = sorted(set(labels) - set(self.tree.names))
+        labels = dict.fromkeys(self.tree.names, Faces.from_rows([])) if labels is None else labels
+        missing = sorted(labels.keys() - set(self.tree.names))
         if missing:
-            raise FaceError(f'{root}: {len(missing)} labelled pictures are not there, the first is {missing[0]!r}')
+            raise FaceError(f'{root}: {len(missing)} of {len(labels)} annotated pictures are not there, the first is '
+                            f'{missing[0]!r}; name the folder below which that path leads to the picture')
         self.names = sorted(labels)
         self.faces = [labels[name] for name in self.names]
 

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from plugins.data.pictures import Pictures
-from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from recipes.trainer.labels import LOWEST, vote
 from zoo.evaluate.chain import align_set
@@ -43,8 +42,7 @@ def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tu
     Returns:
         Detections of all pictures by net and condition, and the truth by condition.
     """
-    tree = TreeFaces(root)
-    pictures = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
+    pictures = Pictures(root)
     detectors = {key: FaceDetector(net, 1024, 0.02) for key, net in nets.items()}
     found = {(key, name): [] for key in nets for name in CONDITIONS}
     truth: dict[str, list[GroundTruth]] = {name: [] for name in CONDITIONS}

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from plugins.data.pictures import Pictures, write_labels
-from plugins.data.sources import TreeFaces
 from plugins.faces import Faces
 from plugins.files import write_atomic
 from zoo.jetson.decode import fit, intersection_over_union
@@ -25,12 +24,10 @@ LONGEST = 640  # side to which larger pictures are scaled down for the first vie
 
 def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
     """Label the pictures below ``root``, into the file ``path``."""
-    tree = TreeFaces(root)
-    unlabelled = Pictures(root, dict.fromkeys(tree.names, Faces.from_rows([])))
-    labels = {}
-    with progress_bar(len(unlabelled), 'pictures', 'label') as bar:
-        for index, name in enumerate(unlabelled.names):
-            labels[name] = vote(net, unlabelled.load(index)[0])
+    pictures, labels = Pictures(root), {}
+    with progress_bar(len(pictures), 'pictures', 'label') as bar:
+        for index, name in enumerate(pictures.names):
+            labels[name] = vote(net, pictures.load(index)[0])
             bar.update(1)
     write_atomic(path, write_labels(labels))
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plugins.data.sources import TreeFaces
+from plugins.data.pictures import Pictures
 from plugins.faces import Faces
-from plugins.preprocess import FaceError, decode_image
 from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.detection_sets import DetectionSet
 from zoo.evaluate.fddb import discrete_roc, hit_rate
@@ -40,14 +39,10 @@ def detect_pictures(detector: Detector, data: DetectionSet, root: str | os.PathL
     Raises:
         FaceError: a picture is missing or damaged.
     """
-    tree, detections = TreeFaces(root), Detections({}, {})
-    missing = sorted(data.faces.keys() - set(tree.names))
-    if missing:
-        raise FaceError(f'{root}: {len(missing)} of {len(data.faces)} annotated pictures are not there, the first is '
-                        f'{missing[0]!r}; name the folder below which that path leads to the picture')
-    with progress_bar(len(data.faces), 'pictures', 'detect', progress) as bar:
-        for name in data.faces:
-            picture = decode_image(tree.read_file(name), f'{root}/{name}')
+    pictures, detections = Pictures(root, data.faces), Detections({}, {})
+    with progress_bar(len(pictures), 'pictures', 'detect', progress) as bar:
+        for index, name in enumerate(pictures.names):
+            picture, _ = pictures.load(index)
             detections.found[name], detections.shapes[name] = detector(picture), picture.shape[:2]
             bar.update(1)
     return detections
