@@ -83,7 +83,7 @@ def _of_recogniser(config) -> Iterator[Finding]:
     sizes = [size]
     for name in config.teachers:
         try:
-            sizes.append(teacher_size(dataclasses.replace(config, teachers=(name,)), size))
+            sizes.append(teacher_size([name], size))
         except (ValueError, LookupError, OSError, ImportError) as error:
             yield Finding(str(error) if name in str(error) else f'teachers: {name}: {error}')
     try:

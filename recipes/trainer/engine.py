@@ -55,7 +55,7 @@ class Trainer(Run):
         size = self.preprocess.input_size
         source = open_faces(config.rec)
         _check_data(config, source)
-        self.dataset = FaceDataset(source, teacher_size(config, size), Augment(**config.augment),
+        self.dataset = FaceDataset(source, teacher_size(config.teachers, size), Augment(**config.augment),
                                    Degrade(**config.degrade) if config.degrade else None, config.views, config.seed, size)
         self.val_sets = [load_verification_set(_find_val(config, name)) for name in config.val_targets]
         self.fabric.seed_everything(config.seed, verbose=False)

@@ -36,7 +36,7 @@ from zoo.runtime.embedder import Embedder
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import load_weights
 
-__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'check_there', 'fingerprint_model', 'open_teacher', 'teacher_size']
+__all__ = ['EmbeddingTeacher', 'NetworkTeacher', 'fingerprint_model', 'open_teacher', 'teacher_size']
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
@@ -69,18 +69,18 @@ def _beginning(config: TrainConfig) -> TorchEmbedder | None:
     return TorchEmbedder(network.to(memory_format=torch.channels_last), preprocess_of(config.network), sha256_file(path)[:16])
 
 
-def teacher_size(config: TrainConfig, size: int) -> int:
-    """Side of the crops that the teachers want; ``size``, the student's, without teachers.
+def teacher_size(teachers: Sequence[str], size: int) -> int:
+    """Side of the crops that the first of ``teachers`` wants; ``size``, the student's, without teachers.
 
     Raises:
         FaceError: smaller than the student's.
-        RecipeError: there is no such teacher.
+        RecipeError: one of them is not there.
     """
-    for path in config.teachers:
-        check_there(path)
-    if not config.teachers:
+    if not teachers:
         return size
-    first = Path(config.teachers[0])
+    for path in teachers:
+        _check_there(path)
+    first = Path(teachers[0])
     if is_training(first):
         wanted = preprocess_of(finished_recipe(first).network).input_size
     else:
@@ -91,12 +91,8 @@ def teacher_size(config: TrainConfig, size: int) -> int:
     return wanted
 
 
-def check_there(path: str) -> None:
-    """Refuse a path at which nothing is, or a folder in which no teacher is.
-
-    Raises:
-        RecipeError: the message names it, and what a teacher may be.
-    """
+def _check_there(path: str) -> None:
+    """Refuse a path at which nothing is, or a folder in which no teacher is."""
     there = path.partition('.')[0] in list_models() or Path(path).is_file() or is_training(path)
     if not there and not any(Path(path).glob('*.param')):
         what = 'holds neither a finished training nor a network' if Path(path).is_dir() else 'is not there'
