@@ -56,8 +56,9 @@ def finished_state(run: Path) -> dict:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
-        raise RecipeError(f'{path}: cannot be read ({type(error).__name__}: {_first_line(error)}); copy it again, or train the '
-                          'teacher again') from None
+        reason = next(iter(str(error).splitlines()), '')
+        raise RecipeError(f'{path}: cannot be read ({type(error).__name__}: {reason}); copy it again, or train the teacher '
+                          'again') from None
     missing = {'student', 'ema'} - set(state if isinstance(state, dict) else ())
     if missing:
         raise RecipeError(f'{path}: has no {" and no ".join(sorted(missing))}, so it is no checkpoint of a recogniser\'s '
@@ -68,10 +69,6 @@ def finished_state(run: Path) -> dict:
         if state['images'] < total:
             _LOG.warning('teacher %s: its training is not finished, it has seen %d of %d images', run, state['images'], total)
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [''])[0]
 
 
 def check_identities(run: Path, teacher: TrainConfig, digest: str | None, student: TrainConfig, source: FaceSource) -> None:
