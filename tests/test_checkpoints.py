@@ -236,6 +236,8 @@ def test_what_comes_again_is_not_logged_twice(tmp_path):
     path = tmp_path / 'log.jsonl'
     path.write_text(''.join(json.dumps({'step': step, 'margin': 1.0}) + '\n' for step in range(1, 6)) + '{"step": 6, "marg')
     log = TrainLog(tmp_path, 100, done=3, batch=10)
+    log.advance()
+    assert log.rate() > 0 == log.rate()  # of the steps since it was asked last
     log.write(4, margin=2.0)
     log.close()
     assert [(line['step'], line['margin']) for line in map(json.loads, path.read_text().splitlines())] == [

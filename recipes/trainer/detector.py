@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
 
@@ -121,20 +120,16 @@ class DetectorTrainer(Run):
         save_recipe(self.fabric, config)
         log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, step, self.world_batch,
                        self.fabric.is_global_zero)
-        began, began_images = time.monotonic(), self.images
         means: dict[str, float] = {}
         with stop_signal() as stop:
             for views, faces, indices in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(views, faces, indices, step, per_epoch)
                 step += 1
                 self.images = step * self.world_batch
-                log.bar.update(self.world_batch)
+                log.advance()
                 means = {key: means.get(key, value) * 0.99 + value * 0.01 for key, value in losses.items()}
                 if step % config.frequent == 0:
-                    now = time.monotonic()
-                    rate = (self.images - began_images) / (now - began)
-                    began, began_images = now, self.images
-                    log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=rate)
+                    log.write(step, epoch=step / per_epoch, **means, lr=self.optimizer.param_groups[0]['lr'], rate=log.rate())
                 if self._stops(stop):
                     log.close()
                     raise Interrupted(f'stopped after {self.images} views; go on with resume=true')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -96,22 +95,18 @@ class Trainer(Run):
         self.total = per_epoch * config.num_epoch
         self.log = TrainLog(self.output, self.total * self.world_batch, step, self.world_batch, self.fabric.is_global_zero)
         results, verified = {}, -1
-        began, began_images = time.monotonic(), self.images
         with stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):
                 losses = self._step(batch, step, per_epoch)
                 step += 1
                 self.images = step * self.world_batch
-                self.log.bar.update(self.world_batch)
+                self.log.advance()
                 if step % config.frequent == 0:
-                    now = time.monotonic()
-                    rate = (self.images - began_images) / (now - began)
-                    began, began_images = now, self.images
                     self.log.write(step, epoch=step / per_epoch, **self._over_processes(losses),
-                                   lr=self.optimizer.param_groups[0]['lr'], rate=rate)
+                                   lr=self.optimizer.param_groups[0]['lr'], rate=self.log.rate())
                 if step % (config.verbose or per_epoch) == 0:
                     results, verified = self._verify(step), step
-                    began, began_images = time.monotonic(), self.images
+                    self.log.rate()  # asked now, so that the time which this took does not count
                 if step % config.gradient_acc:
                     continue  # gradients are not saved
                 if self._stops(stop, best=self.best):

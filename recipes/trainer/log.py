@@ -1,4 +1,4 @@
-"""What a training writes down: JSON lines, TensorBoard when it is installed, and the progress bar."""
+"""What a training writes down: JSON lines, TensorBoard when it is installed, and the progress bar; and how fast it is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TrainLog:
 
     Args:
         total: images of the whole training.
-        done: steps before this part of it, of ``batch`` images each; what was written of later ones is forgotten, since they
-            come again.
+        done: steps before this part of it; what was written of later ones is forgotten, since they come again.
+        batch: images of a step.
     """
 
     def __init__(self, folder: Path, total: int, done: int, batch: int, enabled: bool = True) -> None:
@@ -27,8 +27,21 @@ class TrainLog:
             _forget_after(folder / 'log.jsonl', done)
         self._file = open(folder / 'log.jsonl', 'a') if enabled else None  # noqa: SIM115 (lives as long as the log)
         self._writer = _summary_writer(folder / 'tensorboard', done + 1) if enabled else None
-        self.bar = progress_bar(total, 'images', 'train', enabled)
-        self.bar.update(done * batch)
+        self._bar = progress_bar(total, 'images', 'train', enabled)
+        self._bar.update(done * batch)
+        self._batch, self._images, self._began = batch, 0, time.monotonic()
+
+    def advance(self) -> None:
+        """Another step is done."""
+        self._bar.update(self._batch)
+        self._images += self._batch
+
+    def rate(self) -> float:
+        """Images a second since it was asked last, or since the log was opened."""
+        now = time.monotonic()
+        rate = self._images / (now - self._began)
+        self._images, self._began = 0, now
+        return rate
 
     def write(self, step: int, **scalars: float) -> None:
         """Record scalars of a step."""
@@ -40,10 +53,10 @@ class TrainLog:
         if self._writer:
             for key, value in scalars.items():
                 self._writer.add_scalar(key, value, step)
-        self.bar.set_postfix({key: f'{value:.4g}' for key, value in scalars.items() if '/' not in key})
+        self._bar.set_postfix({key: f'{value:.4g}' for key, value in scalars.items() if '/' not in key})
 
     def close(self) -> None:
-        self.bar.close()
+        self._bar.close()
         for sink in (self._file, self._writer):
             if sink:
                 sink.close()
