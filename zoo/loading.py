@@ -11,7 +11,7 @@ from plugins.backbones._base import Backbone
 from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import create_backbone, create_detector
 from zoo.hub import resolve
-from zoo.model_card import CARDS, WEIGHTS_SUFFIXES, card, refuse_file, weights_of
+from zoo.model_card import WEIGHTS_SUFFIXES, card, has_card, preprocess_of, refuse_file, weights_of
 from zoo.weights import WeightsError, describe, load_weights, read_state
 
 __all__ = ['build_any', 'load_model']
@@ -39,18 +39,15 @@ def build_any(name: str) -> Backbone:
     if Path(name).suffix in WEIGHTS_SUFFIXES or weights_of(name):
         return load_model(name, None, None, {})
     refuse_file(name)
-    create, preprocess = _builder(name)
+    create = _builder(name)
     model = create(name).eval()
-    model.preprocess = _at_its_size(model, preprocess)
+    model.preprocess = _at_its_size(model, preprocess_of(name))
     return model
 
 
-def _builder(network: str) -> tuple[Callable, Preprocess | PictureNorm]:
-    """What builds a network, and what it eats; without a card, a user's own, it is a recogniser of InsightFace's convention."""
-    if not (CARDS / f'{network}.yaml').is_file():
-        return create_backbone, Preprocess()
-    known = card(network)
-    return _CREATE[known.task], known.preprocess
+def _builder(network: str) -> Callable:
+    """What builds a network; one without a card, a user's own, is a recogniser."""
+    return _CREATE[card(network).task] if has_card(network) else create_backbone
 
 
 def _from_card(name: str, kwargs: dict) -> Backbone:
@@ -77,14 +74,14 @@ def _from_file(path: Path, network: str | None, kwargs: dict) -> Backbone:
     if network is None:
         raise WeightsError(f'{path} does not say which backbone it belongs to; give network=NAME (--network NAME)')
     options = {**facts.get('network_args', {}), **kwargs}
-    create, preprocess = _builder(network)
+    create = _builder(network)
     if create is create_backbone and 'num_features' in facts:
         options.setdefault('num_features', facts['num_features'])
     model = create(network, **options)
     if create is create_backbone and 'num_features' not in options:
         size = _embedding_size(model, path)
         model = model if size == model.num_features else create(network, num_features=size, **options)
-    return _finish(model, path, preprocess)
+    return _finish(model, path, preprocess_of(network))
 
 
 def _embedding_size(model: Backbone, path: Path) -> int:
@@ -94,7 +91,7 @@ def _embedding_size(model: Backbone, path: Path) -> int:
     return model.num_features * given // own if given and not model.num_features * given % own else model.num_features
 
 
-def _finish(model: Backbone, path: Path, preprocess: Preprocess, origin: str | None = None) -> Backbone:
+def _finish(model: Backbone, path: Path, preprocess: Preprocess | PictureNorm, origin: str | None = None) -> Backbone:
     model.preprocess, model.origin = _at_its_size(model, preprocess), origin
     load_weights(model, path)  # another project's layout may bring its own preprocessing
     return model.eval()

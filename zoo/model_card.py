@@ -16,8 +16,8 @@ from plugins.preprocess import PictureNorm, Preprocess
 from plugins.registry import suggest
 from zoo.datafile import build_dataclass, read_yaml
 
-__all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'list_models', 'preprocess_of', 'read_card',
-           'refuse_file', 'weights_of']
+__all__ = ['WEIGHTS_SUFFIXES', 'CardError', 'ModelCard', 'Weights', 'card', 'has_card', 'list_models', 'preprocess_of',
+           'read_card', 'refuse_file', 'weights_of']
 
 WEIGHTS_SUFFIXES = ('.safetensors', '.pt', '.pth', '.params')
 CARDS = Path(__file__).parent / 'cards'
@@ -96,14 +96,18 @@ def card(name: str) -> ModelCard:
     Raises:
         CardError: unknown name (close ones are suggested), or a malformed card.
     """
-    given, name = name, name.partition('.')[0]
-    path = CARDS / f'{name}.yaml'
-    refuse_file(given)
-    if not path.is_file():
-        if Path(given).exists():
-            raise _no_model(Path(given))
-        raise CardError(f'unknown model {name!r}{suggest(name, list_models(), "; `facezoo list` shows all")}')
-    return read_card(path)
+    refuse_file(name)
+    model = name.partition('.')[0]
+    if has_card(model):
+        return read_card(CARDS / f'{model}.yaml')
+    if Path(name).exists():
+        raise _no_model(Path(name))
+    raise CardError(f'unknown model {model!r}{suggest(model, list_models(), "; `facezoo list` shows all")}')
+
+
+def has_card(network: str) -> bool:
+    """Whether a network, named without a tag, is the zoo's; others may be a user's own."""
+    return '/' not in network and (CARDS / f'{network}.yaml').is_file()
 
 
 def refuse_file(name: str) -> None:
@@ -113,8 +117,7 @@ def refuse_file(name: str) -> None:
         CardError: it has a folder in front, or a suffix that is no tag of a model's weights.
     """
     path = Path(name)
-    known = (CARDS / f'{name.partition(".")[0]}.yaml').is_file()
-    if path.name != name or (path.suffix and (path.is_file() or not known)):
+    if path.name != name or (path.suffix and (path.is_file() or not has_card(name.partition('.')[0]))):
         raise _no_model(path)
 
 
@@ -133,16 +136,15 @@ def list_models(weights: bool = False, task: str | None = None) -> list[str]:
     return names
 
 
-def preprocess_of(name: str) -> Preprocess:
-    """What a recogniser eats: its card's word, or InsightFace's convention for a backbone without a card (a user's own)."""
-    return card(name).preprocess if (CARDS / f'{name}.yaml').is_file() else Preprocess()
+def preprocess_of(network: str) -> Preprocess | PictureNorm:
+    """What a network eats: its card's word, or InsightFace's convention for recognisers without a card (a user's own)."""
+    return card(network).preprocess if has_card(network) else Preprocess()
 
 
 def weights_of(name: str | os.PathLike) -> Weights | None:
     """The card's entry of trained weights by zoo name (``fdfacenet``, ``fdfacenet.lowquality``); None for anything else."""
     model, _, tag = str(name).partition('.')
-    known = '/' not in model and (CARDS / f'{model}.yaml').is_file()
-    return card(model).weights.get(tag or 'default') if known else None
+    return card(model).weights.get(tag or 'default') if has_card(model) else None
 
 
 def read_card(path: Path) -> ModelCard:

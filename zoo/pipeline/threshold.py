@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from zoo.model_card import CARDS, weights_of
+from zoo.model_card import has_card, weights_of
 from zoo.runtime.embedder import Embedder
 
 __all__ = ['FARS', 'threshold_of']
@@ -33,7 +33,7 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
                          'says what weights it holds; copy it, too, or give --threshold')
     name = (sidecar or {}).get('model') or Path(embedder.name).name
     model = name.partition('.')[0]
-    if not (CARDS / f'{model}.yaml').exists():
+    if not has_card(model):
         raise ValueError(f'{embedder.name} is not a model of the zoo: no threshold is known for it; measure one with '
                          '`facezoo eval` (threshold@1e-3) and give it with --threshold')
     weights = weights_of(name)
