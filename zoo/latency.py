@@ -44,8 +44,7 @@ FEATURES = {
     'pointwise': 'MACs of 1x1 convolutions and fully connected layers, millions',
     'depthwise': 'MACs of depthwise and grouped convolutions, millions',
 }
-
-
+# columns of times that paper 001 prints
 TIMES = {'raspberry_pi_4b_ms': 'Raspberry Pi 4B, NCNN', 'rk3288_ms': 'RK3288, NCNN',
          'jetson_tx2_ms': 'Jetson TX2, PyTorch on the GPU'}
 
@@ -169,27 +168,6 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
         {name: (min(values), max(values)) for name in bounded for values in [[float(p.features[name]) for p in points]]})
 
 
-@dataclass(frozen=True)
-class PaperProfile:
-    """How a shipped model is fitted to the paper's times: the choice with the smallest leave-one-out error."""
-
-    column: str
-    features: tuple[str, ...]
-    relative: bool
-    most_macs: float = math.inf
-
-    @property
-    def device(self) -> str:
-        return f'{TIMES[self.column]} (times printed in paper 001)'
-
-
-PAPER_PROFILES = {
-    'raspberry-pi-4b-paper': PaperProfile('raspberry_pi_4b_ms', ('conv3x3', 'strided', 'pointwise', 'depthwise'), False, 2000),
-    'rk3288-paper': PaperProfile('rk3288_ms', ('macs', 'feature_map'), True),
-    'jetson-tx2-paper': PaperProfile('jetson_tx2_ms', ('layers',), False),
-}
-
-
 def _solve(matrix: np.ndarray, times: np.ndarray, relative: bool) -> np.ndarray:
     nnls = require('scipy.optimize', 'bench').nnls
     scale = 1 / times if relative else np.ones_like(times)
@@ -240,6 +218,27 @@ def _convolution_type(kind: str) -> str:
     if kind.startswith('1x1') or 'x' not in kind:
         return 'pointwise'
     return 'strided' if '/' in kind else 'conv3x3'
+
+
+@dataclass(frozen=True)
+class PaperProfile:
+    """How a shipped model is fitted to the paper's times: the choice with the smallest leave-one-out error."""
+
+    column: str
+    features: tuple[str, ...]
+    relative: bool
+    most_macs: float = math.inf
+
+    @property
+    def device(self) -> str:
+        return f'{TIMES[self.column]} (times printed in paper 001)'
+
+
+PAPER_PROFILES = {
+    'raspberry-pi-4b-paper': PaperProfile('raspberry_pi_4b_ms', ('conv3x3', 'strided', 'pointwise', 'depthwise'), False, 2000),
+    'rk3288-paper': PaperProfile('rk3288_ms', ('macs', 'feature_map'), True),
+    'jetson-tx2-paper': PaperProfile('jetson_tx2_ms', ('layers',), False),
+}
 
 
 def paper_points(column: str, features: Sequence[str] = ('macs', 'feature_map'), most_macs: float = math.inf) -> list[Point]:
