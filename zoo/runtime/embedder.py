@@ -123,13 +123,15 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
         return {}, Preprocess()
     try:
         data = json.loads(sidecar.read_text())
-        for part, name in ((data, 'the file'), (data.get('sha256', {}) if isinstance(data, dict) else {}, 'sha256')):
-            if not isinstance(part, dict):
-                raise TypeError(f'{name} is not a JSON object')
+        if not isinstance(data, dict):
+            raise TypeError('it is not a JSON object')
+        hashes = data.get('sha256', {})
+        if not isinstance(hashes, dict):
+            raise TypeError('sha256 is not a JSON object')
         preprocess = Preprocess(**data.get('preprocess', {}) if data.get('task') != 'detection' else {})
     except (ValueError, TypeError) as error:
         raise ValueError(f'{sidecar}: not a facezoo sidecar ({error}); export the model again') from None
-    _check_hashes(Path(path), data.get('sha256', {}))
+    _check_hashes(Path(path), hashes)
     return data, preprocess
 
 
