@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from zoo.commands.options import number
@@ -71,7 +72,7 @@ def _align(args: argparse.Namespace) -> None:
     from zoo.jetson.align import template
     from zoo.pipeline.crop import REPORT, align_folder
     from zoo.runtime.detector import open_detector
-    template(args.size)
+    template(args.size)  # a size that has none is refused before the work
     source = TreeFaces(args.source)
     detector = open_detector(args.detector, args.threads, threshold=args.score)
     with progress_bar(len(source), 'pictures', 'align') as bar:
@@ -87,11 +88,11 @@ def _pack(args: argparse.Namespace) -> None:
         raise ValueError('--pairs and --seed say how val.bin is drawn, of identities that are kept out: give --holdout N, too')
     if args.identities and args.unlabelled:
         raise ValueError('--identities takes the largest identities only, and faces of --unlabelled have none: leave one out')
-    faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
-    held = pairs = []
     if not args.holdout and (args.out / 'val.bin').exists():
         raise ValueError(f'{args.out}/val.bin: its persons, held out of an earlier training set here, would be trained on now; '
                          'give --holdout again, remove it with the folder holdout, or name a new folder')
+    faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
+    held = pairs = []
     if args.holdout:
         faces, held = pack.split_identities(faces, args.holdout, args.seed or 0)
         pairs = pack.draw_pairs(held, args.pairs or 6000, seed=args.seed or 0)
@@ -137,18 +138,17 @@ def _info(args: argparse.Namespace) -> None:
     from plugins.data.sources import open_faces
     from plugins.preprocess import decode_image
     source = open_faces(args.source)
-    sizes: dict[str, int] = {}
-    counts: dict[int, int] = {}
+    sizes, counts = Counter(), Counter()
     with progress_bar(len(source), 'images', 'check') as bar:
         for index in range(len(source)):
             data, label = source.read(index)
             height, width = decode_image(data, source.name(index)).shape[:2]
-            sizes[f'{width}x{height}'] = sizes.get(f'{width}x{height}', 0) + 1
-            counts[label] = counts.get(label, 0) + 1
+            sizes[f'{width}x{height}'] += 1
+            counts[label] += 1
             bar.update(1)
     unknown = counts.pop(-1, 0)
     facts = {'images': len(source), 'identities': len(counts), 'num_classes': source.num_classes, 'unknown': unknown,
-             'images_per_identity': [min(counts.values()), max(counts.values())] if counts else None, 'sizes': sizes}
+             'images_per_identity': [min(counts.values()), max(counts.values())] if counts else None, 'sizes': dict(sizes)}
     if args.json:
         print(json.dumps(facts, indent=2))
     else:
