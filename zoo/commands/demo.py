@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
     steps = _Steps()
     embedder = steps(f'load {args.model}', lambda: open_torch(args.model),
                      lambda e: f'{sum(p.numel() for p in e.model.parameters()) / 1e6:.2f} M parameters, sha256 verified')
-    if not weights_of(args.model):
+    if not (weights := weights_of(args.model)):
         raise ValueError(f'{args.model}: the demo needs a threshold, which cards have; name one of `facezoo list --trained`')
-    model, threshold = embedder.model, weights_of(args.model).thresholds['1e-3']
+    model, threshold = embedder.model, weights.thresholds['1e-3']
     faces = steps('faces', lambda: _faces(args.faces, model.preprocess.input_size), lambda f: f'{len(f)} aligned faces')
     embeddings = steps('recognise', lambda: _embed(embedder, faces), lambda e: f'{e.shape[1]}-d embeddings')
     args.out.mkdir(parents=True, exist_ok=True)
