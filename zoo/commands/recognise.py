@@ -89,11 +89,11 @@ class _Drawn:
 
     def add(self, scene) -> None:
         """Write the next picture; a small one is kept for the contact sheet, until that is full."""
-        from zoo.pipeline.draw import draw_scene, shrink
+        from zoo.pipeline.draw import THUMBNAIL, draw_scene, shrink
         target = next(self._targets)
         if scene.picture is not None:
             _write_picture(target, draw_scene(shrink(scene, _LONGEST)))
-            scene = shrink(scene, 312)
+            scene = shrink(scene, THUMBNAIL)
         self._shown.append(scene)
         if len(self._shown) == _SHEET:
             self.end()

@@ -11,13 +11,15 @@ import numpy as np
 from zoo.pipeline.lettering import letter
 from zoo.pipeline.recogniser import Face, Scene
 
-__all__ = ['contact_sheet', 'draw_scene', 'shrink']
+__all__ = ['THUMBNAIL', 'contact_sheet', 'draw_scene', 'shrink']
 
 KNOWN, UNKNOWN, REFUSED = (46, 160, 67), (215, 120, 0), (128, 128, 128)  # RGB; readable on light and dark, red-green blind too
 _BACKGROUND, _INK = (250, 250, 250), (40, 40, 40)
 _ROOM = 40  # pixels; in narrower boxes landmarks would hide the face
 _WIDEST = 3  # times the width of its face, on a crowded picture
 _REFERENCE = 900  # longest side at which lines are two pixels wide
+_CELL, _CAPTION = 320, 24  # of a contact sheet, pixels: side of the square of a picture, height of its name below
+THUMBNAIL = _CELL - 8  # longest side of a picture on it
 
 
 def draw_scene(scene: Scene, crowded: bool = False) -> np.ndarray:
@@ -85,27 +87,22 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
     return bool((np.minimum(one[2:], other[2:]) > np.maximum(one[:2], other[:2])).all())
 
 
-def contact_sheet(scenes: Sequence[Scene], cell: int = 320, columns: int | None = None) -> np.ndarray:
-    """All pictures, drawn, in a grid with their names below; uint8 RGB.
-
-    Args:
-        cell: side of the square that a picture is fitted into.
-    """
-    columns = columns or max(1, min(len(scenes), math.ceil(math.sqrt(len(scenes)))))
-    caption = 24
+def contact_sheet(scenes: Sequence[Scene]) -> np.ndarray:
+    """All pictures, drawn, in a grid with their names below; uint8 RGB."""
+    columns = max(1, math.ceil(math.sqrt(len(scenes))))
     rows = math.ceil(len(scenes) / columns)
-    sheet = np.full((rows * (cell + caption), columns * cell, 3), _BACKGROUND, np.uint8)
+    sheet = np.full((rows * (_CELL + _CAPTION), columns * _CELL, 3), _BACKGROUND, np.uint8)
     for number, scene in enumerate(scenes):
-        top, left = number // columns * (cell + caption), number % columns * cell
+        top, left = number // columns * (_CELL + _CAPTION), number % columns * _CELL
         if scene.picture is not None:
-            picture = draw_scene(shrink(scene, cell - 8), crowded=True)
+            picture = draw_scene(shrink(scene, THUMBNAIL), crowded=True)
             height, width = picture.shape[:2]
-            y, x = top + (cell - height) // 2, left + (cell - width) // 2
+            y, x = top + (_CELL - height) // 2, left + (_CELL - width) // 2
             sheet[y:y + height, x:x + width] = picture
         name = str(scene.source).rpartition('/')[2] if not isinstance(scene.source, bytes | np.ndarray) else f'{number}'
         text = f'{name}: cannot be read' if scene.error else name
-        plate = letter(text, 13, _BACKGROUND, _INK, cell - 8)[:caption, :cell - 8]
-        sheet[top + cell:top + cell + plate.shape[0], left + 4:left + 4 + plate.shape[1]] = plate
+        plate = letter(text, 13, _BACKGROUND, _INK, THUMBNAIL)[:_CAPTION, :THUMBNAIL]
+        sheet[top + _CELL:top + _CELL + plate.shape[0], left + 4:left + 4 + plate.shape[1]] = plate
     return sheet
 
 
