@@ -20,6 +20,7 @@ __all__ = ['label_pictures', 'vote']
 LOWEST = 0.3  # faces scored lower are not written down; a trainer decides from which score on they are certain
 SCALES = (1.0, 2.0)
 LONGEST = 640  # side to which larger pictures are scaled down for the first view: in them a face may be larger than any anchor
+OVERLAP = 0.5  # intersection over union from which two detections are of one face
 
 
 def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
@@ -32,13 +33,13 @@ def label_pictures(net: DetectorNet, root: str, path: Path) -> None:
     write_atomic(path, write_labels(labels))
 
 
-def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCALES, overlap: float = 0.5) -> Faces:
-    """Faces of a picture uint8 RGB from several views: boxes and landmarks are the score-weighted means of all detections
-    that overlap the best one, the score is its own. The first view of a picture has a longest side of at most 640 pixels, the
-    others are so many times as large."""
+def vote(net: DetectorNet, picture: np.ndarray) -> Faces:
+    """Faces of a picture uint8 RGB from its views, mirrored ones too: boxes and landmarks are the score-weighted means of all
+    detections that overlap the best one, the score is its own. The first view has a longest side of at most :data:`LONGEST`
+    pixels, the others are :data:`SCALES` times as large."""
     first = fit(picture, LONGEST, 1)[0]
     found = []
-    for scale in scales:
+    for scale in SCALES:
         size = round(scale * first.shape[1]), round(scale * first.shape[0])
         smooth = cv2.INTER_AREA if size[0] < picture.shape[1] else cv2.INTER_CUBIC
         # of the picture, not of its first view, which has lost the small faces
@@ -47,7 +48,7 @@ def vote(net: DetectorNet, picture: np.ndarray, scales: tuple[float, ...] = SCAL
         mirror = np.float64([[-1, 0, size[0] - 1], [0, 1, 0]])
         found.append(_detect(net, view).scaled(1 / factors))
         found.append(_detect(net, np.ascontiguousarray(view[:, ::-1])).warped(mirror).scaled(1 / factors))
-    return _merge(Faces.join(found), overlap)
+    return _merge(Faces.join(found))
 
 
 def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
@@ -55,11 +56,11 @@ def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
     return decode_outputs([o[0] for o in net(padded[None])], padded.shape[:2], net.strides, LOWEST)
 
 
-def _merge(faces: Faces, overlap: float) -> Faces:
+def _merge(faces: Faces) -> Faces:
     faces = faces[np.argsort(-faces.scores, kind='stable')]
     merged = []
     while len(faces):
-        together = intersection_over_union(faces.boxes[:1], faces.boxes)[0] >= overlap
+        together = intersection_over_union(faces.boxes[:1], faces.boxes)[0] >= OVERLAP
         together[0] = True
         group = faces[together]
         weight = group.scores / group.scores.sum()
