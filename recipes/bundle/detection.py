@@ -22,6 +22,7 @@ from zoo.evaluate.detection import GroundTruth, evaluate_detections
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.verification import VerificationSet, correct_decisions, evaluate_pairs, load_verification_set
 from zoo.progress import progress_bar
+from zoo.runtime import open_embedder
 from zoo.runtime.detector import DetectorNet, FaceDetector
 
 __all__ = ['CONDITIONS', 'FIGURES', 'MOST', 'RULE', 'add_measure_options', 'chain_metrics', 'choose_score',
@@ -34,6 +35,15 @@ MOST = 1 / 50
 RULE = 'the lowest score, in hundredths, from which on there is at most one false alarm in 50 pictures'
 SCORES = tuple(round(score, 2) for score in np.arange(0.30, 1, 0.01).tolist())
 FIGURES = ('recall', 'precision', 'false_alarms')
+
+
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    """What a detector is measured with."""
+    parser.add_argument('--teacher', required=True, help='weights of the teacher')
+    parser.add_argument('--pictures', required=True, help='held-out pictures')
+    parser.add_argument('--raw', action='append', default=[], metavar='SET',
+                        help='verification set: the whole chain is measured on its pictures, aligned before or not')
+    parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain; fdfacenet unless given')
 
 
 def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tuple[dict, dict]:
@@ -59,20 +69,6 @@ def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tu
     return found, truth
 
 
-def heldout_metrics(found: dict, truth: dict, nets: Iterable[str], score: float) -> dict:
-    """The card's figures of what :func:`observe` returned: each net's agreement with the truth, by condition."""
-    return {'conditions': 'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
-                          f'{SURE} count, those from {LOWEST} on are ignored) at IoU 0.5; recall, precision, false alarms a '
-                          f'picture and landmark error (fraction of the eye distance) at score {score:g}; teacher: its own '
-                          'single view',
-            **{key: {name: _figures(found[key, name], truth[name], score) for name in CONDITIONS} for key in nets}}
-
-
-def _figures(found: list[Faces], truth: list[GroundTruth], score: float) -> dict:
-    result = evaluate_detections(found, truth, score)
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.to_dict().items()}
-
-
 def _view(picture: np.ndarray, faces: Faces, scale: float, angle: float) -> tuple[np.ndarray, Faces]:
     """Picture and faces scaled and turned about the middle, in a frame that holds all of it."""
     if scale == 1 and not angle:
@@ -87,6 +83,20 @@ def _view(picture: np.ndarray, faces: Faces, scale: float, angle: float) -> tupl
     else:
         view = cv2.warpAffine(picture, matrix, tuple(np.rint(size).astype(int)))
     return view, faces.warped(matrix)
+
+
+def heldout_metrics(found: dict, truth: dict, nets: Iterable[str], score: float) -> dict:
+    """The card's figures of what :func:`observe` returned: each net's agreement with the truth, by condition."""
+    return {'conditions': 'agreement with the merged opinion of the teacher (two scales, mirrored; faces scored at least '
+                          f'{SURE} count, those from {LOWEST} on are ignored) at IoU 0.5; recall, precision, false alarms a '
+                          f'picture and landmark error (fraction of the eye distance) at score {score:g}; teacher: its own '
+                          'single view',
+            **{key: {name: _figures(found[key, name], truth[name], score) for name in CONDITIONS} for key in nets}}
+
+
+def _figures(found: list[Faces], truth: list[GroundTruth], score: float) -> dict:
+    result = evaluate_detections(found, truth, score)
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in result.to_dict().items()}
 
 
 def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score: float) -> dict:
@@ -105,7 +115,6 @@ def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score:
 
 def _chain(detectors: dict[str, FaceDetector], data: VerificationSet, models: Sequence[str]) -> tuple[str, dict]:
     """The set's name and what :func:`chain_metrics` says of it."""
-    from zoo.runtime import open_embedder
     aligned, recognisers = {key: align_set(data, detector) for key, detector in detectors.items()}, {}
     for model in models:
         embedder, figures, scores = open_embedder(model), {}, {}
@@ -142,15 +151,6 @@ def compare_pairs(student: np.ndarray, teacher: np.ndarray, same: np.ndarray) ->
             'error': round(float((first != second).sum() ** 0.5 / len(same)), 5),
             'separation_gain': round(float(np.subtract(*separation(both, same))), 4),
             'separation_error': round(float(drawn.std()), 4)}
-
-
-def add_measure_options(parser: argparse.ArgumentParser) -> None:
-    """What a detector is measured with."""
-    parser.add_argument('--teacher', required=True, help='weights of the teacher')
-    parser.add_argument('--pictures', required=True, help='held-out pictures')
-    parser.add_argument('--raw', action='append', default=[], metavar='SET',
-                        help='verification set: the whole chain is measured on its pictures, aligned before or not')
-    parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain; fdfacenet unless given')
 
 
 def score_table(found: Sequence[Faces], truth: Sequence[GroundTruth], scores: Sequence[float] = SCORES) -> dict[float, dict]:

@@ -47,19 +47,19 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {'heldout': heldout_metrics(found, truth, nets, score), **chain_metrics(nets, args, score)}
     print(json.dumps(metrics, indent=1))
     if not args.measure_only:
-        install_weights(source, facts['network'],
-                        _entry(args, facts, metrics) | {'thresholds': {'score': score}})
+        install_weights(source, facts['network'], _entry(args, facts, metrics, score))
 
 
-def _entry(args: argparse.Namespace, facts: dict, metrics: dict) -> dict:
+def _entry(args: argparse.Namespace, facts: dict, metrics: dict, score: float) -> dict:
+    """What the card says of the weights."""
     recipe = yaml.safe_load((args.run / 'recipe.yaml').read_text())
     steps = [json.loads(line)['step'] for line in (args.run / 'log.jsonl').read_text().splitlines()]
     return {'licence': args.licence, 'data': args.data,
-            'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}'
-                      f'), batch {recipe["batch_size"]}, views of {recipe["view_size"]} pixels, lr {recipe["lr"]}, seed '
+            'recipe': f'{args.run.name}: {recipe["num_epoch"]} epochs (logged to step {max(steps)}), batch '
+                      f'{recipe["batch_size"]}, views of {recipe["view_size"]} pixels, lr {recipe["lr"]}, seed '
                       f'{recipe["seed"]}, averaged weights. {args.history} Bundled {datetime.date.today()} with Python '
                       f'{platform.python_version()}',
-            'network_args': facts['network_args'], 'metrics': metrics, 'limits': args.limit}
+            'network_args': facts['network_args'], 'metrics': metrics, 'limits': args.limit, 'thresholds': {'score': score}}
 
 
 if __name__ == '__main__':
