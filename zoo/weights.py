@@ -16,8 +16,9 @@ from plugins.files import atomic_path
 from zoo.convert import Misfit, convert_state
 from zoo.mxnet import MXNetError, read_mxnet
 
-_LOG = logging.getLogger(__name__)
 __all__ = ['WeightsError', 'describe', 'load_weights', 'read_state', 'save_weights', 'weights_digest']
+
+_LOG = logging.getLogger(__name__)
 
 
 class WeightsError(ValueError):

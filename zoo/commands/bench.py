@@ -116,4 +116,3 @@ def _numbers(option: str, text: str) -> list[int]:
     if min(numbers) < 1:
         raise ValueError(f'{option} {text}: write numbers from 1, with commas between them')
     return numbers
-

@@ -25,8 +25,7 @@ from plugins.preprocess import l2_normalise
 from plugins.registry import suggest
 from zoo.pipeline.contract import Contract
 
-__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'checked_probes', 'clean_name',
-           'nobody']
+__all__ = ['Gallery', 'GalleryError', 'KnownPersons', 'Match', 'checked_faces', 'checked_probes', 'clean_name', 'nobody']
 
 _FORMAT = 'facezoo gallery 1'
 _BLOCK = 20_000  # persons whose templates are made at once
@@ -290,4 +289,3 @@ def nobody(name: str, names: Iterable[str]) -> GalleryError:
     """The error for a name that nobody has, with close ones."""
     names = list(names)
     return GalleryError(f'nobody is enrolled as {name!r}{suggest(name, names, f"; --list shows who is ({len(names)} names)")}')
-
