@@ -20,7 +20,7 @@ COMMANDS = {
     'list': ('zoo.commands.list', 'the models of the zoo, their size and what is measured of them'),
     'info': ('zoo.commands.info', 'the card of a model'),
     'profile': ('zoo.commands.profile', 'parameters, MACs and feature-map output in every convention'),
-    'tables': ('zoo.commands.papers', "the papers' tables: printed figures, ours, deviations and reasons"),
+    'tables': ('zoo.commands.tables', "the papers' tables: printed figures, ours, deviations and reasons"),
     'data': ('zoo.commands.data', 'make, unpack and check training and verification files'),
     'train': ('recipes.train', 'train a recipe'),
     'eval': ('zoo.commands.eval', 'verification accuracy of a model or an exported file'),
