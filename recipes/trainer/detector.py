@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import zoo
-from plugins.data.datasets import FaceSampler, face_loader
+from plugins.data.datasets import face_loader
 from plugins.data.pictures import Pictures, read_labels
 from plugins.data.scenes import SceneAugment
 from plugins.detectors._base import Detector
@@ -23,8 +23,7 @@ from plugins.registry import create_detector
 from recipes.config import RecipeError
 from recipes.detection import DetectorConfig
 from recipes.trainer.labels import label_pictures
-from recipes.trainer.log import TrainLog
-from recipes.trainer.run import Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
+from recipes.trainer.run import Interrupted, Run, make_optimizer, moving_average, stop_signal
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.teacher import fingerprint_model
 from zoo.export.fold import fold_batchnorm
@@ -114,12 +113,8 @@ class DetectorTrainer(Run):
             ``train``: running means of the losses.
         """
         config = self.config
-        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
-                              self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
+        sampler, log = self._open()
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        save_recipe(self.fabric, config)
-        log = TrainLog(self.output, per_epoch * config.num_epoch * self.world_batch, step, self.world_batch,
-                       self.fabric.is_global_zero)
         means: dict[str, float] = {}
         with stop_signal() as stop:
             for views, faces, indices in face_loader(self.dataset, sampler, config.num_workers):

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from plugins.data.augment import Augment
 from plugins.data.check import check_counts
-from plugins.data.datasets import Batch, FaceDataset, FaceSampler, face_loader
+from plugins.data.datasets import Batch, FaceDataset, face_loader
 from plugins.data.degrade import Degrade
 from plugins.data.sources import FaceSource, open_faces
 from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.cpu import avoid_strided_depthwise
-from recipes.trainer.log import TrainLog
-from recipes.trainer.run import Diverged, Interrupted, Run, make_optimizer, moving_average, save_recipe, stop_signal
+from recipes.trainer.run import Diverged, Interrupted, Run, make_optimizer, moving_average, stop_signal
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
 from recipes.trainer.teacher import fingerprint_model, open_teacher, teacher_size
@@ -88,12 +87,9 @@ class Trainer(Run):
                 the last checkpoint is good.
         """
         config = self.config
-        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
-                              self.images // self.world_batch, self.fabric.global_rank, self.fabric.world_size)
+        sampler, self.log = self._open()
         per_epoch, step = sampler.steps_per_epoch, sampler.start
-        save_recipe(self.fabric, config)
         self.total = per_epoch * config.num_epoch
-        self.log = TrainLog(self.output, self.total * self.world_batch, step, self.world_batch, self.fabric.is_global_zero)
         results, verified = {}, -1
         with stop_signal() as stop:
             for batch in face_loader(self.dataset, sampler, config.num_workers):

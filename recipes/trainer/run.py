@@ -17,18 +17,20 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
 
 from plugins.data.check import check_schedule
+from plugins.data.datasets import FaceSampler
 from plugins.extras import require
 from plugins.files import write_atomic
 from recipes.config import RecipeError, TrainConfig
 from recipes.detection import DetectorConfig
 from recipes.trainer.checkpoint import CheckpointError, load_checkpoint, not_finite, plain, save_checkpoint
 from recipes.trainer.cpu import computes_bf16, keep_layout, keep_memory
+from recipes.trainer.log import TrainLog
 from zoo.weights import save_weights
 
-__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'make_optimizer', 'moving_average', 'save_recipe',
-           'stop_signal']
+__all__ = ['Diverged', 'Interrupted', 'LossWatch', 'Run', 'make_optimizer', 'moving_average', 'stop_signal']
 
 _LOG = logging.getLogger(__name__)
 Config = TrainConfig | DetectorConfig
@@ -79,10 +81,10 @@ class LossWatch:
 
 
 class Run:
-    """What the trainings of recognisers and of detectors share: engine, position, update, checkpoints.
+    """A training: engine, position, update, checkpoints.
 
     A trainer sets ``raw``, what is optimised; ``student``, the same as the engine wraps it; ``optimizer``; ``ema``, the average
-    of :attr:`trained`, or None; ``data``, what it learns from in plain values.
+    of :attr:`trained`, or None; ``dataset``, what it learns from, and ``data``, that in plain values.
 
     Attributes:
         config: the recipe, with the device and the precision of this machine.
@@ -98,6 +100,7 @@ class Run:
     student: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
+    dataset: Dataset
     data: Mapping
 
     def __init__(self, config: Config) -> None:
@@ -120,6 +123,16 @@ class Run:
     def final(self) -> nn.Module:
         """The network whose weights count: the average when there is one."""
         return self.ema.module if self.ema else self.trained
+
+    def _open(self) -> tuple[FaceSampler, TrainLog]:
+        """The batches that are left, and the log of what is done with them; before them the resolved recipe is written."""
+        config, fabric = self.config, self.fabric
+        sampler = FaceSampler(len(self.dataset), config.batch_size, config.num_epoch, config.seed,
+                              self.images // self.world_batch, fabric.global_rank, fabric.world_size)
+        if fabric.is_global_zero:
+            write_atomic(self.output / 'recipe.yaml', yaml.safe_dump(plain(asdict(config)), sort_keys=False))
+        total = sampler.steps_per_epoch * config.num_epoch * self.world_batch
+        return sampler, TrainLog(self.output, total, sampler.start, self.world_batch, fabric.is_global_zero)
 
     def _check_loss(self, loss: float, step: int, batch: Callable[[], str]) -> None:
         if wrong := self.watch(loss):
@@ -198,15 +211,6 @@ def _begin(config: Config):
         keep_memory()
         keep_layout()
     return fabric
-
-
-def save_recipe(fabric, config: Config) -> None:
-    """Write the resolved recipe to ``output/recipe.yaml``, in one process of all; the folder is made."""
-    if not fabric.is_global_zero:
-        return
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomic(output / 'recipe.yaml', yaml.safe_dump(plain(asdict(config)), sort_keys=False))
 
 
 def _settle(config: Config) -> Config:
