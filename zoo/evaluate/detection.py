@@ -15,7 +15,7 @@ import numpy as np
 
 from plugins.faces import Faces
 
-__all__ = ['DetectionResult', 'GroundTruth', 'average_precision', 'evaluate_detections', 'landmark_errors', 'overlaps']
+__all__ = ['DetectionResult', 'GroundTruth', 'evaluate_detections', 'landmark_errors', 'overlaps']
 
 STEPS = 1000
 
@@ -78,7 +78,7 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
     if not faces:
         raise ValueError('the set has no face that counts, so that average precision means nothing')
     matches = [_match(f, t, overlap) for f, t in zip(found, truth, strict=True)]
-    ap = average_precision(matches, faces, spread)
+    ap = _average_precision(matches, faces, spread)
     hits = proposals = 0
     errors = []
     for (scores, proposal, _, owner), f, t in zip(matches, found, truth, strict=True):
@@ -93,31 +93,6 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
     mean, tail = (float(errors.mean()), float(np.percentile(errors, 95))) if len(errors) else (float('nan'),) * 2
     return DetectionResult(ap, hits / faces, hits / max(proposals, 1), (proposals - hits) / len(truth), mean, tail, threshold,
                            len(truth), faces)
-
-
-def average_precision(matches: Sequence[tuple], faces: int, spread: tuple[float, float] | None = None) -> float:
-    """Area under the precision-recall curve, a fraction; see the module's docstring.
-
-    Args:
-        matches: of each picture, its detections best first: scores float64 ``(N,)``, whether each counts bool ``(N,)``, faces
-            recalled so far int ``(N,)``, and a fourth that is not looked at.
-        faces: that count, in all pictures; spread: see :func:`evaluate_detections`.
-    """
-    scores = np.concatenate([m[0] for m in matches])
-    low, high = spread or (scores.min(initial=1.0), scores.max(initial=0.0))
-    span = high - low or 1.0
-    counts = np.zeros((STEPS, 2))
-    thresholds = 1 - (np.arange(STEPS) + 1) / STEPS
-    for scores, proposal, recalled, _ in matches:
-        if len(scores):
-            last = np.searchsorted(-(scores - low) / span, -thresholds, side='right') - 1
-            seen = last >= 0
-            counts[seen, 0] += np.cumsum(proposal)[last[seen]]
-            counts[seen, 1] += recalled[last[seen]]
-    precision = np.divide(counts[:, 1], counts[:, 0], out=np.zeros(STEPS), where=counts[:, 0] > 0)
-    recall = np.concatenate([[0], counts[:, 1] / faces, [1]])
-    envelope = np.maximum.accumulate(np.concatenate([[0], precision, [0]])[::-1])[::-1]
-    return float((np.diff(recall) * envelope[1:]).sum())
 
 
 def _match(found: Faces, truth: GroundTruth, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -140,6 +115,29 @@ def _first(owner: np.ndarray) -> np.ndarray:
     """Indices of the first detection of every face (-1 is no face)."""
     faces, index = np.unique(owner, return_index=True)
     return index[faces >= 0]
+
+
+def _average_precision(matches: Sequence[tuple], faces: int, spread: tuple[float, float] | None) -> float:
+    """Area under the precision-recall curve, a fraction; see the module's docstring.
+
+    Args:
+        matches: of each picture, as :func:`_match` gives them; faces: that count, in all pictures.
+    """
+    scores = np.concatenate([m[0] for m in matches])
+    low, high = spread or (scores.min(initial=1.0), scores.max(initial=0.0))
+    span = high - low or 1.0
+    counts = np.zeros((STEPS, 2))
+    thresholds = 1 - (np.arange(STEPS) + 1) / STEPS
+    for scores, proposal, recalled, _ in matches:
+        if len(scores):
+            last = np.searchsorted(-(scores - low) / span, -thresholds, side='right') - 1
+            seen = last >= 0
+            counts[seen, 0] += np.cumsum(proposal)[last[seen]]
+            counts[seen, 1] += recalled[last[seen]]
+    precision = np.divide(counts[:, 1], counts[:, 0], out=np.zeros(STEPS), where=counts[:, 0] > 0)
+    recall = np.concatenate([[0], counts[:, 1] / faces, [1]])
+    envelope = np.maximum.accumulate(np.concatenate([[0], precision, [0]])[::-1])[::-1]
+    return float((np.diff(recall) * envelope[1:]).sum())
 
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
