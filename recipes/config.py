@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -34,7 +35,7 @@ _INSIGHTFACE_ONLY = frozenset({
     'notes',
 })
 
-
+# losses of plugins.losses.distillation, which needs torch
 DISTILL = ('embedding', 'relation', 'label', 'attention', 'askd', 'at')
 
 
@@ -162,7 +163,7 @@ class TrainConfig:
             raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
         if 'label' in self.distill and not self.margin_weight:
             raise RecipeError('distill.label compares class probabilities: it needs a head (margin_weight above 0)')
-        check_names('distill', self.distill, DISTILL)
+        _check_names('distill', self.distill, DISTILL)
         check_options('augment', self.augment, Augment)
         check_options('degrade', self.degrade, Degrade)
 
@@ -203,30 +204,25 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_names(key: str, given: dict, known) -> None:
-    """Refuse a name in ``given`` that is not in ``known``.
-
-    Raises:
-        RecipeError: suggests close ones.
-    """
-    for name in given:
-        if name not in known:
-            raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
-
-
 def check_options(key: str, given: dict, kind: type) -> None:
     """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses.
 
     Raises:
         RecipeError: the message names the option.
     """
-    check_names(key, given, [f.name for f in dataclasses.fields(kind)])
+    _check_names(key, given, [f.name for f in dataclasses.fields(kind)])
     try:
         kind(**given)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     except TypeError as error:
         raise RecipeError(f'{key}={given}: a value is of the wrong kind ({error})') from None
+
+
+def _check_names(key: str, given: dict, known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise RecipeError(f'{key}.{name}: unknown{suggest(name, known)}')
 
 
 def list_recipes() -> list[str]:
