@@ -178,7 +178,7 @@ def _read_wider_mat(files: list[Path]) -> DetectionSet:
     """Boxes of ``wider_face_val.mat``; its three companions list by number, from 1, the faces that count in each subset."""
     main = _one(files)
     boxes = dict(_cells(main, 'face_bbx_list'))
-    faces = {name: _with_sides(_table(main, name, rows, 4)) for name, rows in boxes.items()}
+    faces = {name: _with_sides(_table(main, name, rows)) for name, rows in boxes.items()}
     subsets = {}
     for subset in WIDER_SUBSETS:
         path = main.with_name(f'wider_{subset}_val.mat')
@@ -212,10 +212,10 @@ def _load_mat(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         raise FaceError(f'{path}: not a MATLAB file that SciPy can read ({error}); download it again') from None
 
 
-def _table(path: Path, name: str, rows: np.ndarray, columns: int) -> np.ndarray:
-    if rows.ndim == 2 and rows.shape[1] == columns:
+def _table(path: Path, name: str, rows: np.ndarray) -> np.ndarray:
+    if rows.ndim == 2 and rows.shape[1] == 4:
         return rows.astype(np.float64)
-    raise FaceError(f'{path}: {name}: boxes of shape {rows.shape}, not (faces, {columns}); download the file again')
+    raise FaceError(f'{path}: {name}: boxes of shape {rows.shape}, not (faces, 4); download the file again')
 
 
 def _mask(path: Path, name: str, numbers: np.ndarray, faces: int) -> np.ndarray:
