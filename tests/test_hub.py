@@ -283,6 +283,8 @@ CARD = 'summary: x\npaper: y\nfidelity: exact\nparams: 1\nmacs: 1'
     (f'{CARD}\nweights:', 'weights: None must be a mapping; leave it out'),
     (f'{CARD}\nweights: {{default: }}', r'weights\.default: must be a mapping'),
     (f'{CARD}\npreprocess: [1]', r'preprocess: \[1\] must be a mapping'),
+    (f'{CARD}\npreprocess: {{std: 0}}', r'x\.yaml: preprocess: .*std'),
+    (f'{CARD}\npreprocess: {{colour: YUV}}', r'x\.yaml: preprocess: .*YUV'),
     (f'{CARD}\ndeviations: it has none', "deviations: 'it has none' must be a list"),
     (f'{CARD}\nnum_features: many', "num_features: 'many' must be a whole number"),
     (f'{CARD}\nweights: {{default: {{file: a, sha256: 12, licence: b, data: c, recipe: d}}}}',

@@ -35,7 +35,8 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
     """``kind(**data)`` with mappings and lists made immutable.
 
     Raises:
-        error: a field is unknown (a close one is suggested), missing or of another kind; ``where`` begins the message.
+        error: a field is unknown (a close one is suggested), missing, of another kind, or refused by ``kind``; ``where`` begins
+            the message.
     """
     if not isinstance(data, dict):
         raise error(f'{where}: must be a mapping')
@@ -52,7 +53,10 @@ def build_dataclass(kind: type, data: dict, where: str, error: type[ValueError])
         wanted, words = next((pair for start, pair in _KINDS.items() if annotation.startswith(start)), (object, ''))
         if not isinstance(value, wanted) and not (value is None and annotation.endswith('None')):
             raise error(f'{where}: {key}: {value!r} must be {words}')
-    return kind(**{key: _freeze(value) for key, value in data.items()})
+    try:
+        return kind(**{key: _freeze(value) for key, value in data.items()})
+    except (ValueError, TypeError) as problem:  # what the class itself refuses
+        raise error(f'{where}: {problem}') from None
 
 
 def _freeze(value):
