@@ -29,7 +29,7 @@ from zoo.export.artefact import export
 from zoo.jetson import board, engine, run, verify
 from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError, sha256_file
-from zoo.jetson.cache import CacheError, CacheVersionError, read_cache, version_token, write_cache
+from zoo.jetson.cache import CacheError, CacheVersionError, complete_scales, read_cache, version_token, write_cache
 from zoo.jetson.cuda import CudaError, CudartCuda
 from zoo.jetson.log import open_log
 from zoo.jetson.recogniser import Recogniser
@@ -186,6 +186,20 @@ def test_cache_is_completed_for_the_board(tx2, cudart):
     assert any('[Constant]_output' in name for name in extra) and any('[Fully Connected]_output' in name for name in extra)
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'fp16', '--cache-only')
     assert done.returncode == 1 and 'needs no calibration cache' in done.stderr
+
+
+def test_squeezed_tensors_share_a_scale():
+    """TensorRT 10.8 and later parse Squeeze and Unsqueeze (ECA has both) as layers of their own, not as Shuffle."""
+    kinds = SimpleNamespace(CONSTANT=0, ELEMENTWISE=1, SHUFFLE=2, SQUEEZE=3, UNSQUEEZE=4, CONVOLUTION=5)
+    trt = SimpleNamespace(LayerType=kinds, DataType=SimpleNamespace(FLOAT=0, HALF=1))
+    tensor = {name: SimpleNamespace(name=name, dtype=0) for name in ('pooled', 'squeezed', 'mixed', 'gate')}
+    layers = [SimpleNamespace(type=kind, num_outputs=1, get_input=lambda i, t=tensor[source]: t,
+                              get_output=lambda i, t=tensor[target]: t)
+              for kind, source, target in ((kinds.SQUEEZE, 'pooled', 'squeezed'), (kinds.CONVOLUTION, 'squeezed', 'mixed'),
+                                           (kinds.UNSQUEEZE, 'mixed', 'gate'))]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    completed, missing = complete_scales(network, {'pooled': 0.5, 'gate': 0.25}, trt)
+    assert completed == {'pooled': 0.5, 'gate': 0.25, 'squeezed': 0.5, 'mixed': 0.25} and not missing
 
 
 def test_missing_scales_are_reported(tx2, cudart):

@@ -95,9 +95,10 @@ def read_cache(text, where='cache', version=None):
 def complete_scales(network, scales, trt):
     """Add the scales of tensors that TensorRT made itself while parsing.
 
-    A constant (a PReLU's slopes, a scalar) gets its largest value / 127; what only moves values about (Shuffle, Identity)
-    and a fully connected layer whose result is only reshaped share the scale of the tensor on their other side. A product to
-    which a bias is still to be added gets the scale of the sum, which is close to its own.
+    A constant (a PReLU's slopes, a scalar) gets its largest value / 127; what only moves values about (Shuffle, Identity,
+    from 10.8 on Squeeze and Unsqueeze) and a fully connected layer whose result is only reshaped share the scale of the
+    tensor on their other side. A product to which a bias is still to be added gets the scale of the sum, which is close to
+    its own.
 
     Args:
         network: the parsed ``INetworkDefinition``.
@@ -109,7 +110,8 @@ def complete_scales(network, scales, trt):
     """
     completed = OrderedDict(scales)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    movers = [getattr(trt.LayerType, name) for name in ('SHUFFLE', 'IDENTITY') if hasattr(trt.LayerType, name)]
+    movers = [getattr(trt.LayerType, name) for name in ('SHUFFLE', 'IDENTITY', 'SQUEEZE', 'UNSQUEEZE')
+              if hasattr(trt.LayerType, name)]
     for layer in layers:
         if layer.type == trt.LayerType.CONSTANT:
             layer.__class__ = trt.IConstantLayer  # get_layer hands out the base class
