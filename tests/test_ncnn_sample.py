@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,8 @@ from plugins.preprocess import l2_normalise
 from tests.conftest import ROOT
 from zoo.export.artefact import export
 from zoo.jetson.align import TEMPLATE, similarity_transform, template
+from zoo.pipeline.pictures import read_picture
+from zoo.pipeline.sample import sample_crops, sample_image, sample_landmarks
 
 SAMPLE = ROOT / 'docs' / 'examples' / 'ncnn'
 
@@ -57,45 +61,90 @@ int main(int, char** argv)
     assert run(112, np.ones((5, 2))).returncode == 1
 
 
-def test_snippet_of_the_guide_is_correct_cpp(tmp_path):
-    compiler = shutil.which('c++') or pytest.skip('needs a C++ compiler')
-    page = (ROOT / 'docs' / 'deployment.md').read_text()
-    snippet, = re.findall(r'```cpp\n(.*?)```', page, re.DOTALL)
-    (tmp_path / 'guide.cpp').write_text(f"""#include <cmath>
+@pytest.fixture(scope='module')
+def guide() -> str:
+    return (ROOT / 'docs' / 'deployment.md').read_text()
+
+
+def program(guide: str) -> str:
+    """The snippet of the guide as a program: path of RGB pixels, their width and height, ten numbers of landmarks."""
+    snippet, = re.findall(r'```cpp\n(.*?)```', guide, re.DOTALL)
+    return f"""#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <vector>
 #include "align.h"
 #include "net.h"
-bool embed(const unsigned char* pixels, int width, int height, const float* landmarks);
-bool embed(const unsigned char* pixels, int width, int height, const float* landmarks)
+static bool embed(const unsigned char* pixels, int width, int height, const float* landmarks)
 {{
 {snippet}
+for (float value : embedding) std::printf("%.8g ", value);
 return true;
 }}
-""")
+int main(int, char** argv)
+{{
+    const int width = std::atoi(argv[2]), height = std::atoi(argv[3]);
+    std::vector<char> pixels(size_t(3) * width * height);
+    std::ifstream(argv[1], std::ios::binary).read(pixels.data(), std::streamsize(pixels.size()));
+    float landmarks[10];
+    for (int i = 0; i < 10; i++) landmarks[i] = float(std::atof(argv[4 + i]));
+    return embed(reinterpret_cast<unsigned char*>(pixels.data()), width, height, landmarks) ? 0 : 1;
+}}
+"""
+
+
+def test_snippet_of_the_guide_is_correct_cpp(guide, tmp_path):
+    compiler = shutil.which('c++') or pytest.skip('needs a C++ compiler')
+    (tmp_path / 'guide.cpp').write_text(program(guide))
     run = subprocess.run([compiler, '-std=c++11', '-Wall', '-Wextra', '-Werror', '-fsyntax-only', '-I', str(SAMPLE), '-I',
                           str(ROOT / 'tests' / 'ncnn_headers'), str(tmp_path / 'guide.cpp')], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    numbers = re.findall(r'\(([0-9.]+),\s+([0-9.]+)\)', page.partition('2. **Crop**')[2].partition('3. **Pixels**')[0])
+    numbers = re.findall(r'\(([0-9.]+),\s+([0-9.]+)\)', guide.partition('2. **Crop**')[2].partition('3. **Pixels**')[0])
     np.testing.assert_array_equal(np.float32(numbers), TEMPLATE)
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Compile a project that needs NCNN's C++ library; the folder with its program."""
+    if not (shutil.which('cmake') and shutil.which('c++')):
+        pytest.skip('needs cmake and a C++ compiler')
+    made = subprocess.run(['cmake', '-S', str(source), '-B', str(folder)], capture_output=True, text=True)
+    if 'ncnnConfig.cmake' in made.stderr:
+        pytest.skip("needs NCNN's C++ library (set ncnn_DIR to its lib/cmake/ncnn); only the syntax was checked")
+    assert made.returncode == 0, made.stderr
+    made = subprocess.run(['cmake', '--build', str(folder)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder
+
+
+def execute(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """On one thread: OpenMP's wait for one another by spinning, which takes minutes on a busy machine."""
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=cwd,
+                          env={**os.environ, 'OMP_THREAD_LIMIT': '1'})
+
+
+def test_snippet_of_the_guide_embeds_as_python_does(guide, tmp_path):
+    """From a picture and landmarks to embeddings of faces with their mirror images; as near as the guide says."""
+    import zoo
+    (tmp_path / 'guide.cpp').write_text(program(guide))
+    (tmp_path / 'CMakeLists.txt').write_text((SAMPLE / 'CMakeLists.txt').read_text().replace('recognise.cpp', 'guide.cpp')
+                                             + f'include_directories({SAMPLE})\n')
+    made = build(tmp_path, tmp_path / 'build') / 'recognise'
+    export(zoo.load('fdfacenet'), 'fdfacenet', 'ncnn', tmp_path)
+    picture = read_picture(sample_image())
+    (tmp_path / 'pixels').write_bytes(picture.tobytes())
+    height, width = picture.shape[:2]
+    found = [execute(made, 'pixels', width, height, *face.ravel(), cwd=tmp_path).stdout.split() for face in sample_landmarks()]
+    crops, embedder = sample_crops(), zoo.open(tmp_path, threads=1)
+    expected = l2_normalise(embedder(crops) + embedder(np.ascontiguousarray(crops[:, :, ::-1])))
+    assert (expected @ expected.T)[np.triu_indices(len(crops), 1)].max() < 0.5, 'the net does not tell faces apart'
+    assert ((np.array(found, float) * expected).sum(1) > 0.999).all()
 
 
 @pytest.fixture(scope='module')
 def recognise(tmp_path_factory):
     """The compiled sample, as a function of its arguments."""
-    if not (shutil.which('cmake') and shutil.which('c++')):
-        pytest.skip('needs cmake and a C++ compiler')
-    build = tmp_path_factory.mktemp('build')
-    made = subprocess.run(['cmake', '-S', str(SAMPLE), '-B', str(build)], capture_output=True, text=True)
-    if 'ncnnConfig.cmake' in made.stderr:
-        pytest.skip("needs NCNN's C++ library (set ncnn_DIR to its lib/cmake/ncnn); only the syntax was checked")
-    assert made.returncode == 0, made.stderr
-    made = subprocess.run(['cmake', '--build', str(build)], capture_output=True, text=True)
-    assert made.returncode == 0, made.stdout + made.stderr
-
-    def run(*arguments) -> subprocess.CompletedProcess:
-        # one thread: OpenMP's wait for one another by spinning, which takes minutes on a busy machine
-        return subprocess.run([build / 'recognise', *arguments], capture_output=True, text=True,
-                              env={**os.environ, 'OMP_THREAD_LIMIT': '1'})
-    return run
+    return partial(execute, build(SAMPLE, tmp_path_factory.mktemp('build')) / 'recognise')
 
 
 @pytest.fixture(scope='module', params=['RGB', 'BGR'])
