@@ -115,7 +115,8 @@ def test_files_of_another_kind_say_what_to_do(bundled, tmp_path):
     """Torch's own message advises to load them with ``weights_only=False``, which would run what is in them."""
     torch.save(torch.nn.Linear(2, 2), tmp_path / 'whole.pt')
     (tmp_path / 'renamed.pt').write_bytes(bundled.read_bytes())
-    for name in ('whole.pt', 'renamed.pt'):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'script.pt')
+    for name in ('whole.pt', 'renamed.pt', 'script.pt'):
         with pytest.raises(WeightsError, match=rf'{name}: cannot be read as weights: no PyTorch file, .*state_dict\(\)'):
             zoo.load('fdfacenet', weights=tmp_path / name)
 

@@ -93,11 +93,11 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
             raise WeightsError(f'{path}: not a whole safetensors file ({error}); copy it again') from None
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:  # torch's message advises to trust the file
-        raise WeightsError(f'{path}: cannot be read as weights: no PyTorch file, or one of more than tensors (a whole model, '
-                           'say); save its state_dict(), or give a file of another kind its own suffix (.safetensors, '
-                           '.params)') from None
     except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) or 'TorchScript' in str(error):  # torch advises to trust the file
+            raise WeightsError(f'{path}: cannot be read as weights: no PyTorch file, or one of more than tensors (a whole '
+                               'model, say); save its state_dict(), or give a file of another kind its own suffix '
+                               '(.safetensors, .params)') from None
         reason = next(iter(str(error).splitlines()), 'it is empty or cut short')
         raise WeightsError(f'{path}: cannot be read as weights ({type(error).__name__}: {reason}); copy it again') from None
     for key in ('state_dict_backbone', 'state_dict', 'net_state_dict', 'model'):
