@@ -107,14 +107,15 @@ def scale_channels(channels: int, width: float) -> int:
     return int(channels * width)
 
 
-def make_divisible(channels: float, divisor: int) -> int:
-    """``channels`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet).
+def make_divisible(channels: int, divisor: int, width: float) -> int:
+    """``channels * width`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet).
 
     Raises:
-        ValueError: no channel is left, or no number of them.
+        ValueError: the width leaves no channel, or is no number.
     """
-    if not 0 < channels < math.inf:
-        raise ValueError(f'{channels:g} channels are left; choose another width')
+    if not isinstance(width, Real) or not 0 < channels * width < math.inf:
+        raise ValueError(f'width={width!r}: {channels} channels times the width must be a number above 0')
+    channels = channels * width
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 

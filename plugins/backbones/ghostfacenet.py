@@ -45,7 +45,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = make_divisible(channels / 4, 4)
+        hidden = make_divisible(channels, 4, 1 / 4)
         self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,11 +81,11 @@ class GhostFaceNet(Backbone):
     def __init__(self, width: float = 1.3, num_features: int = 512, input_size: int | tuple[int, int] = 112,
                  dropout: float = 0.0, fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
-        channels, last = make_divisible(STEM * width, 4), make_divisible(LAST * width, 4)
+        channels, last = make_divisible(STEM, 4, width), make_divisible(LAST, 4, width)
         layers: list[nn.Module] = [ConvBNAct(3, channels)]
         for kernel, hidden, out_channels, attend, stride in ROWS:
-            out = make_divisible(out_channels * width, 4)
-            layers.append(GhostBottleneck(channels, make_divisible(hidden * width, 4), out, kernel, stride, attend))
+            out = make_divisible(out_channels, 4, width)
+            layers.append(GhostBottleneck(channels, make_divisible(hidden, 4, width), out, kernel, stride, attend))
             channels = out
         layers += [ConvBNAct(channels, last, 1), GDC(last, conv_out(self.input_size, [row[4] for row in ROWS]))]
         self.features = nn.Sequential(*layers)

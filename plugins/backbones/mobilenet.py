@@ -47,12 +47,12 @@ def mobilenet_v1(width: float = 1.0, **kwargs) -> MobileNet:
 @register_backbone
 def mobilenet_v2(width: float = 1.0, **kwargs) -> MobileNet:
     """MobileNetV2 for faces: 2.22 M parameters before the linear layer; Table 2 prints 2.1 M."""
-    channels = make_divisible(STEM * width, 8)
+    channels = make_divisible(STEM, 8, width)
     layers: list[nn.Module] = [ConvBNAct(3, channels, act='relu6')]
     for expansion, out_channels, repeats, stride in ROWS_V2:
-        out = make_divisible(out_channels * width, 8)
+        out = make_divisible(out_channels, 8, width)
         for unit in range(repeats):
             layers.append(InvertedResidual(channels, out, expansion, stride if unit == 0 else 1, act='relu6'))
             channels = out
-    last = make_divisible(LAST_V2 * max(1.0, width), 8)
+    last = make_divisible(LAST_V2, 8, max(1.0, width))
     return MobileNet([*layers, ConvBNAct(channels, last, 1, act='relu6')], last, **kwargs)

@@ -89,13 +89,13 @@ class MobileNetV2(Body):
 
     def __init__(self, width: float) -> None:
         super().__init__()
-        channels = make_divisible(32 * width, 8)
+        channels = make_divisible(32, 8, width)
         units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act='relu6')]
         self.stages, self.channels = nn.ModuleList(), ()
         for rows in self.STAGES:
             for expansion, out, repeats, stride in rows:
                 for i in range(repeats):
-                    scaled = make_divisible(out * width, 8)
+                    scaled = make_divisible(out, 8, width)
                     units.append(InvertedResidual(channels, scaled, expansion, stride if i == 0 else 1, act='relu6'))
                     channels = scaled
             self.stages.append(nn.Sequential(*units))
