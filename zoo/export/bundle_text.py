@@ -108,8 +108,9 @@ def _file_rows(facts: dict) -> list[str]:
     known = {
         'model.onnx': 'the network, opset 13, dynamic batch', 'model_int8.onnx': 'the same with Q/DQ pairs: 8 bits, explicitly',
         'model_fp16.onnx': 'the same in FP16 types', 'int8.calib': 'INT8 scales of every tensor; `build_engine.py` adds those '
-        'of tensors that TensorRT makes itself', 'calibration.json': 'how the scales were found, and on which faces (hash)',
-        'calibration_qdq.json': 'the same of the scales in `model_int8.onnx`',
+        'of tensors that TensorRT makes itself',
+        'calibration.json': 'how the scales of `int8.calib` were found, and on which faces (hash)',
+        'calibration_qdq.json': 'how the scales in `model_int8.onnx` were found, and on which faces (hash)',
         'samples.npz': 'faces of the gate set, pairs, and the embeddings PyTorch gives them', 'build.sh': 'builds with trtexec',
         'build_engine.py': "builds with TensorRT's Python binding", 'verify.py': 'checks and measures an engine',
         'run.py': 'embeds and compares faces',
