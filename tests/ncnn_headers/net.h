@@ -1,4 +1,5 @@
-// What docs/examples/ncnn and docs/deployment.md use of NCNN 20261020, declared only: a compiler checks the sample where NCNN is not installed.
+// What docs/examples/ncnn and docs/deployment.md use of NCNN 20261020, declared only: a compiler checks them where NCNN is not
+// installed.
 #pragma once
 #include <cstddef>
 #include <vector>

@@ -135,7 +135,7 @@ class VideoSource:
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
             self._capture.release()
-            kind = ("camera: is it plugged in, and free? How to watch a board's camera module its guide says" if camera else
+            kind = ("camera: is it plugged in, and free? For a board's camera module see the board's guide" if camera else
                     'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read'
                     + (': is it being sent, and is the address right?' if '://' in text else ''))
             raise FaceError(f'{self.name}: no {kind}')
