@@ -202,8 +202,10 @@ def strangers_graph(shape: list[int]) -> onnx.ModelProto:
     def constant(value, name: str) -> onnx.NodeProto:
         return helper.make_node('Constant', [], [name], value=numpy_helper.from_array(np.array(value)))
     nodes = [helper.make_node('Conv', ['image', 'weight'], ['features']), constant(np.float32(2), 'two'),
-             helper.make_node('Mul', ['features', 'two'], ['doubled']), constant([3], 'axes'),
-             helper.make_node('Squeeze', ['doubled', 'axes'], ['line']), constant(shape, 'shape'),
+             helper.make_node('Mul', ['features', 'two'], ['doubled']), constant(np.ones(32, np.float32), 'bias'),
+             constant([1, 32, 1, 1], 'broadcast'), helper.make_node('Reshape', ['bias', 'broadcast'], ['biases']),
+             helper.make_node('Add', ['doubled', 'biases'], ['shifted']), constant([3], 'axes'),
+             helper.make_node('Squeeze', ['shifted', 'axes'], ['line']), constant(shape, 'shape'),
              helper.make_node('Reshape', ['line', 'shape'], ['embedding'])]
     weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32), 'weight')
     graph = helper.make_graph(nodes, 'net', [helper.make_tensor_value_info('image', TensorProto.FLOAT, ['N', 3, 8, 8])],
@@ -213,7 +215,7 @@ def strangers_graph(shape: list[int]) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(('shape', 'error'), [([-1, 32], ''), ([1, -1], 'Reshape embedding: it writes batch size 1 into')])
 def test_constants_of_other_exporters(shape, error, tmp_path, capsys):
-    """Among them the shape that InsightFace's own export of its mbf freezes (insightface#2406)."""
+    """Among them the shape that InsightFace's own export of its mbf freezes (insightface#2406); a bias has no batch."""
     onnx.save(strangers_graph(shape), tmp_path / 'm.onnx')
     assert main(['check', str(tmp_path / 'm.onnx'), '--target', TX2]) == bool(error)
     errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith('error')]

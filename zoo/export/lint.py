@@ -145,8 +145,8 @@ def _shapes(graph: Graph, target: Target) -> Iterator[Finding]:
     elif shape[0] is not None:
         yield Finding('warning', graph.input, f'the batch is fixed to {shape[0]}',
                       'export with `facezoo export`, whose batch is dynamic')
-    rebuilt = [node for node in graph.nodes if node.op_type == 'Reshape' and node.input[1] in graph.initializers
-               and graph.initializers[node.input[1]].ravel()[:1].tolist() == [1]]
+    rebuilt = [node for node in graph.nodes if node.op_type == 'Reshape' and node.input[0] in graph.activations
+               and node.input[1] in graph.initializers and graph.initializers[node.input[1]].ravel()[:1].tolist() == [1]]
     for node in rebuilt:
         yield Finding('error', _where(node), 'it writes batch size 1 into the shape, so that larger batches fail',
                       'flatten with -1 or keep the batch dimension')
