@@ -8,7 +8,7 @@
 
 A study is a YAML file (recipes/studies/NAME.yaml, or a path): a recipe, the overrides of each run, seeds. Finished runs are
 kept in results/studies/NAME.json and not run again; an interrupted one goes on where it was. KEY=VALUE overrides apply to
-all runs. A run that diverges is told at the end (exit status 1), and the others are run.
+all runs. A run that diverges is told, and the others are run (exit status 1).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             if args.plots:
                 plot_curves(study, rows, args.results / f'{study.name}.png')
     if failed:
-        raise RuntimeError('all is done but\n' + '\n'.join(failed))
+        raise RuntimeError(f'all is done but {"; ".join(failed)} (why stands above)')
 
 
 def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
@@ -149,24 +150,24 @@ def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: di
         sets: verification sets by name.
 
     Returns:
-        Which runs failed, and why.
+        Which runs failed; why was said on standard error.
     """
     from recipes.trainer.run import Diverged
     for path in sets.values():
         load_verification_set(path)  # a wrong one is said before the long work
-    failed: dict[tuple[str, int], str] = {}
+    failed: set[tuple[str, int]] = set()
     for seed in study.seeds:
         for label in study.runs:
             if label not in _missing(study, seed, results, work, overrides):
                 continue
-            if lost := next((teacher for teacher in _teachers(study, label) if (teacher, seed) in failed), None):
-                failed[label, seed] = f'its teacher {lost!r} failed'
-                continue
             try:
+                if lost := next((teacher for teacher in _teachers(study, label) if (teacher, seed) in failed), None):
+                    raise Diverged(f'its teacher {lost!r} failed')
                 _run_missing(study, label, seed, results, work, overrides, sets)
             except (Diverged, Collapsed) as error:  # the others of a long queue need not wait for it
-                failed[label, seed] = str(error)
-    return [f'{study.name}: {label}, seed {seed}: {why}' for (label, seed), why in failed.items()]
+                failed.add((label, seed))
+                print(f'{study.name}: {label}, seed {seed}: {error}', file=sys.stderr, flush=True)
+    return [f'{study.name}: {label}, seed {seed}' for label, seed in sorted(failed)]
 
 
 def _run_missing(study: Study, label: str, seed: int, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def test_part_of_a_study(study, tmp_path, face_bin, capsys, monkeypatch):
 
 
 def test_a_run_that_diverges_does_not_end_the_queue(study, tmp_path, capsys, monkeypatch):
-    """Whom it would teach is passed over, the next seed is run, and what failed is told at the end."""
+    """Whom it would teach is passed over, the next seed is run, and what failed is told at once and at the end."""
     made = []
 
     def pretend(config, *_) -> dict:
@@ -90,8 +90,9 @@ def test_a_run_that_diverges_does_not_end_the_queue(study, tmp_path, capsys, mon
     paths = ['--results', str(tmp_path / 'results'), '--work', str(tmp_path / 'work')]
     assert main(['experiments', 'run', str(tmp_path / 'study.yaml'), *paths]) == 1
     assert made == ['teacher-1', 'teacher-2', 'student-2']
-    assert capsys.readouterr().err.splitlines()[1:] == ['study: teacher, seed 1: the loss is nan at step 7',
-                                                        "study: student, seed 1: its teacher 'teacher' failed"]
+    assert capsys.readouterr().err.splitlines() == [
+        'study: teacher, seed 1: the loss is nan at step 7', "study: student, seed 1: its teacher 'teacher' failed",
+        'facezoo experiments: all is done but study: student, seed 1; study: teacher, seed 1 (why stands above)']
 
 
 def test_two_commands_side_by_side(study, tmp_path, monkeypatch):
