@@ -47,6 +47,11 @@ def test_list_and_info(capsys):
 
 
 def test_errors_are_messages(capsys):
+    assert main(['info', 'fdfacenet.lowquality']) == 0
+    shown = capsys.readouterr().out
+    assert 'fdfacenet-lowquality-' in shown and '  default:' not in shown
+    assert main(['info', 'fdfacenet.lowqality']) == 1
+    assert "has no trained weights 'lowqality'; did you mean 'lowquality'" in capsys.readouterr().err
     assert main(['info', 'fdfacenett']) == 1
     assert capsys.readouterr().err.startswith("facezoo info: unknown model 'fdfacenett'; did you mean 'fdfacenet' or")
     assert main(['profile', 'mobilefacenett']) == 1

@@ -1,7 +1,8 @@
 """The card of a model: source, fidelity, deviations, preprocessing, weights with provenance and measurements.
 
   facezoo info fdfacenet
-  facezoo info retinaface_mnet025    a detector
+  facezoo info fdfacenet.lowquality    one of its weights alone
+  facezoo info retinaface_mnet025      a detector
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 
 import yaml
 
-from zoo.model_card import CARDS, card
+from plugins.registry import suggest
+from zoo.model_card import CARDS, CardError, card
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     model = card(args.name)
     data = yaml.safe_load((CARDS / f'{model.name}.yaml').read_text(encoding='utf-8'))
+    if tag := args.name.partition('.')[2]:
+        if tag not in model.weights:
+            have = suggest(tag, model.weights) if model.weights else ' (it has none yet)'
+            raise CardError(f'{model.name} has no trained weights {tag!r}{have}')
+        data['weights'] = {tag: data['weights'][tag]}
     data = {'name': model.name, **data, 'preprocess': model.preprocess.to_dict()}
     _show(data, 0)
 
