@@ -96,7 +96,7 @@ def measured_page() -> str:
              markdown_table(['weights', *next(iter(lowres['models'].values()))], [
                  [model, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f})' for r in rows.values())]
                  for model, rows in lowres['models'].items()]),
-             *_crop_faults(results['crop_faults']),
+             *_crop_faults(results['crop_faults']), *_impostors(results['impostors']),
              f"## FDFaceNet's artefacts\n\n`{artefacts['command']}` on {artefacts['torch']['pairs']} pairs of identities not "
              'trained on, at the thresholds of PyTorch; TensorRT rows are computed on the CPU by the rules of each precision.',
              markdown_table(['artefact', 'MB', 'least cosine', 'accuracy', 'TAR@FAR 1e-3', 'ms here', 'gate'], [
@@ -165,6 +165,16 @@ def _crop_faults(found: dict) -> list[str]:
             markdown_table(['weights', 'mirror image', *(f'FAR, TAR at {far}' for far in mirror[next(iter(mirror))]['with'])], [
                 [name, way, *(f'{r["far"]:.2e}, {100 * r["tar"]:.1f} %' for r in rows.values())]
                 for name, ways in mirror.items() for way, rows in ways.items()])]
+
+
+def _impostors(found: dict) -> list[str]:
+    """FAR by group of the strangers, at each weights' threshold for 1e-3."""
+    models = found['models']
+    return [f"## Who the strangers are\n\n`{found['command']}`: thousandths of a group's pairs that are accepted at "
+            f"the threshold for FAR 1e-3, {found['set']}; {found['left_out']} more were left out as there twice.",
+            markdown_table(['group', 'faces', *models], [
+                [name, group['faces'], *(f"{1e3 * model['groups'][name]['far@1e-3']:.2f}" for model in models.values())]
+                for name, group in next(iter(models.values()))['groups'].items()])]
 
 
 def _detector(found: dict) -> list[str]:
