@@ -8,8 +8,8 @@ Needs: faces_extra.zip/unlabelled (aligned UTKFace faces, whose names say age, s
 that were not trained on), edgeface_xs.onnx (a public recogniser)
 
 The files are called AGE_SEX_ORIGIN_DATE; ages and origins are the data set's, partly estimated. Some persons are there more
-than once: of two faces whose cosine is above 0.45 to the teacher the second is left out (scores have a valley there, and none of
-3.6 million pairs of a man and a woman lies between it and 0.6). The zoo's weights were taught the teacher's embeddings of these
+than once: of two faces whose cosine is above 0.45 to the teacher the second is left out (scores have a valley there; of 3.6
+million pairs of a man and a woman none lies between it and 0.6). The zoo's weights were taught the teacher's embeddings of the
 faces, no identities. The teacher's own thresholds are found on the held-out faces, as those of the cards were.
 """
 
