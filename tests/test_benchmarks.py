@@ -200,6 +200,6 @@ def test_the_docs_name_the_measured_size():
     ours = machines['aarch64']['base']['packages_mb']['facezoo']
     weights = sum(path.stat().st_size for path in (ROOT / 'zoo' / 'weights').iterdir()) / 1e6
     text = ' '.join((ROOT / 'docs' / 'deployment-raspberry-pi.md').read_text().split())
-    assert (f'On a Pi, {pi[0]} MB, with NCNN {pi[1]} MB, with all of `runtime` {pi[2]} MB (on a PC {pc[0]}, {pc[1]} and '
-            f'{pc[2]};' in text
+    assert (f'On a Pi facezoo takes {pi[0]} MB, with NCNN {pi[1]} MB, with all of `runtime` {pi[2]} MB (on a PC {pc[0]}, '
+            f'{pc[1]} and {pc[2]};' in text
             and f'facezoo {ours} of which {weights:.1f} are trained weights' in text), 'python benchmarks/install_size.py'

@@ -61,6 +61,16 @@ def test_low_resolution_on_the_card_is_that_of_the_results(tag):
     assert 'Measured on `lowres`' in page and f'| x8: accuracy | {measured["lowres"]["x8"]["accuracy"]} |' in page
 
 
+def test_strangers_on_the_cards_are_those_of_the_results():
+    impostors = benchmark('impostors')
+    facts = json.loads(impostors.RESULT.read_text())
+    for model in map(card, list_models(weights=True, task='recognition')):
+        for tag, weights in model.weights.items():
+            name = model.name if tag == 'default' else f'{model.name}.{tag}'
+            assert weights.metrics['impostors'] == impostors.card_metrics(facts, name), 'run benchmarks/impostors.py, for both'
+            assert facts['models'][name]['thresholds'] == weights.thresholds, 'the figures are those of other weights'
+
+
 LINES = [(page.name, line) for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
          for block in re.findall(r'```sh\n(.*?)```', page.read_text(), re.DOTALL)
          for line in block.replace('\\\n', ' ').splitlines() if 'facezoo ' in line]
@@ -139,6 +149,14 @@ def _figures():
     for name, rows in _result('lowres')['models'].items():
         yield 'concepts.md', f'| `{name}` | ' + ' | '.join(f'{100 * row["accuracy"]:.2f} %' for row in rows.values()) + ' |'
     yield 'deployment-raspberry-pi.md', f'prints {card("fdfacenet").claims["latency_ms"]["raspberry_pi_4b_ncnn"]} ms a face'
+    strangers = _result('impostors')['models']
+    for title, groups in (('everybody', ['all']), ('aged 65 and more', ['aged 65 to 120']),
+                          *((f'{o}: men, women', [f'{o}, men', f'{o}, women']) for o in ('White', 'Black', 'Asian', 'Indian'))):
+        cells = (', '.join(f'{1e3 * strangers[name]["groups"][group]["far@1e-3"]:.1f}' for group in groups)
+                 for name in ('fdfacenet', 'mobilefacenet', 'mobilefacenet96_eca', 'edgeface_xs'))
+        yield 'concepts.md', f'| {title} | {" | ".join(cells)} |'
+    most = max(group['far@1e-5'] for group in strangers['fdfacenet']['groups'].values())
+    yield 'concepts.md', f'no group of these has more than {1e3 * most:.2f} in a thousand'
     score = card('retinaface_mnet025').weights['default'].thresholds['score']
     yield 'face-analysis.md', f'det_thresh={score:.2f}'
     chain = card('retinaface_mnet025').weights['default'].metrics['chain']['lfw_112']['recognisers']['fdfacenet']['student']

@@ -68,6 +68,7 @@ NEEDS = {
         'eval fdfacenet --set {bin}',
         'ijb fdfacenet --root {ijb}',
         'identify fdfacenet --set {faces}',
+        'impostors fdfacenet --set {faces}',
         'enrol {tmp}/g.npz {faces}',
         'recognise {photo}',
         'verify {photo} {photo}',
@@ -92,7 +93,7 @@ NEEDS = {
     ],
 }
 # take an exported file instead of a model's name
-NAMED = ('eval', 'identify', 'enrol', 'recognise', 'verify', 'watch', 'eval-detector')
+NAMED = ('eval', 'identify', 'impostors', 'enrol', 'recognise', 'verify', 'watch', 'eval-detector')
 
 
 def run_without(missing, lines: list[str]) -> list[tuple[int, str, str]]:
