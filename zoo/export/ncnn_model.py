@@ -25,7 +25,7 @@ MAGIC = '7767517'
 FLOAT32, FLOAT16, INT8 = 0x00000000, 0x01306B47, 0x000D4B38
 _DTYPES = {FLOAT32: '<f4', FLOAT16: '<f2', INT8: 'i1'}
 _TAGS = {np.dtype(dtype): tag for tag, dtype in _DTYPES.items()}
-_TAGGED = frozenset({'weight', 'left', 'added'})
+_TAGGED = frozenset({'weight', 'left', 'added'})  # arrays that begin with a tag; all others are plain float32
 
 
 class NcnnFormatError(ValueError):
@@ -71,8 +71,8 @@ class NcnnLayer:
         return ' '.join(words + [f'{key}={value}' for key, value in self.params.items()])
 
 
-# arrays of a layer in the .bin: name, length, whether it is tagged
-_Arrays = list[tuple[str, int, bool]]
+# arrays of a layer in the .bin: name, length
+_Arrays = list[tuple[str, int]]
 
 
 def _convolution(layer: NcnnLayer) -> _Arrays:
@@ -85,26 +85,26 @@ def _inner_product(layer: NcnnLayer) -> _Arrays:
 
 def _weighted(layer: NcnnLayer, size: int, bias: int) -> _Arrays:
     term = layer.number(8)
-    arrays = [('weight', size, True)] + [('bias', layer.channels, False)] * bool(bias)
+    arrays = [('weight', size)] + [('bias', layer.channels)] * bool(bias)
     if term:
-        arrays += [('weight_scales', 1 if layer.kind == 'ConvolutionDepthWise' and term % 100 == 2 else layer.rows, False),
-                   ('input_scale', 1, False)]
-    return arrays + [('output_scale', 1, False)] * (term > 100)
+        arrays += [('weight_scales', 1 if layer.kind == 'ConvolutionDepthWise' and term % 100 == 2 else layer.rows),
+                   ('input_scale', 1)]
+    return arrays + [('output_scale', 1)] * (term > 100)
 
 
 def _memory(layer: NcnnLayer) -> _Arrays:
-    return [('data', math.prod(layer.number(key) or 1 for key in (0, 1, 11, 2)), False)]
+    return [('data', math.prod(layer.number(key) or 1 for key in (0, 1, 11, 2)))]
 
 
 def _gemm(layer: NcnnLayer) -> _Arrays:
     rows, columns, depth = (layer.number(key) for key in (7, 8, 9))
     added = {0: 1, 1: rows, 2: rows, 3: rows * columns, 4: columns}.get(layer.number(10))
-    return ([('left', rows * depth, True)] * layer.number(4) + [('weight', depth * columns, True)] * layer.number(5)
-            + [('added', added, True)] * (layer.number(6) if added else 0))
+    return ([('left', rows * depth)] * layer.number(4) + [('weight', depth * columns)] * layer.number(5)
+            + [('added', added)] * (layer.number(6) if added else 0))
 
 
 def _norm(channels: int, affine: int) -> Callable[[NcnnLayer], _Arrays]:
-    return lambda layer: [(name, layer.number(channels), False) for name in ('gamma', 'beta')] * bool(layer.number(affine, 1))
+    return lambda layer: [(name, layer.number(channels)) for name in ('gamma', 'beta')] * bool(layer.number(affine, 1))
 
 
 _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
@@ -116,10 +116,10 @@ _ARRAYS: dict[str, Callable[[NcnnLayer], _Arrays]] = {
     'DeconvolutionDepthWise': _convolution,
     'InnerProduct': _inner_product,
     'Gemm': _gemm,
-    'PReLU': lambda layer: [('slope', layer.number(0), False)],
-    'BatchNorm': lambda layer: [(name, layer.number(0), False) for name in ('slope', 'mean', 'variance', 'bias')],
-    'Scale': lambda layer: [('scale', layer.number(0), False)] + [('bias', layer.number(0), False)] * bool(layer.number(1)),
-    'Bias': lambda layer: [('bias', layer.number(0), False)],
+    'PReLU': lambda layer: [('slope', layer.number(0))],
+    'BatchNorm': lambda layer: [(name, layer.number(0)) for name in ('slope', 'mean', 'variance', 'bias')],
+    'Scale': lambda layer: [('scale', layer.number(0))] + [('bias', layer.number(0))] * bool(layer.number(1)),
+    'Bias': lambda layer: [('bias', layer.number(0))],
     'MemoryData': _memory,
     'LayerNorm': _norm(channels=0, affine=2),
     'GroupNorm': _norm(channels=1, affine=3),
@@ -149,8 +149,8 @@ class NcnnModel:
         layers = _parse(param)
         raw, position = weights.read_bytes(), 0
         for layer in layers:
-            for name, size, tagged in _ARRAYS[layer.kind](layer) if layer.kind in _ARRAYS else ():
-                layer.arrays[name], position = _read(raw, position, size, tagged, f'{weights}: {layer.name}.{name}')
+            for name, size in _ARRAYS[layer.kind](layer) if layer.kind in _ARRAYS else ():
+                layer.arrays[name], position = _read(raw, position, size, name in _TAGGED, f'{weights}: {layer.name}.{name}')
         if position != len(raw):
             unknown = sorted({layer.kind for layer in layers} - set(_ARRAYS))
             raise NcnnFormatError(f'{weights}: {len(raw) - position} bytes are left over after all known weights; the model '
@@ -179,7 +179,7 @@ class NcnnModel:
         return [layer for layer in self.layers if layer.kind in ('Convolution', 'ConvolutionDepthWise', 'InnerProduct')]
 
     def to_half(self) -> NcnnModel:
-        """Store all tagged float32 weights as float16 (in place).
+        """Store the float32 ``weight`` of every layer as float16 (in place).
 
         Raises:
             NcnnFormatError: a weight does not fit float16.
