@@ -12,10 +12,10 @@ from collections.abc import Collection
 
 import numpy as np
 
-from zoo.export.calibrate import DEAD, Calibration
+from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
-from zoo.export.quantize import SCHEMES, ncnn_weight_levels
+from zoo.export.quantize import SCHEMES, ncnn_weight_levels, weight_amax
 
 __all__ = ['Table', 'int8_layers', 'macs_in_int8', 'make_table', 'match_layers', 'quantise_ncnn', 'write_table']
 
@@ -56,8 +56,8 @@ def make_table(model: NcnnModel, graph: Graph, calibration: Calibration, keep: C
         origin = layers[origins[layer.name]]
         if origin.name in keep:
             continue
-        amax = np.maximum(np.abs(layer.arrays['weight'].reshape(layer.rows, -1)).max(1), DEAD)
-        table[layer.name] = (ncnn_weight_levels(origin) / amax).astype(np.float32), 127 / calibration.range_of(origin.input)
+        scales = ncnn_weight_levels(origin) / weight_amax(layer.arrays['weight'].reshape(layer.rows, -1))
+        table[layer.name] = scales, 127 / calibration.range_of(origin.input)
     return table
 
 
