@@ -68,24 +68,16 @@ def write_table(table: Table) -> str:
 
 
 def quantise_ncnn(model: NcnnModel, table: Table) -> NcnnModel:
-    """Make the layers of ``table`` int8 and store the other weights as float16 (in place).
-
-    Raises:
-        NcnnFormatError: the table names a layer that is not there, or has another number of channels.
-    """
-    layers = {layer.name: layer for layer in model.weight_layers}
-    for name, (scales, input_scale) in table.items():
-        if name not in layers:
-            raise NcnnFormatError(f'the table names {name}, which is no convolution or fully connected layer of the model')
-        _quantise_layer(layers[name], scales, input_scale)
-    for name in table:
-        _fuse_requantise(model, layers[name], table)
+    """Make the layers of ``table``, which is of this model, int8 and store the other weights as float16 (in place)."""
+    layers = [layer for layer in model.weight_layers if layer.name in table]
+    for layer in layers:
+        _quantise_layer(layer, *table[layer.name])
+    for layer in layers:
+        _fuse_requantise(model, layer, table)
     return model.to_half()
 
 
 def _quantise_layer(layer: NcnnLayer, scales: np.ndarray, input_scale: float) -> None:
-    if len(scales) != layer.rows:
-        raise NcnnFormatError(f'{layer.name}: the table has {len(scales)} scales of weights, the layer {layer.rows}')
     scaled = layer.arrays['weight'].astype(np.float32).reshape(layer.rows, -1) * scales[:, None]
     rounded = np.trunc(scaled + np.copysign(0.5, scaled))  # NCNN's C++ rounds halves away from zero
     layer.arrays['weight'] = rounded.clip(-127, 127).astype(np.int8).ravel()
