@@ -36,7 +36,7 @@ from zoo.export.detector import FORMATS, export_detector, trace_detector, traced
 from zoo.export.detector_int8 import FIRST, METHOD, DetectorQuantiser
 from zoo.export.fold import fold_batchnorm
 from zoo.export.graph import Graph
-from zoo.export.ncnn_int8 import macs_in_int8
+from zoo.export.quantize import macs_in_int8
 from zoo.runtime.detector import open_detector
 from zoo.runtime.embedder import sidecar_path
 

@@ -10,6 +10,7 @@ import zoo
 from plugins.preprocess import l2_normalise
 from plugins.registry import create_backbone
 from zoo.export.graph import Activations, Graph
+from zoo.export.ncnn_model import NcnnModel
 
 
 def build(name: str, **kwargs):
@@ -47,6 +48,11 @@ def settle(model, x: torch.Tensor) -> None:
 def embed(model, x: np.ndarray) -> np.ndarray:
     graph = model if isinstance(model, Graph) else Graph(model)
     return dict(Activations(graph, (graph.output,))(x))[graph.output]
+
+
+def int8_layers(model: NcnnModel) -> dict[str, bool]:
+    """Each weight layer's name and whether NCNN will run it in 8 bits (its ``int8_scale_term`` and its weights say so)."""
+    return {layer.name: layer.number(8) > 0 and layer.arrays['weight'].dtype == np.int8 for layer in model.weight_layers}
 
 
 def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import zoo
 from plugins.preprocess import Preprocess
 from plugins.registry import create_detector
 from tests.conftest import encode
+from tests.nets import int8_layers
 from zoo.cli import main
 from zoo.export import detector_int8
 from zoo.export.agreement import DetectionJudge, require_agreement
@@ -19,10 +20,10 @@ from zoo.export.calibrate import Calibration
 from zoo.export.detector import export_detector, output_names, trace_detector
 from zoo.export.detector_int8 import MIN_PICTURES, heads
 from zoo.export.graph import Graph, computes_in_integers
-from zoo.export.ncnn_int8 import int8_layers, macs_in_int8
 from zoo.export.ncnn_model import NcnnModel
 from zoo.export.pack import PackError, check_pack
 from zoo.export.parity import GateError
+from zoo.export.quantize import macs_in_int8
 from zoo.export.target import target
 from zoo.jetson.detector import compare
 from zoo.runtime.detector import USUAL_SCORE, FaceDetector, open_detector

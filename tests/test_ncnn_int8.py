@@ -14,11 +14,11 @@ from torch import nn
 
 from plugins.preprocess import Preprocess
 from tests.conftest import settled
-from tests.nets import cosines, embed
+from tests.nets import cosines, embed, int8_layers
 from zoo.export.calibrate import Calibration, fit_ranges, measure_histograms
 from zoo.export.graph import Graph
 from zoo.export.ncnn import convert_to_ncnn
-from zoo.export.ncnn_int8 import int8_layers, make_table, match_layers, quantise_ncnn, write_table
+from zoo.export.ncnn_int8 import make_table, match_layers, quantise_ncnn, write_table
 from zoo.export.ncnn_model import NcnnFormatError, NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.quantize import SCHEMES, simulate_int8

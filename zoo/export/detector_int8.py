@@ -22,9 +22,8 @@ from plugins.preprocess import PictureNorm, decode_image
 from zoo.export.agreement import DetectionJudge, require_agreement
 from zoo.export.calibrate import MIN_IMAGES, Calibration, CalibrationError, fit_ranges, measure_histograms
 from zoo.export.graph import Graph
-from zoo.export.ncnn_int8 import macs_in_int8
 from zoo.export.parity import GateError
-from zoo.export.quantize import SCHEMES
+from zoo.export.quantize import SCHEMES, macs_in_int8
 from zoo.jetson.decode import fit
 from zoo.pipeline.pictures import read_picture
 from zoo.pipeline.sample import sample_image

@@ -7,7 +7,6 @@ int8 weights, scales, requantisation between neighbouring convolutions, float16 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 import numpy as np
@@ -17,7 +16,7 @@ from zoo.export.graph import Graph
 from zoo.export.ncnn_model import NcnnFormatError, NcnnLayer, NcnnModel
 from zoo.export.quantize import SCHEMES, ncnn_weight_levels, weight_amax
 
-__all__ = ['Table', 'int8_layers', 'macs_in_int8', 'make_table', 'match_layers', 'quantise_ncnn', 'write_table']
+__all__ = ['Table', 'make_table', 'match_layers', 'quantise_ncnn', 'write_table']
 
 # layer name -> (scales of the weights, float32 one a channel or group; scale of the input)
 Table = dict[str, tuple[np.ndarray, float]]
@@ -96,14 +95,3 @@ def _fuse_requantise(model: NcnnModel, layer: NcnnLayer, table: Table) -> None:
     if readers and all(r.name in table and r.kind.startswith('Convolution') for r in readers):
         layer.params[8] = str(layer.number(8) + 100)
         layer.arrays['output_scale'] = np.float32([table[readers[0].name][1]])
-
-
-def int8_layers(model: NcnnModel) -> dict[str, bool]:
-    """Each weight layer's name and whether NCNN will run it in 8 bits (its ``int8_scale_term`` and its weights say so)."""
-    return {layer.name: layer.number(8) > 0 and layer.arrays['weight'].dtype == np.int8 for layer in model.weight_layers}
-
-
-def macs_in_int8(graph: Graph, keep: Collection[str]) -> float:
-    """Fraction of the multiply-accumulates that are done in 8 bits when the layers in ``keep`` are not."""
-    macs = {layer.name: layer.weight.size * math.prod(s or 1 for s in graph.shapes[layer.output][2:]) for layer in graph.layers}
-    return 1 - sum(macs[name] for name in keep) / sum(macs.values())

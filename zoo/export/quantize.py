@@ -6,6 +6,7 @@ layers named in ``keep`` stay in floating point, with the activation behind them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from plugins.quantization import weight_levels
 from zoo.export.calibrate import DEAD, Calibration
 from zoo.export.graph import Activations, Graph, WeightLayer
 
-__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'ncnn_weight_levels',
+__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'macs_in_int8', 'ncnn_weight_levels',
            'onnxruntime_int8_graph', 'simulate_int8', 'typed_half_graph', 'weight_amax']
 
 _SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'Cast', 'Reshape', 'Flatten', 'Squeeze',
@@ -289,6 +290,12 @@ def layer_snr(graph: Graph, model, x: np.ndarray) -> dict[str, float]:
         noise = np.square(found[layer.output] - signal).sum()
         ratios[layer.name] = float(10 * np.log10(np.square(signal).sum() / max(noise, 1e-30)))
     return ratios
+
+
+def macs_in_int8(graph: Graph, keep: Collection[str]) -> float:
+    """Fraction of the multiply-accumulates that are done in 8 bits when the layers in ``keep`` are not."""
+    macs = {layer.name: layer.weight.size * math.prod(s or 1 for s in graph.shapes[layer.output][2:]) for layer in graph.layers}
+    return 1 - sum(macs[name] for name in keep) / sum(macs.values())
 
 
 def group_of(graph: Graph, layer: WeightLayer) -> set[str]:

@@ -15,8 +15,7 @@ from plugins.preprocess import Preprocess, l2_normalise
 from zoo.export.calibrate import METHODS, MIN_IMAGES, Calibration, CalibrationError, fit_ranges, measure_histograms
 from zoo.export.equalise import equalise
 from zoo.export.graph import Activations, Graph
-from zoo.export.ncnn_int8 import macs_in_int8
-from zoo.export.quantize import SCHEMES, layer_snr, simulate_int8
+from zoo.export.quantize import SCHEMES, layer_snr, macs_in_int8, simulate_int8
 from zoo.progress import progress_bar
 
 __all__ = ['Int8Plan', 'Quantiser']
