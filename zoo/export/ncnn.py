@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,18 +97,16 @@ def export_ncnn(model: nn.Module, folder: str | os.PathLike, name: str) -> None:
     write_ncnn(Graph(to_onnx(model)), 'fp32', folder, name)
 
 
-# how the float32 model is stored; bf16 is a way to compute, its weights rest in float16
-_STORED: dict[str, Callable[[NcnnModel], NcnnModel]] = {
-    'fp32': lambda model: model, 'fp16': NcnnModel.to_half, 'bf16': NcnnModel.to_half}
-
-
 def write_ncnn(graph: Graph, precision: str, folder: str | os.PathLike, name: str) -> None:
     """Write ``folder/name.param`` and ``.bin`` in ``fp32``, ``fp16`` or ``bf16``.
 
     Args:
-        graph: of the model, as :func:`zoo.export.onnx.export_onnx` writes it.
+        graph: of the model, as :func:`zoo.export.onnx.to_onnx` makes it.
     """
-    _STORED[precision](convert_to_ncnn(graph)).save(Path(folder) / f'{name}.param')
+    model = convert_to_ncnn(graph)
+    if precision != 'fp32':
+        model.to_half()  # for bf16, too, which is a way to compute: NCNN stores no such weights
+    model.save(Path(folder) / f'{name}.param')
 
 
 def write_ncnn_int8(quantiser: Quantiser, folder: str | os.PathLike, name: str) -> Int8Plan:
