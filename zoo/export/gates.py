@@ -12,6 +12,7 @@ from plugins.data.sources import read_faces, spread
 from plugins.preprocess import FaceError
 from zoo.evaluate.verification import VerificationResult, load_verification_set, verify
 from zoo.export.parity import GateError, check_parity
+from zoo.pipeline.sample import sample_crops
 from zoo.runtime import Embedder
 
 __all__ = ['GATES', 'Gates', 'Judge']
@@ -59,11 +60,12 @@ class Judge:
 
     @cached_property
     def faces(self) -> np.ndarray:
-        """Faces of the parity check, uint8 RGB ``(N, S, S, 3)``."""
+        """Faces of the parity check, uint8 RGB ``(N, S, S, 3)``; those of the sample picture with their mirror images."""
         size = self.reference.preprocess.input_size
-        if not self.data:
-            return sample_faces(size)
-        return read_faces(self.data.faces, spread(self.data.faces, _PARITY_FACES), size)
+        if self.data:
+            return read_faces(self.data.faces, spread(self.data.faces, _PARITY_FACES), size)
+        crops = sample_crops(size)
+        return np.concatenate([crops, crops[:, :, ::-1]])
 
     @cached_property
     def baseline(self) -> VerificationResult:
@@ -100,10 +102,3 @@ class Judge:
         if self.baseline.accuracy - found.at_reference > allowed + 1e-12:
             raise GateError(f'accuracy gate: {100 * found.at_reference:.2f} % on {self.data.name} at the thresholds of torch, '
                             f'which reaches {100 * self.baseline.accuracy:.2f} %; {100 * allowed:.2f} points may be lost')
-
-
-def sample_faces(size: int) -> np.ndarray:
-    """Aligned faces of the group photo that the insightface package ships, uint8 RGB ``(N, size, size, 3)``, with mirrors."""
-    from zoo.pipeline.sample import sample_crops
-    crops = sample_crops(size)
-    return np.concatenate([crops, crops[:, :, ::-1]])
