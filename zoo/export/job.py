@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
@@ -79,12 +80,12 @@ class Job:
         return Quantiser(self.graph, faces, self.model.preprocess)
 
     def on(self, device: Target | None) -> Job:
-        """The same model for another device; what was measured already is kept."""
-        other = replace(self, target=device)
-        vars(other).update({name: vars(self)[name] for name in ('graph', 'quantiser') if name in vars(self)})
+        """The same model for another device, with what its cached properties hold already."""
+        other = copy.copy(self)
+        vars(other)['target'] = device
         return other
 
-    @property
+    @cached_property
     def facts(self) -> dict:
         """What every sidecar says of the model."""
         height, width = self.model.input_size
