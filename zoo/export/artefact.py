@@ -18,7 +18,7 @@ from zoo.export.gates import Gates, Judge
 from zoo.export.job import Job
 from zoo.export.ncnn import write_ncnn, write_ncnn_int8
 from zoo.export.onnx import IR_VERSION, OPSET, export_onnx
-from zoo.export.pack import PackError, check_pack, write_pack
+from zoo.export.pack import check_pack, load_as_insightface, write_pack
 from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Int8Plan
 from zoo.export.sidecar import SUFFIXES, finish_sidecar, require_own_sidecar, require_place
@@ -28,7 +28,7 @@ from zoo.runtime import open_embedder
 from zoo.runtime.embedder import sidecar_path
 from zoo.runtime.torch import TorchEmbedder
 
-__all__ = ['FORMATS', 'SUFFIXES', 'Format', 'export', 'export_job']
+__all__ = ['FORMATS', 'Format', 'export', 'export_job']
 
 
 @dataclass(frozen=True)
@@ -152,27 +152,12 @@ def _export_pack(job: Job, root: Path, detector: Path | None) -> dict:
     with tempfile.TemporaryDirectory() as work:
         onnx_path = Path(work) / f'{job.name}.onnx'
         sidecar = _export_file(job, 'onnx', onnx_path, 'fp32')
-        _load_as_insightface(onnx_path)
+        load_as_insightface(onnx_path)
         folder = write_pack(root, job.name, onnx_path, job.model.preprocess, job.model.num_features,
                             job.facts['licence'] or 'No licence stated: research use only.', detector)
     sidecar |= {'format': 'pack', 'detector': bool(detector)}
     write_atomic(folder / f'{job.name}.json', json.dumps(sidecar, indent=2) + '\n')
     return sidecar
-
-
-def _load_as_insightface(path: Path) -> None:
-    """Load the recogniser with the installed InsightFace, if there is one, as its users will.
-
-    Raises:
-        PackError: it takes it for something else.
-    """
-    try:
-        from insightface.model_zoo import get_model
-    except ImportError:
-        return
-    loaded = get_model(str(path), providers=['CPUExecutionProvider'])
-    if type(loaded).__name__ != 'ArcFaceONNX' or (loaded.input_mean, loaded.input_std) != (127.5, 127.5):
-        raise PackError(f'{path.name}: InsightFace takes it for {type(loaded).__name__}; please report the model')
 
 
 @contextlib.contextmanager

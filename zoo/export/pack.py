@@ -20,7 +20,7 @@ from plugins.preprocess import Preprocess
 from zoo.export.graph import computes_in_integers
 from zoo.runtime.onnx import onnx_session, require_order
 
-__all__ = ['PackError', 'check_pack', 'is_recogniser_size', 'write_pack']
+__all__ = ['PackError', 'check_pack', 'is_recogniser_size', 'load_as_insightface', 'write_pack']
 
 DETECTOR = 'detector.onnx'
 _MODEL_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,127}')
@@ -90,6 +90,21 @@ def _check_detector(path: Path) -> None:
     if computes_in_integers(path):
         raise PackError(f'{path}: a detector in 8 bits is for processors with 8-bit dot products, a pack is for any; give the '
                         'file that `facezoo export retinaface_mnet025 --to onnx` writes without --precision')
+
+
+def load_as_insightface(path: Path) -> None:
+    """Load a recogniser with the installed InsightFace, if there is one, as its users will.
+
+    Raises:
+        PackError: it takes it for something else.
+    """
+    try:
+        from insightface.model_zoo import get_model
+    except ImportError:
+        return
+    loaded = get_model(str(path), providers=['CPUExecutionProvider'])
+    if type(loaded).__name__ != 'ArcFaceONNX' or (loaded.input_mean, loaded.input_std) != (127.5, 127.5):
+        raise PackError(f'{path.name}: InsightFace takes it for {type(loaded).__name__}; please report the model')
 
 
 def write_pack(root: str | os.PathLike, name: str, recogniser: Path, preprocess: Preprocess, num_features: int,

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from zoo.bench import Candidate, bench, machine
 from zoo.complexity import profile
-from zoo.export.artefact import FORMATS, SUFFIXES, export_job
+from zoo.export.artefact import FORMATS, export_job
 from zoo.export.job import Job
 from zoo.export.lint import LintError
 from zoo.export.ncnn_model import NcnnFormatError
 from zoo.export.parity import GateError
+from zoo.export.sidecar import SUFFIXES
 from zoo.export.target import Target
 from zoo.latency import OutOfRange, features_of, load_latency
 from zoo.progress import progress_bar
