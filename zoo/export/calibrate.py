@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from plugins.data.sources import open_faces, read_faces, spread
-from plugins.files import write_atomic
 from plugins.preprocess import FaceError, Preprocess
 from zoo.export.graph import Activations, Graph
 from zoo.progress import progress_bar
@@ -146,16 +145,14 @@ class Calibration:
                                    'calibrate again')
         return self.amax[tensor]
 
-    def to_dict(self) -> dict:
-        return {**asdict(self), 'tensors': len(self.amax)}
+    def to_json(self) -> str:
+        """The whole calibration, as it lies beside an artefact."""
+        return json.dumps({**asdict(self), 'tensors': len(self.amax)}, indent=1) + '\n'
 
     @property
     def sha256(self) -> str:
         """Digest of everything that shapes the integers; part of an engine's key."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    def save(self, path: str | os.PathLike) -> None:
-        write_atomic(path, json.dumps(self.to_dict(), indent=1) + '\n')
 
 
 def fit_ranges(histograms: dict[str, Histogram], faces: np.ndarray, preprocess: Preprocess, method: str) -> Calibration:

@@ -116,5 +116,5 @@ def write_ncnn_int8(quantiser: Quantiser, folder: str | os.PathLike, name: str) 
     table = make_table(model, quantiser.graph, plan.calibration, plan.keep)
     quantise_ncnn(model, table).save(folder / f'{name}.param')
     write_atomic(folder / f'{name}.table', write_table(table))
-    plan.calibration.save(folder / f'{name}.calibration.json')
+    write_atomic(folder / f'{name}.calibration.json', plan.calibration.to_json())
     return plan

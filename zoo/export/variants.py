@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,15 +55,15 @@ def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
     pinned = overflowing_nodes(graph, largest_values(job))  # the builder may take FP16 for any layer, and does on a TX2
     text = calibration_cache(plan.calibration, job.target.tensorrt)
     return Variant(simulate_int8(graph, plan.calibration, SCHEMES['tensorrt'], plan.keep), {
-        spec['cache']: text.encode(), 'calibration.json': json.dumps(plan.calibration.to_dict(), indent=1).encode()},
+        spec['cache']: text.encode(), 'calibration.json': plan.calibration.to_json().encode()},
         dict.fromkeys(sorted(kept), 'fp16') | dict.fromkeys(pinned, 'fp32'), plan)
 
 
 def _qdq(job: Job, graph: Graph, spec: dict) -> Variant:
     plan = job.quantiser.plan('qdq')
     model = int8_graph(graph, plan.calibration, plan.keep)
-    return Variant(model, {spec['graph']: model.SerializeToString(), 'calibration_qdq.json': json.dumps(
-        plan.calibration.to_dict(), indent=1).encode()}, plan=plan)
+    files = {spec['graph']: model.SerializeToString(), 'calibration_qdq.json': plan.calibration.to_json().encode()}
+    return Variant(model, files, plan=plan)
 
 
 # 16 bits of any graph: its largest values, and the name of the file that it would go into
