@@ -22,7 +22,7 @@ from zoo.export.ncnn_model import NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.quantize import half_graph, onnxruntime_int8_graph, typed_half_graph
 from zoo.export.search import Quantiser
-from zoo.export.variants import HALF_FORMS
+from zoo.export.variants import half_variant
 from zoo.runtime import open_embedder
 from zoo.runtime.ncnn import ncnn_net
 
@@ -185,6 +185,7 @@ def test_large_values_stay_in_float_between_the_nodes_that_make_and_read_them():
     for form in (half_graph, typed_half_graph):
         found = dict(Activations(Graph(form(graph, pinned)), ('out',))(x))['out']
         np.testing.assert_allclose(found, made['out'], rtol=2e-3)
-    for variant in HALF_FORMS.values():
-        found = dict(Activations(Graph(variant(graph, {}, 'net.onnx').simulation), ('out',))(x))['out']
+    for form in ('half', 'half_typed'):
+        variant = half_variant(graph, {}, {'form': form, 'graph': 'net.onnx'})
+        found = dict(Activations(Graph(variant.simulation), ('out',))(x))['out']
         assert not np.isfinite(found).all()

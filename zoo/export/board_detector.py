@@ -15,7 +15,7 @@ from zoo.export.graph import Activations, Graph, computes_in_integers
 from zoo.export.lint import Finding, lint, require_buildable
 from zoo.export.parity import GateError
 from zoo.export.target import Target, TargetError
-from zoo.export.variants import HALF_FORMS
+from zoo.export.variants import half_variant
 from zoo.jetson.decode import fit
 from zoo.jetson.detector import agrees, compare
 from zoo.pipeline.pictures import read_picture
@@ -72,7 +72,7 @@ def board_detector(path: Path, target: Target) -> BoardDetector:
     findings = lint(graph, target, absmax)
     require_buildable(findings)
     spec = target.runtime.variants[PRECISION]
-    variant = HALF_FORMS[spec['form']](graph, absmax, GRAPH)
+    variant = half_variant(graph, absmax, {**spec, 'graph': GRAPH})
     expected = detector(picture)
     report = _check(variant.simulation, path, detector.threshold, picture, expected)
     shapes = [[1, 3, *sides] for sides in ([net.strides[-1]] * 2, COMMON, (LARGEST, LARGEST))]

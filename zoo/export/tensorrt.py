@@ -87,12 +87,13 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | N
 def _variant(job: Job, graph: Graph, precision: str, verdict: str, samples: dict[str, np.ndarray]
              ) -> tuple[dict, dict, dict[str, bytes]]:
     """What the recogniser's engine of a precision is built from, the gates' report on it, and the files it needs."""
-    spec, side = dict(job.target.runtime.variants[precision]), job.model.preprocess.input_size
-    variant = FORMS[spec.pop('form')](job, graph, spec)
+    spec, side = job.target.runtime.variants[precision], job.model.preprocess.input_size
+    variant = FORMS[spec['form']](job, graph, spec)
     report, cosine = _measure(job, variant, precision, samples)
-    facts = {**{k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()}, 'verdict': verdict,
-             'input': INPUT, 'shapes': [[batch, 3, side, side] for batch in (1, 1, job.target.batch)],
-             'layer_precisions': variant.layer_precisions, 'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6),
+    facts = {**{key: value for key, value in spec.items() if key != 'form'}, 'verdict': verdict, 'input': INPUT,
+             'shapes': [[batch, 3, side, side] for batch in (1, 1, job.target.batch)],
+             'layer_precisions': variant.layer_precisions,
+             'accept': round(1 - max(0.002, 2 * (1 - cosine)), 6),  # the board may lose twice what the simulation loses
              'simulated_mean_cosine': cosine}
     return facts, report, variant.files
 

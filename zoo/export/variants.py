@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
-from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
 from zoo.export.job import Job
 from zoo.export.lint import overflowing_nodes
@@ -14,7 +12,7 @@ from zoo.export.quantize import SCHEMES, group_of, half_graph, int8_graph, simul
 from zoo.export.search import Int8Plan
 from zoo.jetson.cache import read_cache, write_cache
 
-__all__ = ['FORMS', 'HALF_FORMS', 'Variant', 'calibration_cache', 'largest_values']
+__all__ = ['FORMS', 'Variant', 'half_variant', 'largest_values']
 
 
 @dataclass(frozen=True)
@@ -34,61 +32,50 @@ class Variant:
     plan: Int8Plan | None = None
 
 
-def _plain(job: Job, graph: Graph, spec: dict) -> Variant:
+def _plain(job: Job, graph: Graph, spec: Mapping) -> Variant:
     return Variant(graph.model)
 
 
-def _half(graph: Graph, absmax: dict[str, float], name: str) -> Variant:
+def half_variant(graph: Graph, absmax: Mapping[str, float], spec: Mapping) -> Variant:
+    """16 bits of any graph; what leaves their range stays in 32.
+
+    Args:
+        absmax: largest absolute value of each tensor.
+        spec: the runtime's entry for the precision. In the form ``half`` the builder is told by flags what to round, in
+            ``half_typed`` by the types of a graph of its own, the file ``graph``.
+    """
     pinned = overflowing_nodes(graph, absmax)
-    return Variant(half_graph(graph, pinned), layer_precisions=dict.fromkeys(pinned, 'fp32'))
+    simulation = half_graph(graph, pinned)  # of both: onnxruntime computes a typed graph in float32, where nothing overflows
+    if spec['form'] == 'half_typed':
+        return Variant(simulation, {spec['graph']: typed_half_graph(graph, pinned).SerializeToString()})
+    return Variant(simulation, layer_precisions=dict.fromkeys(pinned, 'fp32'))
 
 
-def _typed_half(graph: Graph, absmax: dict[str, float], name: str) -> Variant:
-    pinned = overflowing_nodes(graph, absmax)
-    # not the typed graph itself, which onnxruntime computes in float32 on a CPU: nothing would overflow
-    return Variant(half_graph(graph, pinned), {name: typed_half_graph(graph, pinned).SerializeToString()})
+def _half(job: Job, graph: Graph, spec: Mapping) -> Variant:
+    return half_variant(graph, largest_values(job), spec)
 
 
-def _cache(job: Job, graph: Graph, spec: dict) -> Variant:
+def _cache(job: Job, graph: Graph, spec: Mapping) -> Variant:
     plan = job.quantiser.plan('tensorrt')
     kept = {name for layer in graph.layers if layer.name in plan.keep for name in group_of(graph, layer)}
     pinned = overflowing_nodes(graph, largest_values(job))  # the builder may take FP16 for any layer, and does on a TX2
-    text = calibration_cache(plan.calibration, job.target.tensorrt)
-    return Variant(simulate_int8(graph, plan.calibration, SCHEMES['tensorrt'], plan.keep), {
-        spec['cache']: text.encode(), 'calibration.json': plan.calibration.to_json().encode()},
-        dict.fromkeys(sorted(kept), 'fp16') | dict.fromkeys(pinned, 'fp32'), plan)
+    text = write_cache({name: amax / 127 for name, amax in plan.calibration.amax.items()}, job.target.tensorrt)
+    assert len(read_cache(text, version=job.target.tensorrt)) == len(plan.calibration.amax)
+    return Variant(simulate_int8(graph, plan.calibration, SCHEMES['tensorrt'], plan.keep),
+                   {spec['cache']: text.encode(), 'calibration.json': plan.calibration.to_json().encode()},
+                   dict.fromkeys(sorted(kept), 'fp16') | dict.fromkeys(pinned, 'fp32'), plan)
 
 
-def _qdq(job: Job, graph: Graph, spec: dict) -> Variant:
+def _qdq(job: Job, graph: Graph, spec: Mapping) -> Variant:
     plan = job.quantiser.plan('qdq')
     model = int8_graph(graph, plan.calibration, plan.keep)
     files = {spec['graph']: model.SerializeToString(), 'calibration_qdq.json': plan.calibration.to_json().encode()}
     return Variant(model, files, plan=plan)
 
 
-# 16 bits of any graph: its largest values, and the name of the file that it would go into
-HALF_FORMS: dict[str, Callable[[Graph, dict[str, float], str], Variant]] = {'half': _half, 'half_typed': _typed_half}
-
-
-def _recogniser_half(job: Job, graph: Graph, spec: dict, form: str) -> Variant:
-    return HALF_FORMS[form](graph, largest_values(job), spec['graph'])
-
-
 # how a precision is made, by the `form` that the runtime's file names
-FORMS: dict[str, Callable[[Job, Graph, dict], Variant]] = {
-    'plain': _plain, 'cache': _cache, 'qdq': _qdq, **{form: partial(_recogniser_half, form=form) for form in HALF_FORMS}}
-
-
-def calibration_cache(calibration: Calibration, version: str) -> str:
-    """TensorRT's cache for a calibration; read back before it is handed out.
-
-    Args:
-        version: of TensorRT, ``'8.2.1'``.
-    """
-    text = write_cache({name: amax / 127 for name, amax in calibration.amax.items()}, version)
-    found = read_cache(text, version=version)
-    assert len(found) == len(calibration.amax)
-    return text
+FORMS: dict[str, Callable[[Job, Graph, Mapping], Variant]] = {
+    'plain': _plain, 'half': _half, 'half_typed': _half, 'cache': _cache, 'qdq': _qdq}
 
 
 def largest_values(job: Job) -> dict[str, float]:
