@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from zoo.evaluate.detection_run import LOWEST, detect_pictures, summarise
     from zoo.evaluate.detection_sets import open_detection_set
+    from zoo.jetson.decode import OVERLAP
     from zoo.runtime.detector import FaceDetector, open_detector
     data = open_detection_set(args.truth)
     opened = open_detector(args.model, args.threads, args.size or math.inf, args.score)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     size = f'longest side at most {opened.size} pixels' if opened.size < math.inf else 'original size'
     report = {'model': str(args.model), 'set': data.name, 'pictures': len(data.faces), 'score': opened.threshold,
               'conditions': f'{size}, EXIF orientation ignored, detections from score {LOWEST:g}, suppressed at overlap '
-                            f'{opened.overlap:g}, hits at overlap 0.5', **summarise(data, detections, opened.threshold)}
+                            f'{OVERLAP:g}, hits at overlap 0.5', **summarise(data, detections, opened.threshold)}
     seconds = time.perf_counter() - began
     if args.json:
         print(json.dumps({**report, 'seconds': round(seconds, 2)}, indent=2))

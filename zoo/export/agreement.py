@@ -32,7 +32,7 @@ class DetectionJudge:
 
     def __init__(self, reference: FaceDetector, pictures: Sequence[np.ndarray]) -> None:
         self.threshold, self._pictures = reference.threshold, pictures
-        detector = FaceDetector(reference.net, reference.size, self.threshold - DOUBT, reference.overlap)
+        detector = FaceDetector(reference.net, reference.size, self.threshold - DOUBT)
         found = [detector(picture) for picture in pictures]
         self._truth = [GroundTruth(faces, faces.scores >= self.threshold + DOUBT) for faces in found]
         self.faces = [int(truth.counts.sum()) for truth in self._truth]

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-__all__ = ['central_face', 'decode', 'fit', 'intersection_over_union', 'suppress', 'tenths']
+__all__ = ['OVERLAP', 'central_face', 'decode', 'fit', 'intersection_over_union', 'suppress', 'tenths']
+
+OVERLAP = 0.4  # intersection over union above which the weaker of two boxes is dropped
 
 
 def fit(picture: np.ndarray, size: float, multiple: int):
@@ -48,16 +50,12 @@ def decode(outputs, shape, strides, threshold: float):
     return tuple(np.concatenate(part) for part in zip(*parts))
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float = 0.4) -> np.ndarray:
-    """Greedy non-maximum suppression: rows of the boxes that stay, best first, int64 ``(F,)``.
-
-    Args:
-        overlap: intersection over union above which the weaker of two boxes is dropped.
-    """
+def suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Greedy non-maximum suppression: rows of the boxes that stay, best first, int64 ``(F,)``."""
     import cv2
     corner_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     # tuples and plain numbers: OpenCV 4.1 (JetPack 4) takes nothing else
-    kept = cv2.dnn.NMSBoxes([tuple(row) for row in corner_size.tolist()], scores.tolist(), 0.0, overlap)
+    kept = cv2.dnn.NMSBoxes([tuple(row) for row in corner_size.tolist()], scores.tolist(), 0.0, OVERLAP)
     return np.asarray(kept, np.int64).reshape(-1)
 
 

@@ -7,8 +7,6 @@ from .engine import EngineError
 
 __all__ = ['Detector', 'agrees', 'compare']
 
-OVERLAP = 0.4
-
 
 class Detector:
     """Pictures to boxes, landmarks and scores.
@@ -38,7 +36,7 @@ class Detector:
         outputs = self.engine(image.transpose(2, 0, 1)[None])
         boxes, landmarks, scores = decode([outputs[name] for name in self.facts['outputs']], padded.shape[:2],
                                           self.facts['strides'], self.facts['score'])
-        kept = suppress(boxes, scores, OVERLAP)
+        kept = suppress(boxes, scores)
         return boxes[kept] / np.tile(factors, 2), landmarks[kept] / factors, scores[kept]
 
 

@@ -52,16 +52,15 @@ class FaceDetector:
         size: pictures whose longest side is greater are scaled down to it (``math.inf``: none is); smaller ones are never
             enlarged.
         threshold: lowest score of a face; by default the net's own (:attr:`DetectorNet.score`), or InsightFace's 0.5.
-        overlap: intersection over union above which the weaker of two boxes is dropped.
 
     Raises:
         ValueError: ``size`` is below the net's coarsest stride.
     """
 
-    def __init__(self, net: DetectorNet, size: float = 640, threshold: float | None = None, overlap: float = 0.4) -> None:
+    def __init__(self, net: DetectorNet, size: float = 640, threshold: float | None = None) -> None:
         if size < net.strides[-1]:
             raise ValueError(f'size={size}: {net.name} needs at least {net.strides[-1]} pixels')
-        self.net, self.size, self.overlap, self.name = net, min(size, net.side or size), overlap, net.name
+        self.net, self.size, self.name = net, min(size, net.side or size), net.name
         self.threshold = next(score for score in (threshold, net.score, USUAL_SCORE) if score is not None)
 
     def __call__(self, picture: np.ndarray) -> Faces:
@@ -78,7 +77,7 @@ class FaceDetector:
         padded, factors = fit(picture, self.size, self.net.side or self.net.strides[-1])
         outputs = self.net(padded[None])
         faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)
-        return suppress(faces, self.overlap).scaled(1 / factors)
+        return suppress(faces).scaled(1 / factors)
 
 
 def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: tuple[int, ...], threshold: float) -> Faces:
@@ -86,9 +85,9 @@ def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: t
     return Faces(*decode(outputs, shape, strides, threshold))
 
 
-def suppress(faces: Faces, overlap: float = 0.4) -> Faces:
+def suppress(faces: Faces) -> Faces:
     """Greedy non-maximum suppression; the faces that stay, best first."""
-    return faces[strongest(faces.boxes, faces.scores, overlap)]
+    return faces[strongest(faces.boxes, faces.scores)]
 
 
 def open_detector(model: str | os.PathLike, threads: int = 0, size: float = 640, threshold: float | None = None, **options
