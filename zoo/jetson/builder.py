@@ -85,7 +85,7 @@ def build_engine(bundle, name, trt, board):
         raise BuildError('TensorRT could not build the %s engine: %s' % (name, log.last or 'it gave no reason'))
     if timing is not None:
         write_atomic(timing_path, bytes(config.get_timing_cache().serialize()))
-    bundle.keep_engine(name, bundle.key(name, board), plan, time.perf_counter() - began)
+    bundle.keep_engine(name, board, plan, time.perf_counter() - began)
     sys.stderr.write('%s: built in %.0f s, %.2f MB\n' % (name, time.perf_counter() - began, os.path.getsize(
         bundle.engine_path(name)) / 1e6))
     del parser

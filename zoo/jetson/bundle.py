@@ -67,12 +67,8 @@ class Bundle:
         """Where an engine is kept."""
         return self.path(os.path.join('engines', name + '.plan'))
 
-    def key(self, name, board):
-        """Everything that an engine depends on, as a flat mapping of strings.
-
-        Args:
-            board: ``tensorrt`` (version), ``compute_capability`` and ``device`` of this machine.
-        """
+    def _key(self, name, board):
+        """Everything that an engine depends on, as a flat mapping of strings."""
         variant, files = self.variant(name), self.facts['sha256']
         key = {kind: files[variant[kind]] if variant.get(kind) else '' for kind in ('graph', 'cache')}
         key.update({'engine': name, 'flags': ' '.join(variant['flags']), 'shapes': json.dumps(variant['shapes']),
@@ -80,9 +76,13 @@ class Bundle:
         key.update({fact: str(board[fact]) for fact in ('tensorrt', 'compute_capability', 'device')})
         return key
 
-    def engine_problem(self, name, key):
-        """Why the engine on disk cannot be used, or an empty string when it can."""
-        path = self.engine_path(name)
+    def engine_problem(self, name, board):
+        """Why the engine on disk cannot be used, or an empty string when it can.
+
+        Args:
+            board: what :func:`board.describe` found.
+        """
+        path, key = self.engine_path(name), self._key(name, board)
         if not os.path.isfile(path):
             return 'there is none'
         try:
@@ -98,12 +98,12 @@ class Bundle:
             return 'nothing says what it was built from'
         return ''
 
-    def keep_engine(self, name, key, plan, seconds):
+    def keep_engine(self, name, board, plan, seconds):
         """Store an engine with what it was built from; ``plan`` is None when the file is in place already (trtexec)."""
         path = self.engine_path(name)
         if plan is not None:
             write_atomic(path, bytes(plan))
-        facts = {'key': key, 'sha256': sha256_file(path), 'build_seconds': round(seconds, 1)}
+        facts = {'key': self._key(name, board), 'sha256': sha256_file(path), 'build_seconds': round(seconds, 1)}
         write_atomic(path + '.json', (json.dumps(facts, indent=1, sort_keys=True) + '\n').encode())
 
 

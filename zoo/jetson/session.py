@@ -66,7 +66,7 @@ class Session:
         except EngineError:
             os.unlink(self.bundle.engine_path(name))
             raise
-        self.bundle.keep_engine(name, self.bundle.key(name, self.board), None, 0.0)
+        self.bundle.keep_engine(name, self.board, None, 0.0)
 
     def engine(self, name):
         """An engine that fits this board, by precision or ``'detector'``; one that is missing or stale is built first.
@@ -75,7 +75,7 @@ class Session:
             BuildError, BundleError, CacheError: as :func:`builder.build_engine`.
             EngineError: TensorRT refuses it.
         """
-        problem = self.bundle.engine_problem(name, self.bundle.key(name, self.board))
+        problem = self.bundle.engine_problem(name, self.board)
         if problem:
             sys.stderr.write('engine %s: %s; building it\n' % (name, problem))
             self.build(name)
