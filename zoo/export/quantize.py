@@ -232,39 +232,44 @@ def half_graph(graph: Graph, keep: Collection[str] = ()):
 def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
     """The graph in FP16 types, float32 at its input and outputs: what a strongly typed TensorRT (11) builds FP16 from.
 
+    Every tensor ``x`` is called ``x_half`` or ``x_float``, as the node that makes it computes; behind it stands a cast where
+    another node wants it in the other type.
+
     Args:
         keep: nodes that stay in float32; what one hands to another is never cast.
     """
     model, activations = graph.copy_model(), set(graph.activations)
     numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
-    floats = {name for node in graph.nodes if node.name in keep for name in node.output}  # kept nodes hand each other these
-    nodes = [_cast(graph.input, f'{graph.input}_half', proto.FLOAT16)]
     factors = {name for node in graph.nodes if node.op_type == 'Resize' for name in node.input[1:]}  # float32 in any type
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer
                if t.data_type == proto.FLOAT and t.name not in factors}
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].astype(np.float16), tensor.name))
+
+    def typed(name: str, kept: bool) -> str:
+        return f'{name}_float' if kept else f'{name}_half'
+
+    def cast_for_others(name: str, kept: bool) -> list:
+        if all((reader.name in keep) == kept for reader in graph.consumers.get(name, [])):
+            return []
+        return [_cast(typed(name, kept), typed(name, not kept), proto.FLOAT16 if kept else proto.FLOAT)]
+
+    nodes = [_cast(graph.input, typed(graph.input, False), proto.FLOAT16), *cast_for_others(graph.input, False)]
     for node in model.graph.node:
-        kept, before, after = node.name in keep, [], []
-        for index, name in enumerate(node.input if kept else ()):
-            if name in weights:  # a copy of its own: other nodes may share the tensor
-                node.input[index] = f'{node.name}_{name}'
-                model.graph.initializer.append(numpy_helper.from_array(weights[name], node.input[index]))
+        kept = node.name in keep
         for index, name in enumerate(node.input):
             if name in activations:
-                node.input[index] = f'{name}_float' if kept and name in floats else f'{name}_half'
-                if kept and name not in floats:
-                    node.input[index] = f'{node.name}_{name}_float'
-                    before.append(_cast(f'{name}_half', node.input[index], proto.FLOAT))
+                node.input[index] = typed(name, kept)
+            elif kept and name in weights:  # a copy of its own: other nodes may share the tensor
+                node.input[index] = f'{node.name}_{name}'
+                model.graph.initializer.append(numpy_helper.from_array(weights[name], node.input[index]))
+        nodes.append(node)
         for index, name in enumerate(node.output):
-            if name not in activations:
-                continue
-            node.output[index] = f'{name}_float' if kept else f'{name}_half'
-            if kept and any(user.name not in keep for user in graph.consumers.get(name, [])):
-                after.append(_cast(f'{name}_float', f'{name}_half', proto.FLOAT16))
-        nodes += [*before, node, *after]
-    nodes += [_cast(f'{name}_float' if name in floats else f'{name}_half', name, proto.FLOAT) for name in graph.outputs]
+            if name in activations:
+                node.output[index] = typed(name, kept)
+                nodes += cast_for_others(name, kept)
+    nodes += [_cast(typed(name, graph.producers[name].name in keep), name, proto.FLOAT) for name in graph.outputs]
     _set_nodes(model, nodes)
     del model.graph.value_info[:]
     require('onnx', 'onnx').checker.check_model(model)
