@@ -114,8 +114,7 @@ def measure_artefacts(job: Job, targets: Sequence[Target], folder: Path) -> tupl
     """A row of every artefact, and the files of those that passed, by label."""
     rows, paths = [], {}
     for form, precision, device in _wanted(job, targets):
-        name = '-'.join(word for word in (job.name, device.name if device else form, precision) if word)
-        out = folder / (name + SUFFIXES[form])
+        out = folder / f'{job.name}-{device.name if device else form}-{precision}{SUFFIXES[form]}'
         row = Row(form, precision, device.name if device else '', simulated=device is not None,
                   reason=device.verdict(precision) if device else '')
         job = job.on(device)  # which takes along what the artefacts before it have measured
@@ -167,18 +166,18 @@ def predicted_times(features: Mapping[str, float], targets: Sequence[Target]) ->
     Args:
         features: of :func:`zoo.latency.features_of`.
     """
-    times = []
-    for device in targets:
-        if not device.latency:
-            times.append(DeviceTime(device.name, 'fp32', 'predicted', None, 'no published measurements to predict from'))
-            continue
-        try:
-            fit = load_latency(device.latency)
-            source = f'{fit.device}; fit over {fit.points} networks, leave-one-out error {100 * fit.loo:.0f} %'
-            times.append(DeviceTime(device.name, 'fp32', 'predicted', fit.predict(features), source))
-        except (OutOfRange, FileNotFoundError) as error:
-            times.append(DeviceTime(device.name, 'fp32', 'predicted', None, str(error)))
-    return times
+    return [DeviceTime(device.name, 'fp32', 'predicted', *_prediction(device.latency, features)) for device in targets]
+
+
+def _prediction(latency: str, features: Mapping[str, float]) -> tuple[float | None, str]:
+    """Milliseconds by a fit and what it rests on; or None, and why there is no prediction."""
+    if not latency:
+        return None, 'no published measurements to predict from'
+    fit = load_latency(latency)
+    try:
+        return fit.predict(features), f'{fit.device}; fit over {fit.points} networks, leave-one-out error {100 * fit.loo:.0f} %'
+    except OutOfRange as error:
+        return None, str(error)
 
 
 def read_measured(path: str | os.PathLike, model: str) -> list[DeviceTime]:
