@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import zoo
     from zoo.export.artefact import export
+    from zoo.export.lint import Finding
     from zoo.export.target import target
     from zoo.model_card import weights_of
     if not (args.to or args.target):
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
                      device=args.target, calib=args.calib)
     print(f'{to} at {args.out}{f"/models/{name}" if to == "pack" else ""}: {sidecar["bytes"] / 1e6:.2f} MB')
     for finding in sidecar.get('findings', ()):
-        print('{level}: {where}: {problem}; {remedy}'.format(**finding))
+        print(Finding(**finding))
     if to == 'tensorrt' and 'detector' in sidecar:
         print('detector, {precision}: {found} of {faces} faces of the sample picture, least overlap of boxes {min_iou:.4f}, '
               'landmark error {landmark_error:.4f} of the eye distance'.format(**sidecar['detector']))

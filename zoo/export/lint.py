@@ -77,7 +77,7 @@ def _versions(graph: Graph, target: Target) -> Iterator[Finding]:
                           'export with standard operators')
         elif entry.version > runtime.opset:
             yield Finding('error', 'opset', f'{entry.version}, {runtime.name} documents up to {runtime.opset}',
-                          f'export at opset {min(13, runtime.opset)}, as `facezoo export` does')
+                          'export at opset 13, as `facezoo export` does')
     if graph.model.ir_version > runtime.ir_version:
         yield Finding('warning', 'IR version',
                       f'{graph.model.ir_version}, {runtime.name} brings ONNX of IR {runtime.ir_version}',

@@ -23,11 +23,11 @@ class BuildError(RuntimeError):
     """TensorRT is not there, cannot parse the graph, or cannot build it."""
 
 
-def import_tensorrt(wanted=None):
+def import_tensorrt(wanted):
     """The tensorrt module.
 
     Args:
-        wanted: ``'8.2.1'``: the version the bundle was made for; an older minor version is refused.
+        wanted: the version that the bundle was made for, ``'8.2.1'``; an older minor version is refused.
 
     Raises:
         BuildError: not installed, or too old.
@@ -37,7 +37,7 @@ def import_tensorrt(wanted=None):
     except ImportError as error:
         raise BuildError('the Python package tensorrt cannot be imported (%s); on a Jetson: sudo apt install '
                          'python3-libnvinfer, and use the system python3' % error) from None
-    if wanted and _version(tensorrt.__version__) < _version(wanted)[:2]:
+    if _version(tensorrt.__version__) < _version(wanted)[:2]:
         raise BuildError('TensorRT %s is older than the %s that this bundle was checked for; update JetPack (4.6.1 or later on '
                          'TX2 and Nano), or export the bundle for another target' % (tensorrt.__version__, wanted))
     if hasattr(tensorrt, 'init_libnvinfer_plugins'):  # its parser makes InstanceNormalization of one of them

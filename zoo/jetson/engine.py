@@ -108,7 +108,7 @@ class Engine:
             self._cuda.free(address)
         self._device = {}
 
-    def measure(self, shape, copies, seconds=3.0, warm_up=0.5):
+    def measure(self, shape, copies, seconds, warm_up=0.5):
         """Latencies in ms of single runs on an input of ``shape``, float64 ``(runs,)``."""
         buffers = {name: self._host[name][:int(np.prod(found))] for name, found in self._set_shape(shape).items()}
         for limit in (warm_up, seconds):
