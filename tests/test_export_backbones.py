@@ -15,10 +15,10 @@ from plugins.registry import list_backbones
 from tests.nets import build, inputs_for, settle
 from zoo.export.fold import fold_batchnorm
 from zoo.export.graph import Graph
+from zoo.export.half import typed_half_graph
 from zoo.export.lint import lint
 from zoo.export.ncnn import export_ncnn
 from zoo.export.onnx import export_onnx, to_onnx
-from zoo.export.quantize import typed_half_graph
 from zoo.export.target import target
 from zoo.runtime.ncnn import ncnn_net
 from zoo.runtime.onnx import onnx_session

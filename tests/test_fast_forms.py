@@ -16,11 +16,12 @@ from zoo.export.artefact import export
 from zoo.export.calibrate import fit_ranges, measure_histograms
 from zoo.export.gates import Gates
 from zoo.export.graph import Activations, Graph
+from zoo.export.half import half_graph, typed_half_graph
 from zoo.export.lint import overflowing_nodes
 from zoo.export.ncnn import FEATURE_MASK, convert_to_ncnn
 from zoo.export.ncnn_model import NcnnModel
 from zoo.export.onnx import to_onnx
-from zoo.export.quantize import half_graph, onnxruntime_int8_graph, typed_half_graph
+from zoo.export.quantize import onnxruntime_int8_graph
 from zoo.export.search import Quantiser
 from zoo.export.variants import half_variant
 from zoo.runtime import open_embedder

@@ -24,15 +24,14 @@ from zoo.export.calibrate import (
 )
 from zoo.export.equalise import equalise
 from zoo.export.graph import Activations, Graph, GraphError
+from zoo.export.half import half_graph, typed_half_graph
 from zoo.export.onnx import to_onnx
 from zoo.export.quantize import (
     SCHEMES,
-    half_graph,
     int8_graph,
     layer_snr,
     onnxruntime_int8_graph,
     simulate_int8,
-    typed_half_graph,
     weight_amax,
 )
 from zoo.export.search import Quantiser

@@ -18,8 +18,9 @@ from zoo.cli import main
 from zoo.export.bundle_text import build_script
 from zoo.export.calibrate import Calibration
 from zoo.export.graph import Graph
+from zoo.export.half import half_graph, typed_half_graph
 from zoo.export.lint import LintError, lint, overflowing_nodes, require_buildable
-from zoo.export.quantize import half_graph, int8_graph, typed_half_graph
+from zoo.export.quantize import int8_graph
 from zoo.export.target import FOLDER, TargetError, list_targets, read_target, target
 from zoo.export.variants import FORMS
 from zoo.latency import load_latency

@@ -1,9 +1,9 @@
-"""A read-only view of an exported ONNX graph: which layers carry weights, which tensors flow between them."""
+"""An exported ONNX graph: which layers carry weights, which tensors flow between them, and how copies of it are changed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 from plugins.extras import require
 from zoo.runtime.onnx import onnx_session
 
-__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'attributes_of', 'computes_in_integers', 'store_constants']
+__all__ = ['Activations', 'Graph', 'GraphError', 'WeightLayer', 'attributes_of', 'computes_in_integers', 'insert_nodes',
+           'set_nodes', 'store_constants']
 
 _INTEGER_OPS = frozenset({'QuantizeLinear', 'DequantizeLinear', 'DynamicQuantizeLinear', 'QLinearConv', 'ConvInteger'})
 
@@ -187,6 +188,26 @@ def _name_nodes(graph) -> None:
         while node.name in taken:
             node.name += '_'
         taken.add(node.name)
+
+
+def insert_nodes(model, edges: set[tuple[str, int]], make: Callable[[str, str], list]) -> None:
+    """Put the nodes that ``make(tensor, stem)`` returns before the given inputs ``(node name, input index)``, in place."""
+    nodes = []
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if (node.name, index) in edges:
+                added = make(name, f'{node.name}_input{index}')
+                nodes += added
+                node.input[index] = added[-1].output[0]
+        nodes.append(node)
+    set_nodes(model, nodes)
+
+
+def set_nodes(model, nodes: list) -> None:
+    """Let a model have these nodes, in place; they may be its own."""
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
 
 
 def computes_in_integers(path: str | os.PathLike) -> bool:

@@ -1,4 +1,4 @@
-"""INT8 and FP16 on the CPU, by each runtime's own rules, and the Q/DQ graph that TensorRT 8.5 and later take as it is.
+"""INT8 on the CPU by each runtime's own rules, and the graphs that TensorRT (8.5 and later) and onnxruntime run in 8 bits.
 
 What a runtime rounds is a :class:`Scheme`. A node that computes in 8 bits reads rounded tensors and has rounded weights;
 layers named in ``keep`` stay in floating point, with the activation behind them.
@@ -15,10 +15,10 @@ import numpy as np
 from plugins.extras import require
 from plugins.quantization import weight_levels
 from zoo.export.calibrate import DEAD, Calibration
-from zoo.export.graph import Activations, Graph, WeightLayer
+from zoo.export.graph import Activations, Graph, WeightLayer, insert_nodes, set_nodes
 
-__all__ = ['SCHEMES', 'Scheme', 'group_of', 'half_graph', 'int8_graph', 'layer_snr', 'macs_in_int8', 'ncnn_weight_levels',
-           'onnxruntime_int8_graph', 'simulate_int8', 'typed_half_graph', 'weight_amax']
+__all__ = ['SCHEMES', 'Scheme', 'group_of', 'int8_graph', 'layer_snr', 'macs_in_int8', 'ncnn_weight_levels',
+           'onnxruntime_int8_graph', 'simulate_int8', 'weight_amax']
 
 _SHAPE_OPS = frozenset({'Shape', 'Gather', 'Unsqueeze', 'Concat', 'Constant', 'Cast', 'Reshape', 'Flatten', 'Squeeze',
                         'Slice', 'Transpose', 'Identity'})
@@ -133,7 +133,7 @@ def int8_graph(graph: Graph, calibration: Calibration, keep: Collection[str] = (
             nodes += _pair(node.input[1], f'{stem}_scale', f'{stem}_zero', stem, axis=layer.axis)
             node.input[1] = nodes[-1].output[0]
         nodes.append(node)
-    _set_nodes(model, nodes)
+    set_nodes(model, nodes)
     require('onnx', 'onnx').checker.check_model(model)
     return model
 
@@ -157,14 +157,15 @@ def onnxruntime_int8_graph(graph: Graph, calibration: Calibration, keep: Collect
     layers = {layer.name: layer for layer in graph.layers if layer.name not in kept}
     outputs = {layer.output for layer in layers.values()}
     _split_prelu(model, graph, outputs)
-    _insert(model, {(node.name, i) for node in model.graph.node for i, name in enumerate(node.input)
-                    if name in outputs or (i == 0 and node.name in layers)}, _pair_maker(model, calibration, np.uint8(128)))
+    insert_nodes(model, {(node.name, i) for node in model.graph.node for i, name in enumerate(node.input)
+                         if name in outputs or (i == 0 and node.name in layers)},
+                 _pair_maker(model, calibration, np.uint8(128)))
     nodes = []
     for node in model.graph.node:
         if node.name in layers:
             nodes += _integer_weights(model, graph, node, layers[node.name], _step(calibration, layers[node.name].input))
         nodes.append(node)
-    _set_nodes(model, nodes)
+    set_nodes(model, nodes)
     read = {name for node in model.graph.node for name in node.input}
     constants = [t for t in model.graph.initializer if t.name in read]
     del model.graph.initializer[:]
@@ -184,7 +185,7 @@ def _split_prelu(model, graph: Graph, tensors: set[str]) -> None:
         scaled = f'{node.output[0]}_scaled'
         nodes += [helper.make_node('Mul', [node.input[0], node.input[1]], [scaled], f'{node.name}_product'),
                   helper.make_node('Max', [node.input[0], scaled], [node.output[0]], f'{node.name}_maximum')]
-    _set_nodes(model, nodes)
+    set_nodes(model, nodes)
 
 
 def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.float32) -> list:
@@ -205,79 +206,6 @@ def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.flo
         nodes.append(require('onnx.helper', 'onnx').make_node('DequantizeLinear', names, [node.input[index]], node.input[index],
                                                               axis=0))
     return nodes
-
-
-def half_graph(graph: Graph, keep: Collection[str] = ()):
-    """A float graph whose weights and every tensor are rounded to FP16; sums stay in float32, as in tensor cores.
-
-    Args:
-        keep: nodes that stay in float32.
-    """
-    model, kept = graph.copy_model(), set(keep)
-    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
-    for tensor in model.graph.initializer:
-        if not {node.name for node in graph.consumers.get(tensor.name, [])} <= kept and tensor.data_type == proto.FLOAT:
-            with np.errstate(over='ignore'):  # infinite, as on the board: the gates refuse it
-                value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-
-    def rounded(name: str, stem: str) -> list:
-        return [_cast(name, f'{stem}_half', proto.FLOAT16), _cast(f'{stem}_half', f'{stem}_float', proto.FLOAT)]
-
-    _insert(model, {(n.name, i) for n in graph.nodes for i, name in enumerate(n.input)
-                    if name in graph.activations and n.name not in kept}, rounded)
-    return model
-
-
-def typed_half_graph(graph: Graph, keep: Collection[str] = ()):
-    """The graph in FP16 types, float32 at its input and outputs: what a strongly typed TensorRT (11) builds FP16 from.
-
-    Every tensor ``x`` is called ``x_half`` or ``x_float``, as the node that makes it computes; behind it stands a cast where
-    another node wants it in the other type.
-
-    Args:
-        keep: nodes that stay in float32; what one hands to another is never cast.
-    """
-    model, activations = graph.copy_model(), set(graph.activations)
-    numpy_helper, proto = require('onnx.numpy_helper', 'onnx'), require('onnx', 'onnx').TensorProto
-    factors = {name for node in graph.nodes if node.op_type == 'Resize' for name in node.input[1:]}  # float32 in any type
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer
-               if t.data_type == proto.FLOAT and t.name not in factors}
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].astype(np.float16), tensor.name))
-
-    def typed(name: str, kept: bool) -> str:
-        return f'{name}_float' if kept else f'{name}_half'
-
-    def cast_for_others(name: str, kept: bool) -> list:
-        if all((reader.name in keep) == kept for reader in graph.consumers.get(name, [])):
-            return []
-        return [_cast(typed(name, kept), typed(name, not kept), proto.FLOAT16 if kept else proto.FLOAT)]
-
-    nodes = [_cast(graph.input, typed(graph.input, False), proto.FLOAT16), *cast_for_others(graph.input, False)]
-    for node in model.graph.node:
-        kept = node.name in keep
-        for index, name in enumerate(node.input):
-            if name in activations:
-                node.input[index] = typed(name, kept)
-            elif kept and name in weights:  # a copy of its own: other nodes may share the tensor
-                node.input[index] = f'{node.name}_{name}'
-                model.graph.initializer.append(numpy_helper.from_array(weights[name], node.input[index]))
-        nodes.append(node)
-        for index, name in enumerate(node.output):
-            if name in activations:
-                node.output[index] = typed(name, kept)
-                nodes += cast_for_others(name, kept)
-    nodes += [_cast(typed(name, graph.producers[name].name in keep), name, proto.FLOAT) for name in graph.outputs]
-    _set_nodes(model, nodes)
-    del model.graph.value_info[:]
-    require('onnx', 'onnx').checker.check_model(model)
-    return model
-
-
-def _cast(source: str, target: str, kind: int):
-    return require('onnx.helper', 'onnx').make_node('Cast', [source], [target], f'{target}_cast', to=kind)
 
 
 def layer_snr(graph: Graph, model, x: np.ndarray) -> dict[str, float]:
@@ -326,13 +254,13 @@ def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]
 def _round_edges(model, graph: Graph, rounded: set[str], calibration: Calibration, tensors: Collection[str] = ()) -> None:
     """Let the nodes in ``rounded`` read their activations, and all nodes the given tensors, through a Q/DQ pair."""
     activations = set(graph.activations)
-    _insert(model, {(node.name, i) for node in graph.nodes for i, name in enumerate(node.input)
-                    if name in tensors or (node.name in rounded and name in activations)},
-            _pair_maker(model, calibration, np.int8(0)))
+    insert_nodes(model, {(node.name, i) for node in graph.nodes for i, name in enumerate(node.input)
+                         if name in tensors or (node.name in rounded and name in activations)},
+                 _pair_maker(model, calibration, np.int8(0)))
 
 
 def _pair_maker(model, calibration: Calibration, zero_point: np.integer) -> Callable[[str, str], list]:
-    """For :func:`_insert`: Q/DQ pairs in the calibrated range of a tensor, 127 steps to either side of ``zero_point``."""
+    """For :func:`insert_nodes`: Q/DQ pairs in the calibrated range of a tensor, 127 steps to either side of ``zero_point``."""
     made: set[str] = set()
 
     def pair(name: str, stem: str) -> list:
@@ -354,25 +282,6 @@ def _pair(name: str, scale: str, zero: str, stem: str, **options) -> list:
     helper = require('onnx.helper', 'onnx')
     return [helper.make_node('QuantizeLinear', [name, scale, zero], [f'{stem}_q'], f'{stem}_q', **options),
             helper.make_node('DequantizeLinear', [f'{stem}_q', scale, zero], [f'{stem}_dq'], f'{stem}_dq', **options)]
-
-
-def _insert(model, edges: set[tuple[str, int]], make: Callable[[str, str], list]) -> None:
-    """Put ``make(tensor, stem)``'s nodes before the given inputs ``(node name, input index)``."""
-    nodes = []
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if (node.name, index) in edges:
-                added = make(name, f'{node.name}_input{index}')
-                nodes += added
-                node.input[index] = added[-1].output[0]
-        nodes.append(node)
-    _set_nodes(model, nodes)
-
-
-def _set_nodes(model, nodes: list) -> None:
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
 
 
 def _replace_weight(model, node, value: np.ndarray) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from zoo.export.graph import Graph
+from zoo.export.half import half_graph, typed_half_graph
 from zoo.export.job import Job
 from zoo.export.lint import overflowing_nodes
-from zoo.export.quantize import SCHEMES, group_of, half_graph, int8_graph, simulate_int8, typed_half_graph
+from zoo.export.quantize import SCHEMES, group_of, int8_graph, simulate_int8
 from zoo.export.search import Int8Plan
 from zoo.jetson.cache import read_cache, write_cache
 
