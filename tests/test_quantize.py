@@ -137,10 +137,6 @@ class TestCalibration:
         with pytest.raises(CalibrationError, match='belongs to another model'):
             simulate_int8(graph, other, SCHEMES['qdq'])
 
-    def test_unknown_method(self, histograms, faces):
-        with pytest.raises(CalibrationError, match='entropy, percentile, mse, minmax'):
-            fit_ranges(histograms, faces, PREPROCESS, 'aciq')
-
 
 class TestSimulation:
     def test_rounding_of_one_layer_by_hand(self, graph, calibration, x):
