@@ -36,8 +36,9 @@ class Format:
     """An artefact format.
 
     Attributes:
-        precisions: that it can be written in, the default first.
-        build: ``build(job, precision, stage)`` writes it; returns what its sidecar says of it, and how it was quantised.
+        precisions: those it can be written in, the default first.
+        build: ``build(job, precision, stage)`` writes it; returns its own entries of the sidecar, and how it was
+            quantised.
         artefact: ``artefact(name, stage)`` is the file to open.
     """
 
@@ -78,7 +79,7 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
     """Export a backbone and check the result.
 
     Args:
-        model: with ``preprocess`` and ``origin``, as :func:`zoo.load` returns it; the latter's licence and thresholds go along.
+        model: with ``preprocess`` and ``origin``, as :func:`zoo.load` returns it; its licence and thresholds go along.
         to: ``onnx`` (``out`` is the file), ``ncnn`` (``out`` is a folder), ``tensorrt`` (``out`` is the bundle's tar) or
             ``pack`` (``out`` is FaceAnalysis's root).
         gate_set: verification set to measure torch and the artefact on; its faces also serve the parity check. Without it
@@ -168,7 +169,7 @@ def _staging(out: Path, to: str):
         ValueError: as :func:`zoo.export.sidecar.require_place`.
     """
     require_place(out, to)
-    # within a folder that is there: it may be a link or a disk of its own, onto which nothing beside it can be moved
+    # inside a folder that exists: it may be a link or another disk, to which nothing can be moved from beside it
     place = out if out.is_dir() else out.parent
     place.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=place))

@@ -32,7 +32,7 @@ def build_script(facts: dict, target: Target) -> str:
 
 def _case(name: str, variant: dict, trtexec) -> str:
     """The arm of the shell's ``case`` that sets trtexec's arguments for an engine, and the shapes that it is timed at. Names of
-    a graph, which may be a stranger's detector, are quoted, lest the board runs them."""
+    a graph, which may be a stranger's detector, are quoted, lest the board run them."""
     shapes = [f'{variant["input"]}:{"x".join(map(str, shape))}' for shape in variant['shapes']]
     timed = shapes[1:2] if name == DETECTOR else shapes[1:]
     lines = [f'  {name})', f'    shapes={shlex.quote(" ".join(dict.fromkeys(timed)))}']

@@ -147,7 +147,7 @@ FORMATS = {'onnx': DetectorFormat('.onnx', True, 'onnxruntime', _write_onnx, _qu
 
 
 def traced_size(model: Detector) -> tuple[int, int]:
-    """Height and width that a detector is traced with: its own in multiples of the largest stride."""
+    """Height and width that a detector is traced with: its own, rounded up to multiples of the largest stride."""
     multiple = model.anchors.strides[-1]
     return tuple(-(-side // multiple) * multiple for side in model.input_size)
 

@@ -19,12 +19,12 @@ __all__ = ['equalise']
 
 _HOMOGENEOUS = frozenset({'Relu', 'LeakyRelu', 'PRelu'})
 _LARGEST = 1e3  # a channel is not enlarged more than this
-_BALANCE = 0.5  # of the difference between channels, what a dense reader's weights take over; a depthwise one's take over all
+_BALANCE = 0.5  # of the difference between channels goes into a dense reader's weights; into a depthwise reader's goes all
 _BATCH = 8
 
 
 def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess) -> Graph:
-    """An equal graph whose activations are easier to quantise.
+    """An equivalent graph whose activations are easier to quantise.
 
     Args:
         faces: uint8 RGB ``(N, S, S, 3)`` to measure channel ranges on.
@@ -48,7 +48,7 @@ def equalise(graph: Graph, faces: np.ndarray, preprocess: Preprocess) -> Graph:
 
 
 def _maker(graph: Graph, reader: WeightLayer) -> WeightLayer | None:
-    """The convolution that alone makes what ``reader`` alone reads, with only homogeneous activations between."""
+    """The convolution whose output ``reader`` alone reads, with only homogeneous activations between them."""
     makers = {layer.output: layer for layer in graph.layers if layer.op == 'Conv'}
     tensor = reader.input
     while len(graph.consumers[tensor]) == 1:

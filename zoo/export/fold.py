@@ -18,8 +18,9 @@ __all__ = ['fold_batchnorm']
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in evaluation mode with every BatchNorm behind a convolution or fully connected layer folded in.
 
-    A BatchNorm that stands before its convolution (iResNet) stays: zero padding makes that folding inexact. So does one that is
-    not the only reader, or that normalises by the batch; and where it or its layer is a subclass, which may do more.
+    A BatchNorm before its convolution (iResNet) stays, since zero padding makes that folding inexact. So does one that shares
+    its input with another reader, one that normalises by the batch, and any where it or the layer is of a subclass, which may
+    do more.
     """
     model = copy.deepcopy(model).eval()
     calls = trace_calls(model, (1, 3, *model.input_size))

@@ -26,9 +26,9 @@ class Gates:
 
     Attributes:
         min_cosine: to torch, on every face.
-        max_accuracy_drop: accuracy that may be lost against torch at torch's own thresholds of the ten folds, a fraction. The
-            card's thresholds are torch's, too; and an artefact's own thresholds may jump where its embeddings hardly move. One
-            decision may always be lost: on a small set it is more than this, and says nothing.
+        max_accuracy_drop: how much less accurate than torch, as a fraction. Both are measured at torch's thresholds of the ten
+            folds: the card's are torch's, too, and an artefact's own may jump where its embeddings hardly move. One decision
+            may always be lost: on a small set it is more than this fraction, and means nothing.
     """
 
     min_cosine: float = 0.99999

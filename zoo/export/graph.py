@@ -180,7 +180,7 @@ def store_constants(graph) -> None:
 
 
 def _name_nodes(graph) -> None:
-    """Call nodes without a name, or with another's, after what they make (in place): by their names they are told apart."""
+    """Name nodes that have no name, or another's, after what they make (in place): nodes are told apart by name."""
     taken = set()
     for node in graph.node:
         if not node.name or node.name in taken:

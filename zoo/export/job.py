@@ -23,7 +23,7 @@ from zoo.weights import weights_digest
 __all__ = ['Job', 'origin_facts']
 
 CALIBRATION_FACES = 512
-_SATURATION = 0.05  # of cosine: by more no rounding differs between the simulation and the file
+_SATURATION = 0.05  # of cosine; rounding alone does not set a file further apart from its simulation
 
 
 def origin_facts(model: nn.Module) -> dict:

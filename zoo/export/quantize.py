@@ -34,11 +34,11 @@ class Scheme:
     """What a runtime rounds when it computes in 8 bits.
 
     Attributes:
-        everywhere: every tensor (TensorRT given a cache may run any layer in 8 bits; the worst case is assumed), not only
-            what convolutions and fully connected layers read.
-        weight_levels: positive integers that a layer's weights are spread over.
+        everywhere: every tensor is rounded, not only what convolutions and fully connected layers read: given a cache,
+            TensorRT may run any layer in 8 bits, and the worst case is assumed.
+        weight_levels: how many steps to either side of 0 a layer's weights have.
         in_float: whether a layer stays in floating point whatever the calibration says.
-        outputs: what layers put out is rounded, too, before any node reads it.
+        outputs: the outputs of layers are rounded, too, whatever reads them.
     """
 
     everywhere: bool
@@ -58,8 +58,8 @@ class Scheme:
 
 
 def _not_in_ncnn(graph: Graph, layer: WeightLayer) -> bool:
-    """Convolutions of one dimension, which NCNN has no 8 bits for, and those with groups of several channels, of which its x86
-    kernels (20261020) compute rubbish in 8 bits and packed layout."""
+    """Whether a layer is a convolution of one dimension, which NCNN does not compute in 8 bits, or one with several channels a
+    group, which its x86 kernels (20261020) compute wrongly in 8 bits and packed layout."""
     return layer.weight.ndim == 3 or (layer.groups > 1 and layer.weight.shape[:2] != (layer.groups, 1))
 
 
@@ -189,7 +189,8 @@ def _split_prelu(model, graph: Graph, tensors: set[str]) -> None:
 
 
 def _integer_weights(model, graph: Graph, node, layer: WeightLayer, step: np.float32) -> list:
-    """Let a convolution read stored integers: weights in 8 bits an output channel, the bias in 32 in steps of the products."""
+    """Store a convolution's weights in 8 bits, scaled by output channel, and its bias in 32, in steps of the products (in
+    place); returns the nodes that make numbers of them again."""
     scale, bias = weight_amax(layer.weight) / 127, graph.initializers[node.input[2]] if len(node.input) > 2 else None
     if bias is not None:  # a dead channel still has one, which would not fit 32 bits in the tiny steps of its weights
         scale = np.maximum(scale, np.abs(bias) / (step * np.float32(2 ** 30)))

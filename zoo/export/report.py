@@ -1,6 +1,6 @@
 """What every way to deploy a model costs: each artefact made, measured and gated as the exporter does it, as data.
 
-An artefact that fails its gate is a row as well, with the figures that refused it; so is one that cannot be built, without.
+An artefact that fails its gate is a row, too, with the figures that it failed by; so is one that cannot be built, without any.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _wanted(job: Job, targets: Sequence[Target]) -> list[tuple[str, str, Target 
 
 
 def _with_figures(row: Row, report: Mapping) -> Row:
-    """A row with what a gate's report holds; nothing is measured of a net that hardly looks at its input."""
+    """A row with the figures of a gate's report, which has none of a net that hardly looks at its input."""
     plan = report.get('quantisation', {})
     row = replace(row, int8_macs=plan.get('int8_macs'), kept=tuple(plan.get('keep', ())))
     if 'parity' not in report:

@@ -19,7 +19,7 @@ PACKAGES = ('facezoo', 'torch', 'onnx', 'onnxsim', 'onnxruntime', 'ncnn', 'pnnx'
 
 
 def require_place(out: Path, to: str) -> None:
-    """Refuse a place that a format is not written to.
+    """Refuse a place that does not suit the format.
 
     Raises:
         ValueError: ``out`` has the wrong suffix, or is a folder where a file is to be, or the reverse.
@@ -46,7 +46,7 @@ def require_own_sidecar(artefact: Path) -> None:
 
 
 def files_of(sidecar: Path) -> list[Path]:
-    """The files beside a sidecar that it was written with; none of what is no sidecar, or not there."""
+    """The files that a sidecar was written with, which lie beside it; none when it is missing or no sidecar."""
     try:
         return [sidecar.with_suffix(Path(name).suffix) for name in json.loads(sidecar.read_text())['sha256']]
     except (OSError, ValueError, KeyError, TypeError):

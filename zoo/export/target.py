@@ -31,7 +31,8 @@ class Runtime:
         restrictions: what an operator is limited to; replacements: what to use instead of one that is missing.
         trtexec: how this version spells the options that changed: ``build_only``, ``workspace`` (``{mb}``), ``keep``
             (``{layers}``), ``measure``, ``copies.with`` and ``copies.without``.
-        variants: what an engine of each precision is built from: ``graph``, builder ``flags``, calibration ``cache``.
+        variants: by precision, NCNN's options, or what an engine is built from: ``form`` (:data:`zoo.export.variants.FORMS`),
+            ``graph``, builder ``flags`` and calibration ``cache``.
     """
 
     name: str

@@ -132,7 +132,7 @@ def _samples(job: Job) -> dict[str, np.ndarray]:
 def _threshold(job: Job) -> tuple[float, str]:
     """Cosine at a false accept rate of 1 in 1000, and in words where it comes from.
 
-    The gate set's, of single images as the board embeds them, if it has pairs enough to know; else the card's.
+    Measured on the gate set, on single images as the board embeds them, where it has pairs enough; else the card's.
     """
     found = verify(job.judge.reference, job.judge.data, flip=False, progress=True)
     where, known = f'{found.impostors} pairs of strangers in {job.judge.data.name}', job.facts['thresholds'].get('1e-3')
