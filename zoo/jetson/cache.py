@@ -95,10 +95,9 @@ def read_cache(text, where='cache', version=None):
 def complete_scales(network, scales, trt):
     """Add the scales of tensors that TensorRT made itself while parsing.
 
-    A constant (a PReLU's slopes, a scalar) gets its largest value / 127; what only moves values about (Shuffle, Identity,
-    from 10.8 on Squeeze and Unsqueeze) and a fully connected layer whose result is only reshaped share the scale of the
-    tensor on their other side. A product to which a bias is still to be added gets the scale of the sum, which is close to
-    its own.
+    A constant (a PReLU's slopes, a scalar) gets its largest value / 127. A layer that only moves values about (Shuffle,
+    Identity, from 10.8 on Squeeze and Unsqueeze) has one scale on both sides, whichever of them is known. A product to which
+    a bias is still to be added gets the scale of the sum, which is close to its own.
 
     Args:
         network: the parsed ``INetworkDefinition``.

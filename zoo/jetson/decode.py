@@ -11,8 +11,8 @@ def fit(picture: np.ndarray, size: float, multiple: int):
     """Scale a picture down to a longest side of ``size`` and fill right and bottom with black to multiples of ``multiple``.
 
     Returns:
-        The picture and the factors in x and y that it was scaled by: a side has whole pixels, at least one, so that they
-        differ a little, and much in a picture that is very long and thin.
+        The picture and the factors in x and y that it was scaled by. As each side is rounded to whole pixels, at least one,
+        they differ a little, and in a very long and thin picture much.
     """
     import cv2  # here, for boards that only embed aligned faces
     height, width = original = picture.shape[:2]

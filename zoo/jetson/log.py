@@ -11,10 +11,10 @@ __all__ = ['open_log']
 def open_log(trt):
     """A logger that shows warnings, counts missing scales, and remembers the layer that is being timed.
 
-    It is the program's only one and stays: TensorRT before 8.4 heeds the first logger of all living builders and runtimes, even
-    when that logger is gone.
+    The program has only this one and never releases it: TensorRT before 8.4 goes on calling its first logger while any builder
+    or runtime lives, even when that logger is gone.
     """
-    base, warning, show = trt.ILogger, trt.ILogger.Severity.WARNING, sys.stderr  # at the program's end modules are empty
+    base, warning, show = trt.ILogger, trt.ILogger.Severity.WARNING, sys.stderr  # kept: at the program's end modules are empty
 
     class Log(base):
         def __init__(self):

@@ -53,8 +53,8 @@ def read_picture(path):
 
 
 def crop_faces(picture, landmarks, size):
-    """Aligned crops uint8 ``(C, size, size, 3)`` of the faces with ``landmarks``, and their rows; points that span no face have
-    none."""
+    """Aligned crops uint8 ``(C, size, size, 3)`` of the faces with ``landmarks``, and the rows of these; points that span no
+    face are left out."""
     crops, rows = [np.empty((0, size, size, 3), np.uint8)], []
     for row, points in enumerate(landmarks):
         try:

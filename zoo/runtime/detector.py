@@ -15,7 +15,7 @@ from zoo.runtime.embedder import runtime_of
 
 __all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
 
-# InsightFace's det_thresh (FaceAnalysis.prepare): for detectors whose makers say nothing
+# for detectors that state none: InsightFace's det_thresh (FaceAnalysis.prepare)
 USUAL_SCORE = 0.5
 _OPENERS = {'onnx': 'OnnxDetector', 'ncnn': 'NcnnDetector', 'torch': 'open_torch_detector'}
 
@@ -29,11 +29,12 @@ class Detector(Protocol):
 
 
 class DetectorNet(Protocol):
-    """What a runtime provides: uint8 RGB pictures ``(N, H, W, 3)`` with sides that are multiples of the last of ``strides`` to
-    InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks (10).
+    """What a runtime provides: it turns uint8 RGB pictures ``(N, H, W, 3)``, whose sides are multiples of the last of
+    ``strides``, into InsightFace's outputs, each ``(N, K, C)``: scores (C = 1) of every stride, then boxes (4), then landmarks
+    (10).
 
-    ``score`` is the lowest score of a face that was chosen for its weights (the card's ``thresholds``), None when unknown;
-    ``side`` the one side of the square pictures that a net of fixed input takes, None when it takes any.
+    ``score`` is the lowest score of a face, as the card of its weights has it (``thresholds``), None when unknown; ``side`` the
+    side of the square pictures that a net of fixed input takes, None when it takes any.
     """
 
     name: str

@@ -136,8 +136,8 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
 
 
 def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse files of an artefact that are not those its sidecar was written with. A sidecar is found by its name, so files
-    that were renamed together are known by their suffix; exporters open what they wrote before there are hashes."""
+    """Refuse files of an artefact that are not those its sidecar was written with. Files that were renamed together with it
+    are known by their suffix. Without hashes nothing is refused: exporters open what they write before it has any."""
     by_suffix = {Path(name).suffix: digest for name, digest in hashes.items()}
     for file in (path, path.with_suffix('.bin')) if path.suffix == '.param' else (path,):
         stated = hashes.get(file.name, by_suffix.get(file.suffix))

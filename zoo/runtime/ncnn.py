@@ -1,4 +1,4 @@
-"""Embedder on NCNN's Python binding."""
+"""Embedder and detector on NCNN's Python binding."""
 
 from __future__ import annotations
 

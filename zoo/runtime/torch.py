@@ -1,4 +1,4 @@
-"""Embedder on PyTorch."""
+"""Embedder and detector on PyTorch."""
 
 from __future__ import annotations
 
