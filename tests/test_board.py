@@ -26,7 +26,7 @@ from plugins.preprocess import Preprocess
 from tests.boards import BOARD, INTERPRETERS, LOOSE, PYTHON36, run_on_board, sign, unpack
 from tests.conftest import ROOT
 from zoo.export.artefact import export
-from zoo.jetson import board, engine, run, verify
+from zoo.jetson import board, cuda, engine, run, verify
 from zoo.jetson.builder import import_tensorrt
 from zoo.jetson.bundle import Bundle, BundleError, sha256_file
 from zoo.jetson.cache import CacheError, CacheVersionError, complete_scales, read_cache, version_token, write_cache
@@ -308,9 +308,12 @@ def test_temperatures(monkeypatch):
     assert board.clocks() == {}
 
 
-def test_no_cuda_library(tmp_path):
+def test_no_cuda_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, '_NAMES', ())
+    monkeypatch.setattr(cuda, '_PLACE', str(tmp_path / 'libcudart.so'))
+    monkeypatch.setattr('ctypes.util.find_library', lambda name: None)
     with pytest.raises(CudaError, match='no CUDA runtime library found'):
-        CudartCuda(str(tmp_path / 'libcudart.so'))
+        CudartCuda()
 
 
 def test_unsupported_operator_is_named(tx2, cudart):

@@ -81,8 +81,8 @@ class DeviceTime:
     source: str
 
 
-def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, measured: Iterable[str | os.PathLike] = (),
-                rounds: int = 10) -> dict:
+def make_report(job: Job, targets: Sequence[Target], folder: str | os.PathLike, measured: Iterable[str | os.PathLike],
+                rounds: int) -> dict:
     """Make and measure all artefacts of a model.
 
     Args:

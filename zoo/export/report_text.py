@@ -12,12 +12,12 @@ from zoo.tables import markdown_table
 __all__ = ['draw_report', 'report_markdown']
 
 
-def report_markdown(report: Mapping, picture: str | None = None) -> str:
+def report_markdown(report: Mapping, picture: str) -> str:
     """The page.
 
     Args:
         report: of :func:`zoo.export.report.make_report`.
-        picture: file name of the plot, to be shown.
+        picture: file name of the plot.
     """
     torch, machine = report['torch'], report['machine']
     parts = [
@@ -26,7 +26,7 @@ def report_markdown(report: Mapping, picture: str | None = None) -> str:
         f'test). Latency here: median of batch 1 on one thread of {machine["processor"]} at load '
         f'{machine["load"]}. TensorRT rows are computed on a CPU by the rules of each precision; `verify.py` in the bundle '
         'measures the engine itself.',
-        *([f'![Accuracy and latency of every artefact]({picture})'] if picture else []),
+        f'![Accuracy and latency of every artefact]({picture})',
         markdown_table(
             ['artefact', 'MB', 'least cosine to PyTorch', 'accuracy', 'points lost', 'TAR@FAR 1e-3', 'latency here ms', 'gate'],
             [['PyTorch FP32', '', '', _percent(torch['accuracy']), '', _percent(torch['tar@1e-3']), '', ''],

@@ -36,7 +36,7 @@ _BOARD = Path(board_bundle.__file__).parent
 _SCRIPTS = ('build_engine', 'recognise', 'run', 'verify')
 
 
-def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | None = None) -> dict:
+def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | None) -> dict:
     """Write the bundle's tar.
 
     Args:

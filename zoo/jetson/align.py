@@ -45,15 +45,14 @@ def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.hstack([linear, (target_centre - linear @ centre)[:, None]])
 
 
-def map_points(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Where the landmarks ``(F, 5, 2)`` of a picture lie in the crops that :func:`align` cuts out, float64 ``(F, 5, 2)``.
+def map_points(landmarks: np.ndarray) -> np.ndarray:
+    """Where the landmarks ``(F, 5, 2)`` of a picture lie in the 112-pixel crops of :func:`align`, float64 ``(F, 5, 2)``.
 
     Raises:
-        ValueError: as :func:`align`.
+        ValueError: landmarks that do not span a face.
     """
-    target = template(size)
     faces = np.asarray(landmarks, np.float64).reshape(-1, 5, 2)
-    matrices = [similarity_transform(points, target) for points in faces]
+    matrices = [similarity_transform(points, TEMPLATE) for points in faces]
     return np.array([points @ m[:, :2].T + m[:, 2] for points, m in zip(faces, matrices)]).reshape(-1, 5, 2)
 
 

@@ -21,14 +21,10 @@ class CudaError(RuntimeError):
 
 
 class CudartCuda:
-    """CUDA's runtime library, called directly: nothing to compile, the same code on every JetPack.
+    """CUDA's runtime library, called directly: nothing to compile, the same code on every JetPack."""
 
-    Args:
-        library: path or name of libcudart; found by itself when not given.
-    """
-
-    def __init__(self, library=None):
-        self._lib = _load(library)
+    def __init__(self):
+        self._lib = _load()
         self._lib.cudaGetErrorString.restype = ctypes.c_char_p
         stream = ctypes.c_void_p()
         self._call('cudaStreamCreate', ctypes.byref(stream))
@@ -134,9 +130,9 @@ def open_cuda():
         raise CudaError('pycuda cannot start: %s' % error) from None
 
 
-def _load(library):
+def _load():
     # by name first: that is where LD_LIBRARY_PATH counts
-    names = [library] if library else [name for name in (*_NAMES, ctypes.util.find_library('cudart'), _PLACE) if name]
+    names = [name for name in (*_NAMES, ctypes.util.find_library('cudart'), _PLACE) if name]
     for name in names:
         try:
             return ctypes.CDLL(name)
