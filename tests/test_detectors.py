@@ -20,8 +20,8 @@ from zoo.export.detector import export_detector
 from zoo.export.fold import fold_batchnorm
 from zoo.export.parity import GateError
 from zoo.hub import resolve
-from zoo.jetson.decode import fit
-from zoo.runtime.detector import USUAL_SCORE, FaceDetector, decode_outputs, open_detector, suppress
+from zoo.jetson.decode import fit, suppress
+from zoo.runtime.detector import USUAL_SCORE, FaceDetector, candidates, open_detector
 from zoo.runtime.torch import TorchDetector
 from zoo.weights import save_weights
 
@@ -89,7 +89,7 @@ def test_deployed_outputs_are_the_decoded_ones(name):
         logits, boxes, landmarks = model(torch.from_numpy(model.preprocess(picture)))
         corners, points = decode(boxes, landmarks, model.anchors.priors(128, 192))
         net = TorchDetector(fold_batchnorm(model))
-    found = decode_outputs([o[0] for o in net(picture)], (128, 192), net.strides, 0.0)
+    found = candidates(net, picture[0], 0.0)
     assert corners.std() > 1
     np.testing.assert_allclose(found.boxes, corners[0], rtol=1e-3, atol=2e-2)
     np.testing.assert_allclose(found.landmarks, points[0], rtol=1e-3, atol=2e-2)
@@ -152,7 +152,7 @@ def test_match_by_hand():
 def test_suppression_keeps_the_best_of_overlapping_boxes():
     boxes = np.float32([[0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
     faces = Faces(boxes, np.zeros((3, 5, 2), np.float32), np.float32([0.6, 0.9, 0.7]))
-    assert suppress(faces).scores.tolist() == pytest.approx([0.9, 0.7])
+    assert faces[suppress(faces.boxes, faces.scores)].scores.tolist() == pytest.approx([0.9, 0.7])
 
 
 def test_fit_never_enlarges_and_pads_with_black(picture):

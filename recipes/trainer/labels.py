@@ -13,7 +13,7 @@ from plugins.faces import Faces
 from plugins.files import write_atomic
 from zoo.jetson.decode import fit, intersection_over_union
 from zoo.progress import progress_bar
-from zoo.runtime.detector import DetectorNet, decode_outputs
+from zoo.runtime.detector import DetectorNet, candidates
 
 __all__ = ['label_pictures', 'vote']
 
@@ -52,8 +52,7 @@ def vote(net: DetectorNet, picture: np.ndarray) -> Faces:
 
 
 def _detect(net: DetectorNet, view: np.ndarray) -> Faces:
-    padded = fit(view, max(view.shape), net.strides[-1])[0]
-    return decode_outputs([o[0] for o in net(padded[None])], padded.shape[:2], net.strides, LOWEST)
+    return candidates(net, fit(view, max(view.shape), net.strides[-1])[0], LOWEST)
 
 
 def _merge(faces: Faces) -> Faces:

@@ -9,11 +9,10 @@ import numpy as np
 
 from plugins.faces import Faces
 from plugins.preprocess import FaceError
-from zoo.jetson.decode import decode, fit
-from zoo.jetson.decode import suppress as strongest
+from zoo.jetson.decode import decode, fit, suppress
 from zoo.runtime.embedder import runtime_of
 
-__all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'decode_outputs', 'open_detector', 'suppress']
+__all__ = ['Detector', 'DetectorNet', 'FaceDetector', 'candidates', 'open_detector']
 
 # for detectors that state none: InsightFace's det_thresh (FaceAnalysis.prepare)
 USUAL_SCORE = 0.5
@@ -76,19 +75,14 @@ class FaceDetector:
             raise FaceError(f'{self.name}: expected a picture, uint8 RGB (H, W, 3), got {given}; '
                             'zoo.pipeline.pictures.read_picture makes one of a file or of encoded bytes')
         padded, factors = fit(picture, self.size, self.net.side or self.net.strides[-1])
-        outputs = self.net(padded[None])
-        faces = decode_outputs([o[0] for o in outputs], padded.shape[:2], self.net.strides, self.threshold)
-        return suppress(faces).scaled(1 / factors)
+        faces = candidates(self.net, padded, self.threshold)
+        return faces[suppress(faces.boxes, faces.scores)].scaled(1 / factors)
 
 
-def decode_outputs(outputs: list[np.ndarray], shape: tuple[int, int], strides: tuple[int, ...], threshold: float) -> Faces:
-    """Faces above a score from the outputs for one picture of ``shape`` (height, width); see :class:`DetectorNet`."""
-    return Faces(*decode(outputs, shape, strides, threshold))
-
-
-def suppress(faces: Faces) -> Faces:
-    """Greedy non-maximum suppression; the faces that stay, best first."""
-    return faces[strongest(faces.boxes, faces.scores)]
+def candidates(net: DetectorNet, picture: np.ndarray, threshold: float) -> Faces:
+    """Faces above a score in one picture ``(H, W, 3)`` as a net takes it, each as often as the net finds it."""
+    outputs = [output[0] for output in net(picture[None])]
+    return Faces(*decode(outputs, picture.shape[:2], net.strides, threshold))
 
 
 def open_detector(model: str | os.PathLike, threads: int = 0, size: float = 640, threshold: float | None = None, **options
