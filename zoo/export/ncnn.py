@@ -18,6 +18,7 @@ from zoo.export.ncnn_int8 import make_table, quantise_ncnn, write_table
 from zoo.export.ncnn_model import NcnnFormatError, NcnnModel
 from zoo.export.onnx import to_onnx
 from zoo.export.search import Int8Plan, Quantiser
+from zoo.runtime.ncnn import ncnn_net
 
 __all__ = ['convert_to_ncnn', 'export_ncnn', 'run_pnnx', 'spare_winograd', 'write_ncnn', 'write_ncnn_int8']
 
@@ -38,7 +39,6 @@ def convert_to_ncnn(graph: Graph, shape: Sequence[int] | None = None) -> NcnnMod
     with tempfile.TemporaryDirectory() as work:
         shape = shape or graph.shapes[graph.input][1:]
         param = run_pnnx(graph.model, (1, *shape), Path(work))
-        from zoo.runtime.ncnn import ncnn_net
         try:
             net = ncnn_net(param)
         except ValueError:  # pnnx writes layers unknown to NCNN without an error, under PyTorch's names: nn.InstanceNorm1d
