@@ -113,7 +113,7 @@ def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None 
     if to == 'tensorrt':
         require_own_sidecar(Path(out))
         with _staging(Path(out), to) as stage:
-            return finish_sidecar(write_bundle(job, precision, stage, detector), stage, [stage])
+            return finish_sidecar(write_bundle(job, precision, stage, detector), stage)
     if to not in FORMATS:
         raise ValueError(f'{to!r}: a recogniser is exported to {", ".join((*SUFFIXES, "pack"))}')
     if detector:
@@ -138,8 +138,7 @@ def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
                    **job.facts, **facts, **({'quantisation': plan.to_dict()} if plan else {})}
         write_atomic(sidecar_path(artefact), json.dumps(sidecar))  # the runtime reads its preprocessing from here
         sidecar |= job.pass_gates(open_embedder(artefact), precision, plan)
-        files = {artefact, artefact.with_suffix('.bin')} & set(artefact.parent.iterdir())
-        return finish_sidecar(sidecar, artefact, sorted(files))
+        return finish_sidecar(sidecar, artefact)
 
 
 def _precision(job: Job, to: str, named: str | None) -> str:

@@ -36,7 +36,7 @@ from zoo.jetson.decode import fit
 from zoo.pipeline.pictures import read_picture
 from zoo.pipeline.sample import sample_image
 from zoo.runtime.detector import DetectorNet, FaceDetector, open_detector
-from zoo.runtime.embedder import score_of, sidecar_path
+from zoo.runtime.embedder import artefact_files, score_of, sidecar_path
 from zoo.runtime.torch import TorchDetector
 
 __all__ = ['FORMATS', 'DetectorFormat', 'export_detector', 'output_names', 'trace_detector', 'traced_size']
@@ -95,10 +95,9 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         else:
             form.write(graph, shape, artefact)
             sidecar['parity'] = _check(reference, open_detector(artefact, threads=1).net)
-        files = [file for file in (artefact, artefact.with_suffix('.bin')) if file.exists()]
-        for file in files:
+        for file in artefact_files(artefact):
             write_atomic(target.with_suffix(file.suffix), file.read_bytes())
-    return finish_sidecar(sidecar, target, [target.with_suffix(file.suffix) for file in files])
+    return finish_sidecar(sidecar, target)
 
 
 def output_names(strides: tuple[int, ...]) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from plugins.extras import installed_versions
 from plugins.files import sha256_file, write_atomic
-from zoo.runtime.embedder import sidecar_path
+from zoo.runtime.embedder import artefact_files, sidecar_path
 
 __all__ = ['SUFFIXES', 'files_of', 'finish_sidecar', 'require_own_sidecar', 'require_place']
 
@@ -53,8 +52,9 @@ def files_of(sidecar: Path) -> list[Path]:
         return []
 
 
-def finish_sidecar(sidecar: dict, artefact: Path, files: Sequence[Path]) -> dict:
+def finish_sidecar(sidecar: dict, artefact: Path) -> dict:
     """Complete a sidecar with the hashes and sizes of its files and with versions, and write it beside the artefact."""
+    files = artefact_files(artefact)
     sidecar |= {'sha256': {file.name: sha256_file(file) for file in files}, 'bytes': sum(f.stat().st_size for f in files),
                 'versions': installed_versions(PACKAGES),
                 'created': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}

@@ -16,8 +16,8 @@ from plugins.files import sha256_file
 from plugins.preprocess import Preprocess
 from zoo.model_card import card
 
-__all__ = ['Embedder', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of', 'score_of',
-           'sidecar_path', 'usable_cores']
+__all__ = ['Embedder', 'artefact_files', 'embed_batches', 'open_embedder', 'read_sidecar', 'runtime_name', 'runtime_of',
+           'score_of', 'sidecar_path', 'usable_cores']
 
 _OPENERS = {'onnx': 'OnnxEmbedder', 'ncnn': 'NcnnEmbedder', 'torch': 'open_torch'}
 
@@ -112,6 +112,11 @@ def sidecar_path(path: str | os.PathLike) -> Path:
     return Path(path).with_suffix('.json')
 
 
+def artefact_files(path: Path) -> tuple[Path, ...]:
+    """The files of an artefact, by the one that is opened: NCNN's ``.param`` has its weights in a ``.bin``."""
+    return (path, path.with_suffix('.bin')) if path.suffix == '.param' else (path,)
+
+
 def read_sidecar(path: str | os.PathLike) -> tuple[dict, Preprocess]:
     """The sidecar of an artefact and the preprocessing of a recogniser; InsightFace's convention when there is none.
 
@@ -139,7 +144,7 @@ def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
     """Refuse files of an artefact that are not those its sidecar was written with. Files that were renamed together with it
     are known by their suffix. Without hashes nothing is refused: exporters open what they write before it has any."""
     by_suffix = {Path(name).suffix: digest for name, digest in hashes.items()}
-    for file in (path, path.with_suffix('.bin')) if path.suffix == '.param' else (path,):
+    for file in artefact_files(path):
         stated = hashes.get(file.name, by_suffix.get(file.suffix))
         if hashes and not stated:
             raise ValueError(f'{file}: {sidecar_path(path).name} beside it belongs to another export ({", ".join(hashes)}); '
