@@ -242,6 +242,7 @@ def group_of(graph: Graph, layer: WeightLayer) -> set[str]:
 
 
 def _int8_nodes(graph: Graph, scheme: Scheme, keep: Collection[str]) -> set[str]:
+    """Names of the nodes that compute in 8 bits."""
     nodes = {layer.name for layer in graph.layers}
     if scheme.everywhere:
         nodes |= {node.name for node in graph.nodes if node.op_type not in _SHAPE_OPS}

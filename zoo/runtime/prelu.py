@@ -69,6 +69,7 @@ class _Rewriter:
         return slopes.reshape(-1) if fits and slopes.dtype == np.float32 else None
 
     def _can_scale(self, node, slopes: np.ndarray) -> bool:
+        """Whether only convolutions read the result, and no slope is 0."""
         name = node.output[0]
         return name not in self.outputs and np.abs(slopes).min() > _SMALLEST and all(
             reader.op_type == 'Conv' and reader.input[0] == name and reader.input[1] in self.values
@@ -76,6 +77,7 @@ class _Rewriter:
             for reader in self.readers[name])
 
     def _scaled(self, node, slopes: np.ndarray) -> list:
+        """Nodes for ``y / a``; the weights of those that read it take the factor."""
         for reader in self.readers[node.output[0]]:
             weight = self._array(reader.input[1])
             factor = slopes.reshape(1, -1, 1, 1) if self._groups(reader) == 1 else np.repeat(
@@ -86,6 +88,7 @@ class _Rewriter:
                 _node('Add', [f'{y}/bent', x], y)]
 
     def _plain(self, node, slopes: np.ndarray) -> list:
+        """Nodes for ``y`` itself."""
         x, y = node.input[0], node.output[0]
         return [_node('Relu', [x], f'{y}/relu'), self._depthwise(f'{y}/relu', 1 - slopes, f'{y}/bent'),
                 self._depthwise(x, slopes, f'{y}/straight'), _node('Add', [f'{y}/straight', f'{y}/bent'], y)]
