@@ -56,9 +56,14 @@ def test_groups_are_compared_within(strangers):
 
 
 def test_folders_of_persons_are_refused(face_folder):
-    embeddings = PatchEmbedder()
-    with pytest.raises(FaceError, match='most of its pictures are accepted as one person; a folder is a group'):
-        measure_impostors(embeddings, TreeFaces(face_folder), {'1e-3': -1.0}, ())
+    with pytest.raises(FaceError, match='person0: most of its pictures are accepted as one person; a folder is a group'):
+        measure_impostors(PatchEmbedder(), TreeFaces(face_folder), {'1e-3': -1.0}, ())
+
+
+def test_two_strangers_who_look_alike_are_counted(strangers):
+    (strangers / 'b/2.png').write_bytes((strangers / 'b/1.png').read_bytes())
+    _, groups = measure_impostors(PatchEmbedder(), TreeFaces(strangers), {'1e-3': 0.9999}, ())
+    assert (groups['a'].far, groups['b'].far) == ({'1e-3': 0.0}, {'1e-3': 1.0})
 
 
 def test_one_face_is_refused(strangers):

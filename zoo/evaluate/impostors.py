@@ -19,7 +19,7 @@ from zoo.runtime.embedder import Embedder
 
 __all__ = ['ImpostorResult', 'evaluate_impostors', 'measure_impostors']
 
-ENOUGH = 10  # pairs that must lie above a threshold before it is given
+ENOUGH = 10  # pairs: fewer above a threshold do not fix it, and fewer in folders do not tell one person from strangers
 _CHUNK = 256  # faces that are compared with all others at once
 
 
@@ -56,7 +56,7 @@ def measure_impostors(embedder: Embedder, source: TreeFaces, thresholds: Mapping
         fars: at which thresholds are looked for.
 
     Raises:
-        FaceError: fewer than two faces, a damaged one, or a folder that holds pictures of one person.
+        FaceError: fewer than two faces, a damaged one, or folders that hold pictures of one person.
     """
     if len(source) < 2:
         raise FaceError(f'{source.root}: one face has nobody to be compared with; faces of two persons or more are needed')
@@ -66,9 +66,10 @@ def measure_impostors(embedder: Embedder, source: TreeFaces, thresholds: Mapping
         rows = np.flatnonzero(source.labels == number)
         if len(rows) > 1:
             groups[name] = evaluate_impostors(embeddings[rows], thresholds, fars)
-            if any(far > 0.5 for far in groups[name].far.values()):
-                raise FaceError(f'{source.root}/{name}: most of its pictures are accepted as one person; a folder is a group '
-                                'of different persons here, one picture of each')
+    persons = [name for name, group in groups.items() if any(far > 0.5 for far in group.far.values())]
+    if sum(groups[name].pairs for name in persons) >= ENOUGH:
+        raise FaceError(f'{source.root}/{persons[0]}: most of its pictures are accepted as one person; a folder is a group of '
+                        'different persons here, one picture of each')
     return whole, groups
 
 
