@@ -8,7 +8,7 @@ accepts. No two pictures of one person are needed to measure that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,9 +36,9 @@ class ImpostorResult:
 
     faces: int
     pairs: int
-    far: Mapping[str, float] = field(default_factory=dict)
-    threshold: Mapping[str, float] = field(default_factory=dict)
-    most_alike: tuple[int, int, float] = (0, 0, 0.0)
+    far: Mapping[str, float]
+    threshold: Mapping[str, float]
+    most_alike: tuple[int, int, float]
 
     def to_dict(self) -> dict:
         """Flat mapping with keys ``faces``, ``pairs``, ``far@1e-3``, ``threshold@1e-3``, ..."""
