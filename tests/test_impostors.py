@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from plugins.data.sources import TreeFaces
 from plugins.preprocess import FaceError, encode_image, l2_normalise
+from tests.conftest import benchmark
 from tests.test_ijb import PatchEmbedder
 from zoo.cli import main
 from zoo.evaluate import impostors
@@ -91,3 +93,12 @@ def test_model_without_thresholds(strangers, small_net, tmp_path, capsys):
     export_onnx(small_net, tmp_path / 'm.onnx')
     assert main(['impostors', str(tmp_path / 'm.onnx'), '--set', str(strangers)]) == 0
     assert 'FAR at' not in capsys.readouterr().out.partition('\nmost alike')[0]
+
+
+def test_groups_and_repeated_persons_of_the_benchmark():
+    script = benchmark('impostors')
+    names = ['f/18_0_0_2017.jpg', 'f/29_1_2_2017.jpg', 'f/30_1_2_2017.jpg', 'f/61_1_2017.jpg', 'f/8_0_4_2017.jpg']
+    found = {name: rows.tolist() for name, rows in script.groups_of(SimpleNamespace(names=names)).items() if len(rows)}
+    assert found == {'White, men': [0], 'Asian, women': [1, 2], 'other, men': [4],
+                     'aged 18 to 29': [0, 1], 'aged 30 to 44': [2]}
+    assert script.repeated(np.sqrt([[1, 0], [0.9, 0.1], [0, 1]])).tolist() == [False, True, False]
