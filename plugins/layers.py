@@ -86,15 +86,15 @@ class GDC(ConvBNAct):
 
 
 class ChannelAttention(nn.Module):
-    """Channel half of CBAM (CAM): ``sigmoid(MLP(avg) + MLP(max))``, shared MLP ``C -> C/reduction -> C``.
+    """Channel half of CBAM (CAM): ``sigmoid(MLP(avg) + MLP(max))``, shared MLP ``C -> C/16 -> C``.
 
     ``use_max=False`` gives SE (Hu et al. 2018) without biases. :meth:`scores` returns the map ``(N, C, 1, 1)`` before the
     sigmoid.
     """
 
-    def __init__(self, channels: int, reduction: int = 16, use_max: bool = True) -> None:
+    def __init__(self, channels: int, use_max: bool = True) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = max(1, channels // 16)
         self.use_max = use_max
         self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(inplace=True),
                                  nn.Conv2d(hidden, channels, 1, bias=False))
@@ -112,9 +112,9 @@ class ChannelAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Spatial half of CBAM (SAM): ``sigmoid(conv7x7([mean_c; max_c]))``; :meth:`scores` returns ``(N, 1, H, W)`` before it."""
 
-    def __init__(self, kernel: int = 7) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def scores(self, x: Tensor) -> Tensor:
         # not amax: compiled with bf16, its gradient looks for the maximum among values rounded otherwise, and finds none (NaN)
@@ -145,10 +145,10 @@ class CBAM(nn.Module):
     :meth:`attend` also returns its maps.
     """
 
-    def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channel = ChannelAttention(channels, reduction)
-        self.spatial = SpatialAttention(kernel)
+        self.channel = ChannelAttention(channels)
+        self.spatial = SpatialAttention()
 
     def attend(self, x: Tensor) -> tuple[Tensor, AttentionMaps]:
         channel_scores = self.channel.scores(x)
@@ -199,11 +199,10 @@ def attention(kind: str, channels: int) -> nn.Module:
     return factories[kind]()
 
 
-def channel_shuffle(x: Tensor, groups: int = 2) -> Tensor:
-    """Interleave the channels of ``groups`` groups: with two of them ``0, C/2, 1, C/2 + 1, ...`` (ShuffleNet, Zhang et al.
-    2018)."""
+def channel_shuffle(x: Tensor) -> Tensor:
+    """Interleave the two halves of the channels: ``0, C/2, 1, C/2 + 1, ...`` (ShuffleNet, Zhang et al. 2018)."""
     height, width = x.shape[2:]
-    x = x.reshape(-1, groups, x.shape[1] // groups, height, width)
+    x = x.reshape(-1, 2, x.shape[1] // 2, height, width)
     return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[2], height, width)
 
 
