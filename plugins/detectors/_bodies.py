@@ -31,14 +31,14 @@ class MobileNetV1(Body):
     # (output channels at width 1, stride) of each depthwise separable unit, a row a stage
     STAGES = (((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)), ((512, 2), *((512, 1),) * 5), ((1024, 2), (1024, 1)))
 
-    def __init__(self, width: float, act: str = 'leaky_relu') -> None:
+    def __init__(self, width: float) -> None:
         super().__init__()
         channels = int(32 * width)
-        units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act=act)]
+        units: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act='leaky_relu')]
         self.stages, self.channels = nn.ModuleList(), ()
         for rows in self.STAGES:
             for out, stride in rows:
-                units.append(DepthwiseSeparable(channels, int(out * width), stride, act))
+                units.append(DepthwiseSeparable(channels, int(out * width), stride, 'leaky_relu'))
                 channels = int(out * width)
             self.stages.append(nn.Sequential(*units))
             self.channels += (channels,)
@@ -48,15 +48,15 @@ class MobileNetV1(Body):
 class ShuffleUnit(nn.Module):
     """ShuffleNetV2 unit (Ma et al. 2018): stride 2 transforms the whole input twice, stride 1 only one half of it."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, act: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         half = out_channels // 2
         self.side = None
         if stride > 1:
             self.side = nn.Sequential(ConvBNAct(in_channels, in_channels, 3, stride, groups=in_channels, act=None),
-                                      ConvBNAct(in_channels, half, 1, act=act))
-        self.main = nn.Sequential(ConvBNAct(in_channels if stride > 1 else half, half, 1, act=act),
-                                  ConvBNAct(half, half, 3, stride, groups=half, act=None), ConvBNAct(half, half, 1, act=act))
+                                      ConvBNAct(in_channels, half, 1, act='relu'))
+        self.main = nn.Sequential(ConvBNAct(in_channels if stride > 1 else half, half, 1, act='relu'),
+                                  ConvBNAct(half, half, 3, stride, groups=half, act=None), ConvBNAct(half, half, 1, act='relu'))
 
     def forward(self, x: Tensor) -> Tensor:
         kept, x = (self.side(x), x) if self.side is not None else x.chunk(2, 1)
@@ -72,12 +72,12 @@ class ShuffleNetV2(Body):
 
     REPEATS = (4, 8, 4)
 
-    def __init__(self, channels: tuple[int, ...], act: str = 'relu') -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         stem, *self.channels = channels
-        self.stages = nn.ModuleList([nn.Sequential(ConvBNAct(3, stem, stride=2, act=act), nn.MaxPool2d(3, 2, 1))])
+        self.stages = nn.ModuleList([nn.Sequential(ConvBNAct(3, stem, stride=2, act='relu'), nn.MaxPool2d(3, 2, 1))])
         for before, out, repeats in zip(channels, self.channels, self.REPEATS, strict=False):
-            self.stages.append(nn.Sequential(*(ShuffleUnit(before if i == 0 else out, out, 2 if i == 0 else 1, act)
+            self.stages.append(nn.Sequential(*(ShuffleUnit(before if i == 0 else out, out, 2 if i == 0 else 1)
                                                for i in range(repeats))))
 
 

@@ -17,6 +17,7 @@ __all__ = ['Anchors', 'box_iou', 'corners', 'decode', 'encode', 'match']
 
 VARIANCE = (0.1, 0.2)
 LANDMARKS = 5
+MATCH, LEAST = 0.35, 0.2  # overlaps of :func:`match`
 
 
 @dataclass(frozen=True)
@@ -93,27 +94,27 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     return inner / (area_first[:, None] + area_second[None] - inner).clamp(min=1e-9)
 
 
-def match(boxes: Tensor, priors: Tensor, threshold: float = 0.35, least: float = 0.2) -> tuple[Tensor, Tensor]:
+def match(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
     """Which box each prior is responsible for (SSD's rule).
 
-    A prior takes the box it overlaps most when that reaches ``threshold``; every box keeps its best prior as long as their
-    overlap is at least ``least``.
+    A prior takes the box that it overlaps most when the overlap is at least 0.35; every box keeps its best prior when theirs is
+    at least 0.2.
 
     Args:
         boxes: corners ``(M, 4)``.
 
     Returns:
-        int64 ``(K,)`` index of the box or -1, and float ``(K,)`` overlap with the best box (0 without boxes; ``threshold``
-            where a box keeps a prior that it overlaps less).
+        int64 ``(K,)`` index of the box or -1, and float ``(K,)`` overlap with the best box (0 without boxes; 0.35 where a
+            box keeps a prior that it overlaps less).
     """
     none = torch.full((len(priors),), -1)
     if not len(boxes):
         return none, torch.zeros(len(priors))
     overlap = box_iou(boxes, corners(priors))
     best, owner = overlap.max(0)
-    matched = torch.where(best >= threshold, owner, none)
+    matched = torch.where(best >= MATCH, owner, none)
     kept, prior = overlap.max(1)
-    for box in torch.nonzero(kept >= least).flatten().tolist():
+    for box in torch.nonzero(kept >= LEAST).flatten().tolist():
         matched[prior[box]] = box
-        best[prior[box]] = max(float(best[prior[box]]), threshold)
+        best[prior[box]] = max(float(best[prior[box]]), MATCH)
     return matched, best

@@ -18,6 +18,8 @@ from plugins.faces import Faces
 __all__ = ['Targets', 'assign', 'dense_distillation', 'multibox_loss']
 
 Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K, 2), boxes (N, K, 4), landmarks (N, K, 10)
+SURE = 0.5  # score from which a labelled face is taught; below it only counts as near
+NEGATIVES = 7  # anchors of the background for each anchor of a face
 NEAR = 0.2  # overlap from which a teacher's opinion on an anchor is about a labelled face
 UNSURE = 0.3  # a teacher's score from which an anchor far from all labels is left out: it may be a face that nobody labelled
 
@@ -40,14 +42,14 @@ class Targets:
         return self
 
 
-def assign(faces: list[Faces], priors: Tensor, sure: float = 0.5) -> Targets:
+def assign(faces: list[Faces], priors: Tensor) -> Targets:
     """Match the faces of each picture, in pixels, with the priors ``(K, 3)`` of :class:`plugins.detectors.anchors.Anchors`;
-    faces scored below ``sure`` only count as near."""
-    return Targets([_assign(f, priors, sure) for f in faces])
+    faces scored below :data:`SURE` only count as near."""
+    return Targets([_assign(f, priors) for f in faces])
 
 
-def _assign(faces: Faces, priors: Tensor, sure: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kept = faces.scores >= sure
+def _assign(faces: Faces, priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = faces.scores >= SURE
     boxes, landmarks = torch.from_numpy(faces.boxes[kept]), torch.from_numpy(faces.landmarks[kept])
     owner, near = match(boxes, priors)
     if not kept.all():
@@ -61,14 +63,15 @@ def _assign(faces: Faces, priors: Tensor, sure: float) -> tuple[Tensor, Tensor, 
     return mine, near, *targets
 
 
-def multibox_loss(outputs: Outputs, targets: Targets, negatives: int = 7) -> dict[str, Tensor]:
-    """SSD's loss for labelled faces, with hard negative mining.
+def multibox_loss(outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+    """SSD's loss for labelled faces, with hard negative mining: the :data:`NEGATIVES` worst anchors of the background count for
+    each anchor of a face, and as many in a picture without one.
+
+    Background is what overlaps no face by 0.2 (0.35 in Pytorch_Retinaface). Anchors that overlap one by more, but are not
+    responsible for it, do not count.
 
     Args:
         outputs: as a detector returns them.
-        negatives: background anchors that count, for each anchor of a face, the worst ones of every picture; as many in a
-            picture without one. Background is what overlaps no face by 0.2 (0.35 in Pytorch_Retinaface); between, up to the
-            0.35 of an anchor of a face, none counts.
 
     Returns:
         ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the anchors of faces.
@@ -79,7 +82,7 @@ def multibox_loss(outputs: Outputs, targets: Targets, negatives: int = 7) -> dic
     entropy = F.cross_entropy(logits.flatten(0, 1), face.flatten().long(), reduction='none').reshape(face.shape)
     worst = entropy.masked_fill(face | (targets.near >= NEAR), -1).sort(1, descending=True).values
     rank = torch.arange(face.shape[1], device=face.device)
-    mined = (rank < (negatives * face.sum(1, keepdim=True)).clamp(min=negatives)) & (worst > 0)
+    mined = (rank < (NEGATIVES * face.sum(1, keepdim=True)).clamp(min=NEGATIVES)) & (worst > 0)
     score = (entropy[face].sum() + worst[mined].sum()) / count
     return {'score': score, **_regression(boxes, landmarks, targets, face.float(), count)}
 
