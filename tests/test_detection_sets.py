@@ -332,7 +332,7 @@ def test_second_detection_and_half_overlap_by_hand():
     faces = found((40, 30, 60, 70, 0.9), (40, 30, 60, 70, 0.8), (60, 30, 80, 70, 0.7))
     assert discrete_roc([faces], [ellipse], [(100, 100)]).tolist() == [[1, 0], [1, 1], [1, 2]]
     nothing = discrete_roc([found()], [ellipse], [(100, 100)])
-    assert nothing.shape == (0, 2) and hit_rate(nothing, 1) == 0
+    assert nothing.shape == (0, 2) and hit_rate(nothing, 1, 1000) == 0
 
 
 def test_damaged_folds(tmp_path):

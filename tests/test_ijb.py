@@ -39,7 +39,7 @@ def tree(face_folder, tmp_path_factory) -> Path:
 
 def as_insightface(protocol, embedder) -> np.ndarray:
     """Scores as ``eval_ijbc.py`` computes them: all embeddings at once, template by template, medium by medium."""
-    crops = np.concatenate(list(ijb._crops(protocol, embedder, 7, 1)))
+    crops = np.concatenate(list(ijb._crops(protocol, embedder.preprocess.input_size, 7)))
     assert np.ptp(embedder(crops), axis=0).max() > 10
     features = (embedder(crops) + embedder(crops[:, :, ::-1])) * protocol.scores[:, None]
     templates = np.zeros((len(protocol.templates), features.shape[1]))

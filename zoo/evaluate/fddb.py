@@ -81,6 +81,6 @@ def _steps(found: Faces, ellipses: np.ndarray, shape: tuple[int, int]) -> tuple[
     return scores[ends - 1], np.diff(counts, axis=0, prepend=np.zeros((1, 2), np.int64))
 
 
-def hit_rate(roc: np.ndarray, faces: int, false_alarms: int = 1000) -> float:
+def hit_rate(roc: np.ndarray, faces: int, false_alarms: int) -> float:
     """The largest share of ``faces`` hit with at most so many false alarms in all."""
     return float(roc[roc[:, 1] <= false_alarms, 0].max(initial=0)) / faces

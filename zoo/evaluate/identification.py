@@ -102,30 +102,29 @@ def draw_gallery(source: TreeFaces, protocol: GalleryProtocol) -> tuple[np.ndarr
 
 
 def identify(embedder: Embedder, source: TreeFaces, protocol: GalleryProtocol | None = None, flip: bool = True,
-             batch_size: int = 64, progress: bool = False, factor: int = 1, sigma: float = 1.0) -> IdentificationResult:
+             progress: bool = False, factor: int = 1) -> IdentificationResult:
     """Measure an embedder on a folder or zip of persons.
 
     Args:
-        factor, sigma: of the degradation of the searched images (:func:`plugins.data.degrade.degrade`); 1 leaves them as they
-            are. The enrolled ones are never degraded.
+        factor: of the degradation of the searched images (:func:`plugins.data.degrade.degrade`, sigma 1); 1 leaves them as
+            they are. The enrolled ones are never degraded.
 
     Raises:
         FaceError: too few persons or images, or a damaged image.
     """
     enrolled, searched = draw_gallery(source, protocol or GalleryProtocol())
     rows = np.concatenate([enrolled, searched + (len(source) if factor > 1 else 0)])
-    faces = SubsetFaces(DegradedFaces(source, factor, sigma), rows)
-    embeddings, _ = embed_faces(embedder, faces, flip, batch_size, f'identify x{factor}', progress)
+    faces = SubsetFaces(DegradedFaces(source, factor, 1.0), rows)
+    embeddings, _ = embed_faces(embedder, faces, flip, label=f'identify x{factor}', progress=progress)
     gallery, probes = embeddings[:len(enrolled)], embeddings[len(enrolled):]
     return evaluate_identification(probes, source.labels[searched], gallery, source.labels[enrolled])
 
 
 def identify_lowres(embedder: Embedder, source: TreeFaces, protocol: GalleryProtocol | None = None,
-                    factors: tuple[int, ...] = FACTORS, sigma: float = 1.0, flip: bool = True, progress: bool = False
+                    factors: tuple[int, ...] = FACTORS, flip: bool = True, progress: bool = False
                     ) -> dict[int, IdentificationResult]:
     """Results by degradation factor, of the same gallery and probes; thresholds are those of the unknown at that factor."""
-    return {factor: identify(embedder, source, protocol, flip, progress=progress, factor=factor, sigma=sigma)
-            for factor in factors}
+    return {factor: identify(embedder, source, protocol, flip, progress, factor) for factor in factors}
 
 
 def evaluate_identification(probes: np.ndarray, probe_ids: np.ndarray, gallery: np.ndarray, gallery_ids: np.ndarray,

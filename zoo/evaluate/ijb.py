@@ -28,6 +28,7 @@ __all__ = ['FARS', 'IJBProtocol', 'IJBResult', 'TemplateSums', 'evaluate_ijb', '
 
 FARS = ('1e-6', '1e-5', '1e-4', '1e-3', '1e-2', '1e-1')
 _TEXT = 1 << 24  # characters of the list of pairs that are read at once
+_THREADS = 4  # that read and align
 _BLOCK = 64  # templates of one side that are compared with all others at once
 
 
@@ -178,8 +179,8 @@ def score_pairs(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return scores
 
 
-def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64, threads: int = 4, flip: bool = True,
-                 progress: bool = False) -> tuple[IJBResult, np.ndarray]:
+def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64, flip: bool = True, progress: bool = False
+                 ) -> tuple[IJBResult, np.ndarray]:
     """Measure an embedder; InsightFace's N1, D1, F1 settings (``flip=False``: F0).
 
     Returns:
@@ -191,7 +192,7 @@ def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64
     """
     sums = TemplateSums(protocol)
     with progress_bar(len(protocol.images), 'faces', protocol.target, enabled=progress) as bar:
-        for embeddings, _ in embed_batches(embedder, _crops(protocol, embedder, batch_size, threads), flip):
+        for embeddings, _ in embed_batches(embedder, _crops(protocol, embedder.preprocess.input_size, batch_size), flip):
             if not np.isfinite(embeddings).all():
                 raise FaceError(f'{embedder.name}: embeddings are not finite')
             sums.add(embeddings)
@@ -202,10 +203,8 @@ def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64
     return IJBResult(tar, len(protocol.images), len(protocol.templates), len(scores), int(protocol.same.sum())), scores
 
 
-def _crops(protocol: IJBProtocol, embedder: Embedder, batch_size: int, threads: int) -> Iterator[np.ndarray]:
-    """Batches of aligned faces; the next batch is read while the embedder works on this one."""
-    size = embedder.preprocess.input_size
-
+def _crops(protocol: IJBProtocol, size: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches of aligned faces of ``size`` pixels; the next batch is read while the embedder works on this one."""
     def crop(index: int) -> np.ndarray:
         path = protocol.root / 'loose_crop' / protocol.images[index]
         if not path.is_file():
@@ -218,7 +217,7 @@ def _crops(protocol: IJBProtocol, embedder: Embedder, batch_size: int, threads: 
             raise FaceError(f'{path}: {error}') from None
 
     batches = np.array_split(np.arange(len(protocol.images)), -(-len(protocol.images) // batch_size))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         waiting = [pool.submit(crop, int(i)) for i in batches[0]]
         for following in [*batches[1:], ()]:
             current, waiting = waiting, [pool.submit(crop, int(i)) for i in following]
