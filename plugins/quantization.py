@@ -16,6 +16,7 @@ __all__ = ['FakeQuantised', 'Ranges', 'fake_quantise', 'weight_levels']
 
 LEVELS, WINOGRAD_LEVELS = 127, 31
 _EPS = 1e-6
+_MOMENTUM = 0.01  # of the moving average of a layer's range
 
 
 def weight_levels(kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], groups: int) -> int:
@@ -41,9 +42,8 @@ def fake_quantise(x: Tensor, amax: Tensor, levels: int = LEVELS) -> Tensor:
 class Ranges(nn.Module):
     """Largest value that each layer of a backbone reads: a moving average while training, fixed in evaluation mode."""
 
-    def __init__(self, backbone: nn.Module, momentum: float = 0.01) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.momentum = momentum
         for name, _ in _layers(backbone):
             self.register_buffer(name.replace('.', '_'), torch.zeros(()))
 
@@ -52,7 +52,7 @@ class Ranges(nn.Module):
         amax = getattr(self, name.replace('.', '_'))
         if self.training:
             largest = x.detach().abs().amax().float()
-            amax.copy_(torch.where(amax > 0, amax.lerp(largest, self.momentum), largest))
+            amax.copy_(torch.where(amax > 0, amax.lerp(largest, _MOMENTUM), largest))
         return amax
 
 

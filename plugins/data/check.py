@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from plugins.data.sources import FaceSource, RecordFaces, TreeFaces, open_faces, shrink_crop, spread
-from plugins.data.verification import BinError, read_bin
+from plugins.data.verification import FOLDS, BinError, read_bin
 from plugins.preprocess import FaceError, decode_image
 
 __all__ = ['Finding', 'check_counts', 'check_recipe', 'check_schedule']
 
 _SAMPLE = 1000
-_FOLDS = 10  # of InsightFace's verification
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def _check_folds(path: Path) -> Iterator[Finding]:
     except BinError as error:
         yield Finding(str(error))
         return
-    if any(fold.all() or not fold.any() for fold in np.array_split(same, _FOLDS)):
-        yield Finding(f"{path}: its {len(same)} pairs, cut into {_FOLDS} folds one behind the other, do not have pairs of one "
+    if any(fold.all() or not fold.any() for fold in np.array_split(same, FOLDS)):
+        yield Finding(f"{path}: its {len(same)} pairs, cut into {FOLDS} folds one behind the other, do not have pairs of one "
                       "person and pairs of two in every fold: InsightFace's trainer would end at its first verification. Mix "
                       'them (`facezoo data pack --holdout` does), or leave the set out of val_targets')

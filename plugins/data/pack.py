@@ -14,7 +14,7 @@ import numpy as np
 
 from plugins.data.recordio import RecordHeader, RecordWriter, pack
 from plugins.data.sources import TreeFaces
-from plugins.data.verification import write_bin
+from plugins.data.verification import FOLDS, write_bin
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError, decode_image
 
@@ -113,11 +113,11 @@ def keep_identities(faces: list[Face], count: int) -> list[Face]:
     return [face for face in faces if face.person in kept]
 
 
-def draw_pairs(faces: list[Face], pairs: int, folds: int = 10, seed: int = 0) -> list[tuple[Face, Face, bool]]:
+def draw_pairs(faces: list[Face], pairs: int, seed: int = 0) -> list[tuple[Face, Face, bool]]:
     """Random genuine and impostor pairs, half each, alternating by fold as LFW's official list does.
 
     Args:
-        pairs: how many; as many as make folds of one size are drawn.
+        pairs: how many, rounded down to folds of one size.
 
     Raises:
         FaceError: fewer distinct genuine pairs than asked for; the message says how many there may be.
@@ -127,18 +127,18 @@ def draw_pairs(faces: list[Face], pairs: int, folds: int = 10, seed: int = 0) ->
     for face in faces:
         persons.setdefault(face.person, []).append(face)
     genuine = [(a, b) for group in persons.values() for i, a in enumerate(group) for b in group[i + 1:]]
-    per_fold, most = pairs // (2 * folds), len(genuine) // folds
+    per_fold, most = pairs // (2 * FOLDS), len(genuine) // FOLDS
     if per_fold > most or len(persons) < 2 or not per_fold:
         known = f'{len(persons)} identities give {len(genuine)} pairs of one person'
         if len(persons) < 2 or not most:
-            raise FaceError(f'{known}; two identities and {folds} such pairs at least are needed: hold out more identities '
+            raise FaceError(f'{known}; two identities and {FOLDS} such pairs at least are needed: hold out more identities '
                             '(--holdout), or give more pictures of each')
-        raise FaceError(f'{known}, and {pairs} pairs need {pairs // 2}: take --pairs {2 * folds * most} or fewer, not below '
-                        f'{2 * folds}, or hold out more identities (--holdout)')
-    chosen = rng.permutation(len(genuine))[:per_fold * folds]
+        raise FaceError(f'{known}, and {pairs} pairs need {pairs // 2}: take --pairs {2 * FOLDS * most} or fewer, not below '
+                        f'{2 * FOLDS}, or hold out more identities (--holdout)')
+    chosen = rng.permutation(len(genuine))[:per_fold * FOLDS]
     names = sorted(persons)
     drawn = []
-    for fold in range(folds):
+    for fold in range(FOLDS):
         drawn += [(*genuine[i], True) for i in chosen[fold * per_fold:(fold + 1) * per_fold]]
         for _ in range(per_fold):
             one, two = rng.choice(len(names), 2, replace=False)

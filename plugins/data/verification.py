@@ -13,8 +13,9 @@ import numpy as np
 from plugins.files import write_atomic
 from plugins.preprocess import FaceError
 
-__all__ = ['BinError', 'read_bin', 'read_pairs', 'write_bin']
+__all__ = ['FOLDS', 'BinError', 'read_bin', 'read_pairs', 'write_bin']
 
+FOLDS = 10  # of InsightFace's verification: parts of a set, one behind the other
 _CORE = np.empty(0).__reduce__()[0].__module__.rpartition('.')[0]  # what this NumPy calls numpy.core; since 2, numpy._core
 
 # all that a list of byte strings, arrays and booleans needs; anything else is refused before it runs

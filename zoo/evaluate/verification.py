@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from plugins.data.sources import FaceSource, MemoryFaces, SubsetFaces, TreeFaces, open_faces
-from plugins.data.verification import read_bin, read_pairs
+from plugins.data.verification import FOLDS, read_bin, read_pairs
 from plugins.preprocess import FaceError
 from zoo.evaluate.embed import embed_faces
 from zoo.runtime.embedder import Embedder
@@ -157,18 +157,18 @@ def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: 
     return evaluate_pairs(first, second, data.same, xnorm=float(norms[data.pairs].mean()), reference=reference)
 
 
-def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, folds: int = 10, fars=FARS,
-                   xnorm: float = float('nan'), reference: VerificationResult | None = None) -> VerificationResult:
+def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, fars=FARS, xnorm: float = float('nan'),
+                   reference: VerificationResult | None = None) -> VerificationResult:
     """Accuracy, TAR and thresholds of ``P`` pairs of L2-normalised embeddings ``(P, D)``.
 
     Raises:
         FaceError: fewer pairs than folds, or only genuine or only impostor pairs.
     """
     same = np.asarray(same, bool)
-    if len(same) < folds or same.all() or not same.any():
-        raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person: need at least {folds} pairs of both kinds')
+    if len(same) < FOLDS or same.all() or not same.any():
+        raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person: need at least {FOLDS} pairs of both kinds')
     distance = np.square(first - second).sum(1)
-    parts = np.array_split(np.arange(len(same)), folds)  # contiguous, as scikit-learn's KFold
+    parts = np.array_split(np.arange(len(same)), FOLDS)  # contiguous, as scikit-learn's KFold
     fold_thresholds = _best_thresholds(distance, same, parts)
     correct = _decide(fold_thresholds, distance, parts) == same
     accuracy = _by_fold(correct, parts)
