@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,13 +82,13 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
     ap = _average_precision(matches, faces, spread)
     hits = proposals = 0
     errors = []
-    for (scores, proposal, _, owner), f, t in zip(matches, found, truth, strict=True):
-        kept = (scores >= threshold) & proposal
+    for match, f, t in zip(matches, found, truth, strict=True):
+        kept = (match.scores >= threshold) & match.proposal
         proposals += int(kept.sum())
-        first = _first(owner[kept])
+        first = _first(match.face[kept])
         hits += len(first)
-        rows = np.argsort(-f.scores, kind='stable')[kept][first]
-        errors.append(landmark_errors(f.landmarks[rows], t.faces.landmarks[owner[kept][first]]))
+        rows, faces_hit = match.order[kept][first], match.face[kept][first]
+        errors.append(landmark_errors(f.landmarks[rows], t.faces.landmarks[faces_hit]))
     errors = np.concatenate(errors)
     errors = errors[np.isfinite(errors)]
     mean, tail = (float(errors.mean()), float(np.percentile(errors, 95))) if len(errors) else (float('nan'),) * 2
@@ -95,8 +96,23 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
                            len(truth), faces)
 
 
-def _match(found: Faces, truth: GroundTruth, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Per detection, best first: score, whether it counts, faces recalled so far, index of the face it hits (-1: none)."""
+class _Match(NamedTuple):
+    """The detections of a picture, best first.
+
+    Attributes:
+        order: row of each among the picture's detections; scores: float64.
+        proposal: it counts, for or against: it hits a face of the subset or none at all.
+        face: row of the face of the subset that it hits, -1 for none; recalled: how many different ones are hit so far.
+    """
+
+    order: np.ndarray
+    scores: np.ndarray
+    proposal: np.ndarray
+    face: np.ndarray
+    recalled: np.ndarray
+
+
+def _match(found: Faces, truth: GroundTruth, overlap: float) -> _Match:
     order = np.argsort(-found.scores, kind='stable')
     scores = found.scores[order].astype(np.float64)
     owner = np.full(len(order), -1)
@@ -108,7 +124,7 @@ def _match(found: Faces, truth: GroundTruth, overlap: float) -> tuple[np.ndarray
     proposal = ~hit | truth.counts[owner] if len(truth.counts) else ~hit
     new = np.zeros(len(order), int)
     new[np.flatnonzero(hit & proposal)[_first(owner[hit & proposal])]] = 1
-    return scores, proposal, np.cumsum(new), np.where(proposal, owner, -1)
+    return _Match(order, scores, proposal, np.where(proposal, owner, -1), np.cumsum(new))
 
 
 def _first(owner: np.ndarray) -> np.ndarray:
@@ -117,23 +133,23 @@ def _first(owner: np.ndarray) -> np.ndarray:
     return index[faces >= 0]
 
 
-def _average_precision(matches: Sequence[tuple], faces: int, spread: tuple[float, float] | None) -> float:
+def _average_precision(matches: Sequence[_Match], faces: int, spread: tuple[float, float] | None) -> float:
     """Area under the precision-recall curve, a fraction; see the module's docstring.
 
     Args:
-        matches: of each picture, as :func:`_match` gives them; faces: that count, in all pictures.
+        faces: that count, in all pictures.
     """
-    scores = np.concatenate([m[0] for m in matches])
+    scores = np.concatenate([match.scores for match in matches])
     low, high = spread or (scores.min(initial=1.0), scores.max(initial=0.0))
     span = high - low or 1.0
     counts = np.zeros((STEPS, 2))
     thresholds = 1 - (np.arange(STEPS) + 1) / STEPS
-    for scores, proposal, recalled, _ in matches:
-        if len(scores):
-            last = np.searchsorted(-(scores - low) / span, -thresholds, side='right') - 1
+    for match in matches:
+        if len(match.scores):
+            last = np.searchsorted(-(match.scores - low) / span, -thresholds, side='right') - 1
             seen = last >= 0
-            counts[seen, 0] += np.cumsum(proposal)[last[seen]]
-            counts[seen, 1] += recalled[last[seen]]
+            counts[seen, 0] += np.cumsum(match.proposal)[last[seen]]
+            counts[seen, 1] += match.recalled[last[seen]]
     precision = np.divide(counts[:, 1], counts[:, 0], out=np.zeros(STEPS), where=counts[:, 0] > 0)
     recall = np.concatenate([[0], counts[:, 1] / faces, [1]])
     envelope = np.maximum.accumulate(np.concatenate([[0], precision, [0]])[::-1])[::-1]
