@@ -155,66 +155,73 @@ def run_study(study: Study, results: Path, work: Path, overrides: dict, sets: di
     from recipes.trainer.run import Diverged
     for path in sets.values():
         load_verification_set(path)  # a wrong one is said before the long work
-    failed: set[tuple[str, int]] = set()
+    queue, failed = _Queue(study, results, work, overrides, sets), set()
     for seed in study.seeds:
         for label in study.runs:
-            if label not in _missing(study, seed, results, work, overrides):
+            if label not in queue.missing(seed):
                 continue
             try:
                 if lost := next((teacher for teacher in _teachers(study, label) if (teacher, seed) in failed), None):
                     raise Diverged(f'its teacher {lost!r} failed')
-                _run_missing(study, label, seed, results, work, overrides, sets)
+                queue.run(label, seed)
             except (Diverged, Collapsed) as error:  # the others of a long queue need not wait for it
                 failed.add((label, seed))
                 print(f'{study.name}: {label}, seed {seed}: {error}', file=sys.stderr, flush=True)
     return [f'{study.name}: {label}, seed {seed}' for label, seed in sorted(failed)]
 
 
-def _run_missing(study: Study, label: str, seed: int, results: Path, work: Path, overrides: dict, sets: dict[str, str]) -> None:
-    config = _config(study, label, seed, work, overrides)
-    with locked(config.output):  # another command may be at the same run
-        if label in _missing(study, seed, results, work, overrides):
-            print(f'{study.name}: {label}, seed {seed}', flush=True)
-            config = _config(study, label, seed, work, overrides)  # the other one may have left a checkpoint to go on from
-            _add(study, results, {'run': label, 'seed': seed, 'config': _digest(config),
-                                  **_train_and_measure(config, study, sets)})
+@dataclasses.dataclass(frozen=True)
+class _Queue:
+    """The trainings of a study; see :func:`run_study`."""
 
+    study: Study
+    results: Path
+    work: Path
+    overrides: dict
+    sets: dict[str, str]
 
-def _add(study: Study, results: Path, row: dict) -> None:
-    with locked(_file(study, results)):  # other seeds may end at the same time
-        rows = [old for old in _read(study, results) if (old['run'], old['seed']) != (row['run'], row['seed'])]
-        write_atomic(_file(study, results), json.dumps([*rows, row], indent=1) + '\n')
+    def missing(self, seed: int) -> list[str]:
+        """Runs without a result, and those that teach one of them and whose training is not in ``work``."""
+        done = {(row['run'], row['config']) for row in _read(self.study, self.results) if row['seed'] == seed}
+        missing = []
+        for label in reversed(self.study.runs):  # a teacher stands before those it teaches
+            config = self.config(label, seed)
+            teaches = any(label in _teachers(self.study, each) for each in missing)
+            if (label, _digest(config)) not in done or (teaches and not Path(config.output, 'checkpoint.pt').is_file()):
+                missing.append(label)
+        return missing
 
+    def run(self, label: str, seed: int) -> None:
+        """Train and measure a run, unless another command does."""
+        with locked(self.config(label, seed).output):
+            if label in self.missing(seed):
+                print(f'{self.study.name}: {label}, seed {seed}', flush=True)
+                config = self.config(label, seed)  # the other one may have left a checkpoint to go on from
+                self._add({'run': label, 'seed': seed, 'config': _digest(config),
+                           **_train_and_measure(config, self.study, self.sets)})
 
-def _missing(study: Study, seed: int, results: Path, work: Path, overrides: dict) -> list[str]:
-    """Runs without a result, and those that teach one of them and whose training is not in ``work``."""
-    done = {(row['run'], row['config']) for row in _read(study, results) if row['seed'] == seed}
-    missing = []
-    for label in reversed(study.runs):  # a teacher stands before those it teaches
-        config = _config(study, label, seed, work, overrides)
-        teaches = any(label in _teachers(study, each) for each in missing)
-        if (label, _digest(config)) not in done or (teaches and not Path(config.output, 'checkpoint.pt').is_file()):
-            missing.append(label)
-    return missing
+    def config(self, label: str, seed: int) -> TrainConfig:
+        """What a run trains. Its folder ends with a digest of all values, so that a changed run does not meet its old
+        checkpoint; teachers count by their own digest, not by where they lie."""
+        own = {**self.study.overrides, **(self.study.runs[label] or {}), **self.overrides, 'seed': seed}
+        if 'teachers' in own:
+            own['teachers'] = [self.config(t[1:], seed).output if t.startswith('@') else t for t in own['teachers']]
+        config = load_recipe(self.study.recipe, own)
+        facts = {**dataclasses.asdict(config), 'teachers': [Path(teacher).name for teacher in config.teachers],
+                 'resume': False, 'output': None}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        output = self.work / self.study.name / f'{label}-{seed}-{digest}'
+        return dataclasses.replace(config, output=str(output), resume=(output / 'checkpoint.pt').exists())
+
+    def _add(self, row: dict) -> None:
+        file = _file(self.study, self.results)
+        with locked(file):  # other seeds may end at the same time
+            rows = [old for old in _read(self.study, self.results) if (old['run'], old['seed']) != (row['run'], row['seed'])]
+            write_atomic(file, json.dumps([*rows, row], indent=1) + '\n')
 
 
 def _digest(config: TrainConfig) -> str:
     return config.output.rpartition('-')[2]
-
-
-def _config(study: Study, label: str, seed: int, work: Path, overrides: dict) -> TrainConfig:
-    """What a run trains. Its folder ends with a digest of all values, so that a changed run does not meet its old checkpoint;
-    teachers count by their own digest, not by where they lie."""
-    own = {**study.overrides, **(study.runs[label] or {}), **overrides, 'seed': seed}
-    if 'teachers' in own:
-        own['teachers'] = [_config(study, t[1:], seed, work, overrides).output if t.startswith('@') else t
-                           for t in own['teachers']]
-    config = load_recipe(study.recipe, own)
-    facts = {**dataclasses.asdict(config), 'teachers': [Path(teacher).name for teacher in config.teachers], 'resume': False,
-             'output': None}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    output = work / study.name / f'{label}-{seed}-{digest}'
-    return dataclasses.replace(config, output=str(output), resume=(output / 'checkpoint.pt').exists())
 
 
 def _train_and_measure(config: TrainConfig, study: Study, sets: dict[str, str]) -> dict:
