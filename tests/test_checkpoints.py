@@ -13,9 +13,9 @@ import torch
 
 import zoo
 from recipes.trainer.checkpoint import CheckpointError
-from recipes.trainer.engine import Diverged, Interrupted, Trainer
+from recipes.trainer.engine import Trainer
 from recipes.trainer.log import TrainLog
-from recipes.trainer.run import LossWatch
+from recipes.trainer.run import Diverged, Interrupted, LossWatch
 from tests.conftest import training_log
 from zoo.evaluate.verification import verify
 from zoo.export.onnx import export_onnx

@@ -25,8 +25,8 @@ from recipes.bundle.detection import choose_score, compare_pairs, score_table, s
 from recipes.config import RecipeError, load_recipe
 from recipes.trainer.checkpoint import CheckpointError
 from recipes.trainer.detector import DetectorTrainer
-from recipes.trainer.engine import Interrupted
 from recipes.trainer.labels import vote
+from recipes.trainer.run import Interrupted
 from tests.conftest import encode
 from zoo.cli import main
 from zoo.evaluate.detection import GroundTruth

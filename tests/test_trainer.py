@@ -30,8 +30,8 @@ from plugins.overrides import apply_overrides, parse_overrides
 from plugins.preprocess import FaceError
 from recipes.config import RecipeError, list_recipes, load_recipe
 from recipes.trainer.cpu import avoid_strided_depthwise, keep_layout
-from recipes.trainer.engine import Interrupted, Trainer
-from recipes.trainer.run import moving_average
+from recipes.trainer.engine import Trainer
+from recipes.trainer.run import Interrupted, moving_average
 from recipes.trainer.schedule import learning_rate
 from tests.conftest import training_log, wait_for
 from zoo.evaluate.verification import verify

@@ -20,7 +20,7 @@ from plugins.losses.margin import margin_at
 from plugins.preprocess import FaceError, Preprocess
 from recipes.config import RecipeError, TrainConfig
 from recipes.trainer.cpu import avoid_strided_depthwise
-from recipes.trainer.run import Diverged, Interrupted, Run, make_optimizer, moving_average, stop_signal
+from recipes.trainer.run import Interrupted, Run, make_optimizer, moving_average, stop_signal
 from recipes.trainer.schedule import learning_rate
 from recipes.trainer.student import Student
 from recipes.trainer.teacher import fingerprint_model, open_teacher, teacher_size
@@ -31,7 +31,7 @@ from zoo.model_card import preprocess_of
 from zoo.runtime.torch import TorchEmbedder
 from zoo.weights import load_weights
 
-__all__ = ['Diverged', 'Interrupted', 'Trainer']
+__all__ = ['Trainer']
 
 _LOG = logging.getLogger(__name__)
 
