@@ -132,8 +132,9 @@ class FaceSampler(Sampler):
                 yield [(epoch, int(index)) for index in order[begin:begin + self.batch_size]]
 
 
-class _Told(Dataset):
-    """Batches, or what is wrong with the data as a value: PyTorch puts the traceback of a worker into what it raises."""
+class _ReturnsErrors(Dataset):
+    """A data set that returns what is wrong with the data instead of raising it: PyTorch puts a worker's traceback into the
+    message."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -154,7 +155,7 @@ def face_loader(dataset: Dataset, sampler: FaceSampler, workers: int) -> Iterato
     """
     # here and not in the workers: a forked worker that shuts down OpenCV's inherited thread pool waits for ever
     cv2.setNumThreads(1)
-    for batch in DataLoader(_Told(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
+    for batch in DataLoader(_ReturnsErrors(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=_as_is,
                             worker_init_fn=partial(_outlive_signals, os.getpid()), prefetch_factor=4 if workers else None):
         if isinstance(batch, Exception):
             raise batch
