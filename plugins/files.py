@@ -50,16 +50,18 @@ def atomic_path(path: str | os.PathLike, like: str | os.PathLike | None = None) 
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` through :func:`atomic_path`; text as UTF-8, names of files that are none as they are."""
+    """Write ``data`` to ``path`` through :func:`atomic_path`; text as UTF-8, names of files that are not UTF-8 byte by byte."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode(errors='surrogateescape') if isinstance(data, str) else data)
 
 
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
-    """One program at a time at a file or folder, where the system has such locks; another one's end is waited for. The hidden
-    file beside it stays: were it removed, one program that waits for it and another that comes later would hold two different
-    locks."""
+    """Let one program at a time work on a file or folder, where the system has such locks; the others wait.
+
+    The hidden lock file beside it stays: if it were removed, a program that waits for it and one that comes later would hold
+    two different locks.
+    """
     path = Path(os.path.realpath(path))  # a link and what it points to are one
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f'.{path.name}.lock')
@@ -86,8 +88,8 @@ def _wait_for_lock(handle: int, path: Path) -> None:
 
 
 def read_names(path: str | os.PathLike) -> str:
-    """A text that names files: UTF-8 whatever the system's encoding is, with or without a mark at its beginning; names that
-    are none come as the file system gives them."""
+    """A text that names files: UTF-8 whatever the system's encoding is, with or without a byte order mark; names that are not
+    UTF-8 come as the file system gives them."""
     return Path(path).read_text(encoding='utf-8-sig', errors='surrogateescape')
 
 

@@ -37,7 +37,7 @@ class Preprocess:
         alignment: template of the 5-point similarity transform that made the crop.
 
     Raises:
-        ValueError: another colour, or a divisor that is none.
+        ValueError: another colour order, or a divisor that is not above 0.
     """
 
     input_size: int = 112
@@ -87,7 +87,7 @@ class PictureNorm:
         colour: channel order the net expects, ``RGB`` or ``BGR``.
 
     Raises:
-        ValueError: another colour, or a divisor that is none.
+        ValueError: another colour order, or a divisor that is not above 0.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)

@@ -56,8 +56,8 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def adopt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``state`` under this network's own names, where it knows another project's layout of it (and ``preprocess`` set to
-        match)."""
+        """``state`` under this network's own names, where it comes in another project's layout that the network knows;
+        ``preprocess`` is then set to match."""
         return state
 
     @torch.no_grad()

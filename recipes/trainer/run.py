@@ -76,7 +76,7 @@ class LossWatch:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the last loss by itself is that high: too early to stop, too late to save."""
+        """Whether the last loss alone is above the limit: too early to stop, too late to save."""
         return bool(self.limit and self.first and self._recent and self._recent[-1] > self.limit * self.first)
 
 
@@ -149,10 +149,10 @@ class Run:
             self.ema.update_parameters(self.trained)
 
     def _stops(self, stop: list, **more) -> bool:
-        """Whether any process was asked to stop; before that, and every ``save_minutes``, all of them save.
+        """Whether any process was asked to stop. All of them save when one was, and every ``save_minutes``.
 
-        They decide together: a save waits for every process, and each has its own clock. While the loss may be exploding only
-        a stop saves: many steps pass until that is certain, and the last checkpoint has to be from before.
+        They decide together: a save waits for every process, and each has its own clock. While the loss may be exploding they
+        save only when asked to stop: many steps pass until that is certain, and the last checkpoint has to be from before.
         """
         late = time.monotonic() - self._saved_at > 60 * self.config.save_minutes
         stopping, late, doubtful = _any_process(self.fabric, bool(stop), late, self.watch.doubtful)

@@ -37,7 +37,7 @@ def principal(joined: np.ndarray, num_features: int) -> np.ndarray:
 
 def turn(projection: np.ndarray, joined: np.ndarray, known: np.ndarray) -> np.ndarray:
     """``projection`` rotated so that the targets of the faces come nearest to ``known`` (orthogonal Procrustes problem,
-    Schönemann 1966); as it is when a student knows its targets already, since then others may rely on the coordinates.
+    Schönemann 1966); unchanged when the student knows its targets already, since others may rely on those coordinates.
 
     Args:
         projection: ``(length, D)``; joined: ``(N, length)``, the teachers' embeddings of some faces.

@@ -232,7 +232,7 @@ class Gallery:
 
 
 def _stamp(file: str | os.PathLike | BinaryIO) -> list:
-    """What a gallery file's content is known by, at no cost: the checksums in its directory."""
+    """What tells a gallery file's content at no cost: the checksums in the zip's directory."""
     with zipfile.ZipFile(file) as archive:
         return [[member.filename, member.CRC, member.file_size] for member in archive.infolist()]
 
@@ -272,7 +272,8 @@ def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], wid
 
 def checked_probes(embeddings: np.ndarray, width: int) -> np.ndarray:
     """Embeddings ``(F, width)``, ``(width,)`` or an empty list that are fit to be searched for, float32 ``(F, width)`` of unit
-    length: with others the scores would be no cosines, and everybody known. A zero one stays zero, and is like nobody.
+    length: at any other the scores would not be cosines, and everybody would be known. A zero one stays zero, and is like
+    nobody.
 
     Raises:
         GalleryError: embeddings of another length, or not finite.

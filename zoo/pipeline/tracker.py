@@ -58,8 +58,8 @@ class Tracker:
 
     Args:
         overlap: least intersection over union of the same face in consecutive frames.
-        patience: frames for which a face may be missed before its track ends. Where more than that are dropped at a time, a
-            face goes on from one frame that was looked at to the next, as one that was out of sight.
+        patience: frames for which a face may be missed before its track ends. When more than that are dropped at a time, a face
+            of the last frame that was looked at may still go on in the next one, but counts as having been out of sight.
     """
 
     def __init__(self, overlap: float = 0.3, patience: int = 8) -> None:

@@ -32,8 +32,13 @@ __all__ = ['Frame', 'Looks', 'Rates', 'Result', 'VideoRecogniser', 'VideoSource'
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the source: its number from 0, seconds since the first (of a video that has an end: of its own
-    time), uint8 RGB ``(H, W, 3)``, and of a camera or stream the time of day at which it came."""
+    """A picture of the source.
+
+    Attributes:
+        number: from 0; picture: uint8 RGB ``(H, W, 3)``.
+        seconds: since the first frame; of a video that has an end, in the video's own time.
+        time: the time of day at which a frame of a camera or stream came.
+    """
 
     number: int
     seconds: float
@@ -286,9 +291,9 @@ class VideoRecogniser:
         return Result(frame, replace(scene, faces=faces), tuple(tracks))
 
     def _look(self, track: Track, embedding: np.ndarray, frame: int) -> Track:
-        """The track with another look; a new one when the look is at somebody else. That is decided as the gallery decides who
-        somebody is: below the threshold two faces are two persons. Without a gallery there is none, and faces are followed by
-        their place alone."""
+        """The track with another look; a new track when the look is at somebody else. The threshold of the gallery decides
+        that: below it two faces are two persons. Without a gallery there is no threshold, and faces are followed by their place
+        alone."""
         if self.gallery is not None and not track.shows(embedding, self.threshold):
             track = self.tracker.renew(track)
         track.look(embedding, frame)
