@@ -72,8 +72,8 @@ def report(study: Study, rows: list[dict]) -> str:
 
 
 def _common_sets(rows: list[dict]) -> list[str]:
-    """Names of the sets that all runs were measured on: one that was named later may lack in earlier rows, and the same name
-    with another number of pairs is another set."""
+    """Names of the sets that all runs were measured on: earlier rows may lack one that was named later, and a name with another
+    number of pairs is another set."""
     return [name for name in (rows[-1]['results'] if rows else ())
             if len({row['results'].get(name, {}).get('pairs') for row in rows}) == 1]
 
@@ -81,9 +81,9 @@ def _common_sets(rows: list[dict]) -> list[str]:
 def _orderings(study: Study, rows: list[dict], shown: list[str], name: str) -> list[str]:
     """The paper's pairs, and whether they hold here.
 
-    The error of a difference is that of the draw of the pairs and of the seeds; below two of it nothing is said, below more
-    where few seeds say how much they scatter (:func:`_least`). That is pooled over the runs that have several: two or three of
-    one run do not tell.
+    The error of a difference has two parts: another draw of the pairs would change it, and so would other seeds. Runs are told
+    apart when they differ by more than two errors, or still more where few seeds say how much they scatter (:func:`_least`).
+    The scatter is pooled over all runs of several seeds, since the two or three of one run say too little.
     """
     pairs = [pair for pair in study.expect if set(pair) <= set(shown)]
     if not pairs:
@@ -109,11 +109,11 @@ def _compare(rows: list[dict], pair: tuple[str, str], name: str, key: str) -> tu
 
 
 def _least(error: float, of_seeds: float, freedom: int) -> float:
-    """How many standard errors Student's t exceeds as rarely as a normal variable exceeds two (4.6 %).
+    """How many standard errors a difference must exceed: by Student's t as rare as two are where the error is known (4.6 %).
 
     Args:
-        of_seeds: the part of ``error ** 2`` that was estimated, with so many degrees of ``freedom``; the rest counts as known
-            (Welch 1947, Satterthwaite 1946).
+        of_seeds: the part of ``error ** 2`` that was estimated from seeds, with so many degrees of ``freedom``; the rest counts
+            as known (Welch 1947, Satterthwaite 1946).
     """
     if not of_seeds:
         return 2.0
@@ -132,10 +132,10 @@ def _scatter(rows: list[dict], name: str, key: str) -> tuple[float, int]:
 
 
 def _of_pairs(rows: list[dict], labels: tuple[str, str], name: str, key: str) -> float:
-    """Variance of the difference of two runs by the draw of the pairs, in squared points.
+    """Variance, in squared points, that another draw of the pairs would bring into the difference of two runs.
 
     Both runs saw the same pairs: where their decisions were kept they are compared pair by pair, those of several seeds as
-    means. Otherwise it is taken for that of two draws, which is too large rather than too small.
+    means. Otherwise each counts as having pairs of its own, which makes the variance too large rather than too small.
     """
     factor = key.split()[-1] if key.startswith('lowres') else 'x1'
     runs = [[row['results'][name] for row in rows if row['run'] == label] for label in labels]

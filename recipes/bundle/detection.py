@@ -103,10 +103,10 @@ def chain_metrics(nets: dict[str, DetectorNet], args: argparse.Namespace, score:
     """The card's figures of the whole chain, from pictures to decisions, with each net doing the alignment: by verification
     set and recogniser that the command names; nothing without a set.
 
-    Pictures in which no face is found are counted in ``missed`` (:func:`zoo.evaluate.chain.align_set`). ``paired``: gain of the
-    student over the teacher at one threshold, the best for both together, and its standard error, from the pairs that they
-    decide differently. A decision is 1 / pairs of accuracy: on small sets ``separation`` says more, in which every score counts
-    (:func:`separation`), with its gain and the standard error of that.
+    ``missed`` counts the pictures in which no face is found (:func:`zoo.evaluate.chain.align_set`). ``paired`` has the gain in
+    accuracy of the student over the teacher, both at the one threshold that is best for the two together, and its standard
+    error, from the pairs that they decide differently. On small sets the gain in ``separation`` says more, in which every
+    score counts (:func:`separation`).
     """
     detectors = {key: FaceDetector(net, threshold=score) for key, net in nets.items()}
     chains = [_chain(detectors, load_verification_set(path), args.recogniser or ['fdfacenet']) for path in args.raw]
