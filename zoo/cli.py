@@ -27,7 +27,7 @@ COMMANDS = {
     'eval-detector': ('zoo.commands.eval_detector', 'average precision of a detector on WIDER FACE, FDDB or a label file'),
     'ijb': ('zoo.commands.ijb', 'TAR at FAR of IJB-B or IJB-C templates'),
     'identify': ('zoo.commands.identify', '1:N identification on a folder of persons'),
-    'impostors': ('zoo.commands.impostors', 'how often strangers of your kind are accepted, and thresholds for them'),
+    'impostors': ('zoo.commands.impostors', 'how often strangers like your people are accepted, and thresholds for them'),
     'recipe': ('recipes.browse', 'list, show and check the training recipes'),
     'arcface-torch': ('plugins.arcface_torch.__main__', "run InsightFace's own training and evaluation scripts, unmodified"),
     'doctor': ('zoo.commands.doctor', "what is installed, and which of InsightFace's scripts run here"),

@@ -1,4 +1,4 @@
-"""How often strangers of yours are accepted, by group, and the thresholds for them: one aligned face each of different persons.
+"""How often strangers like your people are accepted, whole and by group, and thresholds for them: from one face of each person.
 
   facezoo data align people/ --out faces          people/GROUP/*.jpg, one picture of each person
   facezoo impostors fdfacenet --set faces
@@ -6,7 +6,7 @@
 
 Folders of the set are groups (an origin, an age, a site), compared within; the first row is of all pairs. "FAR at 1e-3" is
 what the card's threshold for 1e-3 gives here. "threshold@1e-3" is the cosine that would give 1e-3 here: it needs 142 faces or
-more, 1e-4 448, 1e-5 1415. How often the right person is found at it, `facezoo eval` says.
+more, 1e-4 448 and 1e-5 1415. How often the right person is accepted at it `facezoo eval` says.
 """
 
 from __future__ import annotations
