@@ -60,26 +60,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    changes = [word for word in args.words if '=' in word and args.verb == 'run']
-    names = [word for word in args.words if word not in changes] or list_studies()
-    overrides = parse_overrides(changes)
-    if args.verb == 'run':
-        require('torch', 'train')
+    {'run': _run, 'status': _show_status, 'report': _write_reports}[args.verb](args)
+
+
+def _run(args: argparse.Namespace) -> None:
+    overrides = parse_overrides([word for word in args.words if '=' in word])
+    require('torch', 'train')
     failed = []
-    for study in [load_study(name) for name in names]:
-        if args.verb == 'run':
-            failed += run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
-        elif args.verb == 'status':
-            print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
-        else:
-            rows = _read(study, args.results)
-            text = report(study, rows)
-            write_atomic(args.results / f'{study.name}.md', text)
-            print(text)
-            if args.plots:
-                plot_curves(study, rows, args.results / f'{study.name}.png')
+    for study in _studies([word for word in args.words if '=' not in word]):
+        failed += run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
     if failed:
         raise RuntimeError(f'all is done but {"; ".join(failed)} (why stands above)')
+
+
+def _show_status(args: argparse.Namespace) -> None:
+    for study in _studies(args.words):
+        print(f'{study.name}: {study.title}\n{_status(study, _read(study, args.results))}\n')
+
+
+def _write_reports(args: argparse.Namespace) -> None:
+    for study in _studies(args.words):
+        rows = _read(study, args.results)
+        text = report(study, rows)
+        write_atomic(args.results / f'{study.name}.md', text)
+        print(text)
+        if args.plots:
+            plot_curves(study, rows, args.results / f'{study.name}.png')
+
+
+def _studies(names: list[str]) -> list[Study]:
+    """All of them read before the first is worked on; the shipped ones without names."""
+    return [load_study(name) for name in names or list_studies()]
 
 
 def _part(study: Study, labels: list[str], seeds: tuple[int, ...]) -> Study:
