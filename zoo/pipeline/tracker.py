@@ -75,13 +75,13 @@ class Tracker:
         """
         for track in self.tracks:
             track.missed += steps
-        enough = self.patience + 1  # the frames before this one; a face may come back in this one
-        self._end(max(enough, steps))
+        most = self.patience + 1  # missed by a track that may still go on in this frame
+        self._end(max(most, steps))  # however many were dropped, those of the last frame that was looked at may go on
         found: list[Track | None] = [None] * len(faces)
         for face, track in self._pairs(faces):
             if found[face] is None and track.missed:
                 found[face] = track
-                track.returned |= track.missed > min(steps, enough)
+                track.returned |= track.missed > min(steps, most)  # not in the last frame, or that is too long ago
                 track.face, track.missed = faces[face], 0
         for index, track in enumerate(found):
             if track is None:
