@@ -32,8 +32,8 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
 
     Args:
         size: side of the crops that the network takes.
-        arcface_torch: it is for InsightFace's trainer, which reads only folders, and crops as they are, does not understand
-            label -1 (of unknown identity), and leaves out a verification set that is not there.
+        arcface_torch: the recipe is for InsightFace's trainer, which reads folders only, takes crops as they are, does not
+            understand label -1 (unknown identity) and skips a verification set that is not there.
     """
     findings = [*check_schedule(config)]
     if config['rec'] == 'synthetic':

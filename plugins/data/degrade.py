@@ -94,7 +94,7 @@ class Degrade:
         landmarks: error of the alignment, see :func:`misalign`; the two detectors measured here differ by 1.24.
 
     Raises:
-        ValueError: a value that is none of these; the message names it.
+        ValueError: a value out of its range; the message names it.
     """
 
     factors: tuple[int, ...] = (2, 4, 8)

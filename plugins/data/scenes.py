@@ -36,7 +36,7 @@ class SceneAugment:
             at its border, as annotators do.
 
     Raises:
-        ValueError: a value that is none of these; the message names it.
+        ValueError: a value out of its range; the message names it.
     """
 
     grid: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)

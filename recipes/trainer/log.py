@@ -18,7 +18,7 @@ class TrainLog:
 
     Args:
         total: images of the whole training.
-        done: steps before this part of it; what was written of later ones is forgotten, since they come again.
+        done: steps done before; lines of later ones are removed, since those steps come again.
         batch: images of a step.
     """
 

@@ -53,7 +53,7 @@ def measure_impostors(embedder: Embedder, source: TreeFaces, thresholds: Mapping
     Args:
         source: one face each of different persons; its folders are groups.
         thresholds: cosine similarity by name, whose FAR is measured.
-        fars: at which thresholds are looked for.
+        fars: whose thresholds are looked for.
 
     Raises:
         FaceError: fewer than two faces, a damaged one, or folders that hold pictures of one person.

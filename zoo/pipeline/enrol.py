@@ -28,8 +28,8 @@ class Enrolment:
         enrolled: pictures by person, each as the gallery has it: by its absolute path, links resolved.
         refused: path of a picture and why it was not enrolled.
         doubtful: path of an enrolled picture and its similarity to the person's other pictures, where that is below the
-            threshold: perhaps somebody else. Those of before and those of now are asked apart, so that neither outvotes the
-            other; the lower answer counts.
+            threshold: perhaps somebody else. It is compared with those enrolled before and with those of now separately, so
+            that neither group outvotes the other; the lower similarity counts.
         passed: what lies in the folder and was not looked at, by reason.
         persons: in the gallery now.
     """

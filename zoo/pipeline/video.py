@@ -116,7 +116,8 @@ class VideoSource:
         live: frames that nobody waits for are dropped; by default those of cameras and streams without an end.
 
     Attributes:
-        name, live: as given, but without a password; rate: frames a second; size: width and height of the first one.
+        name: the source as given, but without a password; live: whether frames are dropped.
+        rate: frames a second; size: width and height of the first one.
         expected: how many frames it says it has, or None; endless: a camera or stream, which has no end of its own.
         read: how many were read.
 
