@@ -9,7 +9,7 @@ __all__ = ['apply_overrides', 'parse_overrides']
 
 
 def parse_overrides(words: list[str]) -> dict:
-    """``['lr=0.2', 'val_targets=["val"]']`` to a mapping; a value that is no Python literal is a string.
+    """``['lr=0.2', 'val_targets=["val"]']`` to a mapping; a value that is not a Python literal is a string.
 
     ``true``, ``false`` and ``none`` are understood in any case.
 
@@ -29,7 +29,7 @@ def apply_overrides(config: Mapping, overrides: Mapping) -> dict:
     """A copy of ``config`` with values replaced; ``augment.flip`` replaces one entry of the mapping ``augment``.
 
     Raises:
-        ValueError: an entry of something that is no mapping.
+        ValueError: an entry of something that is not a mapping.
     """
     config = dict(config)
     for key, value in overrides.items():

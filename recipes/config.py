@@ -205,7 +205,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_options(key: str, given: dict, kind: type) -> None:
-    """Refuse options that are no fields of the dataclass ``kind``, or values that it refuses.
+    """Refuse options that are not fields of the dataclass ``kind``, or values that it refuses.
 
     Raises:
         RecipeError: the message names the option.

@@ -23,7 +23,7 @@ class Backbone(nn.Module):
     runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
 
     Raises:
-        ValueError: ``num_features`` is no whole number from 1, or ``input_size`` impossible.
+        ValueError: ``num_features`` is not a whole number from 1, or ``input_size`` is impossible.
     """
 
     features: nn.Module
@@ -100,7 +100,7 @@ def scale_channels(channels: int, width: float) -> int:
     """``int(channels * width)``, the papers' rule.
 
     Raises:
-        ValueError: the width leaves no channel, or is no number.
+        ValueError: the width leaves no channel, or is not a number.
     """
     if not isinstance(width, Real) or not 1 <= channels * width < math.inf:
         raise ValueError(f'width={width!r}: {channels} channels times the width must be a number from 1')
@@ -111,7 +111,7 @@ def make_divisible(channels: int, divisor: int, width: float) -> int:
     """``channels * width`` rounded to a multiple of ``divisor``, at most 10 % down (MobileNetV2, GhostNet).
 
     Raises:
-        ValueError: the width leaves no channel, or is no number.
+        ValueError: the width leaves no channel, or is not a number.
     """
     if not isinstance(width, Real) or not 0 < channels * width < math.inf:
         raise ValueError(f'width={width!r}: {channels} channels times the width must be a number above 0')

@@ -36,7 +36,7 @@ class Augment:
         occlude: a rectangle of 30 % of the crop's area filled with a random colour (the article: 30 % of the face's area).
 
     Raises:
-        ValueError: a value that is no probability.
+        ValueError: a value that is not a probability.
     """
 
     flip: float = 0.5

@@ -37,7 +37,7 @@ def degrade(image: np.ndarray, factor: int, sigma: float, variant: str = 'bicubi
 
     Raises:
         FaceError: not even 2x2 pixels would be left of the image.
-        ValueError: ``factor`` is no whole number from 1, or ``sigma`` no positive one.
+        ValueError: ``factor`` is not a whole number from 1, or ``sigma`` not a positive one.
     """
     if not 1 <= factor < math.inf or int(factor) != factor:  # nor is NaN
         raise ValueError(f'factor={factor}: must be a whole number from 1')

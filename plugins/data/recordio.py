@@ -136,7 +136,7 @@ class RecordReader:
     def _parse_index(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('error')  # NumPy stops at the first thing that is no number, with a warning only
+                warnings.simplefilter('error')  # NumPy stops at the first thing that is not a number, with just a warning
                 table = np.fromstring(text, np.int64, sep=' ').reshape(-1, 2)
             if (table == np.iinfo(np.int64).max).any():
                 raise ValueError  # what an integer too large is read as

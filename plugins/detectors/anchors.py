@@ -41,7 +41,7 @@ class Anchors:
         """Centres and sides, float32 ``(K, 3)``: ``cx, cy, size`` in the order map, y, x, prior box.
 
         Raises:
-            ValueError: height or width is no multiple of the largest stride.
+            ValueError: height or width is not a multiple of the largest stride.
         """
         if height % self.strides[-1] or width % self.strides[-1]:
             raise ValueError(f'{height}x{width}: a detector takes sides that are multiples of {self.strides[-1]}')

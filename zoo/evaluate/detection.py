@@ -128,7 +128,7 @@ def _match(found: Faces, truth: GroundTruth, overlap: float) -> _Match:
 
 
 def _first(owner: np.ndarray) -> np.ndarray:
-    """Indices of the first detection of every face (-1 is no face)."""
+    """Indices of the first detection of every face (-1 is not a face)."""
     faces, index = np.unique(owner, return_index=True)
     return index[faces >= 0]
 

@@ -99,7 +99,7 @@ def _read_table(path: Path, columns: int, kind: type) -> tuple[tuple[str, ...], 
     """Lines of a name and ``columns`` numbers as names and an array ``(N, columns)``."""
     names, rows = [], []
     with open(path) as file, warnings.catch_warnings():
-        warnings.simplefilter('error')  # NumPy stops at the first thing that is no number, with a warning only
+        warnings.simplefilter('error')  # NumPy stops at the first thing that is not a number, with just a warning
         for number, line in enumerate(file, 1):
             name, _, rest = line.partition(' ')
             try:
@@ -187,7 +187,7 @@ def evaluate_ijb(embedder: Embedder, protocol: IJBProtocol, batch_size: int = 64
         The result, and the scores of all pairs, float64 ``(P,)``.
 
     Raises:
-        FaceError: an image is missing or damaged, landmarks are no face, or embeddings are not finite.
+        FaceError: an image is missing or damaged, landmarks do not make a face, or embeddings are not finite.
         ValueError: only genuine or only impostor pairs.
     """
     sums = TemplateSums(protocol)

@@ -147,8 +147,8 @@ def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: 
         reference: another embedder's result on this set; the accuracy at its thresholds is measured, too.
 
     Raises:
-        FaceError: a face is damaged or of another size, the embedder gives all faces the same embedding or what is no number,
-            or there are too few pairs; see :func:`evaluate_pairs`.
+        FaceError: a face is damaged or of another size, the embedder gives all faces the same embedding or one that is not
+            finite, or there are too few pairs; see :func:`evaluate_pairs`.
     """
     if not isinstance(data, VerificationSet):
         data = load_verification_set(data)

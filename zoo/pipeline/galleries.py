@@ -28,7 +28,7 @@ def open_gallery(address: str | os.PathLike, contract: Contract | None = None,
             not exist is made.
 
     Raises:
-        FileNotFoundError, GalleryError: nothing is there, or it is no gallery, or it cannot be reached.
+        FileNotFoundError, GalleryError: nothing is there, it is not a gallery, or it cannot be reached.
         ContractError: made by another model or preprocessing.
     """
     scheme, colon, rest = str(address).partition(':')
