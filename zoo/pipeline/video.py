@@ -108,6 +108,15 @@ class Rates:
                 'fps_pipelined': round(self.frames / self.wall, 2) if self.wall else None}
 
 
+# what could not be opened, by kind, in the words of the message
+_WANTED = {
+    'camera': "camera: is it plugged in, and free? For a board's camera module see the board's guide",
+    'pipeline': 'pipeline that gives pictures (it ends in appsink)',
+    'stream': 'video that OpenCV can read: is it being sent, and is the address right?',
+    'file': 'video that OpenCV can read',
+}
+
+
 class VideoSource:
     """Frames of a camera (its number or device file), a stream (URL), a GStreamer pipeline or a file, by OpenCV.
 
@@ -127,29 +136,25 @@ class VideoSource:
 
     def __init__(self, source: int | str | os.PathLike, live: bool | None = None) -> None:
         import cv2
-        text, gstreamer = str(source), ' ! ' in str(source)
-        camera = not gstreamer and (text.isdigit() or Path(text).is_char_device())
-        file = not camera and not gstreamer and '://' not in text
-        if file and not Path(text).is_file():
+        text, kind = str(source), _kind(str(source))
+        if kind == 'file' and not Path(text).is_file():
             raise FaceError(f'{text}: no such video; a camera is given by its number or device file (/dev/video0), a stream by '
                             'its URL, a GStreamer pipeline with " ! " between its elements')
         self.name = public_name(text)
-        if gstreamer and not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        if kind == 'pipeline' and not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise FaceError(f'{self.name}: a GStreamer pipeline, and OpenCV {cv2.__version__} here is built without GStreamer '
                             '(as that of PyPI is); install one that has it, or give a camera or the URL of a stream')
-        self._capture = cv2.VideoCapture(int(text) if text.isdigit() else text, cv2.CAP_GSTREAMER if gstreamer else cv2.CAP_ANY)
+        self._capture = cv2.VideoCapture(int(text) if text.isdigit() else text,
+                                         cv2.CAP_GSTREAMER if kind == 'pipeline' else cv2.CAP_ANY)
         ok, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not ok:
             self._capture.release()
-            kind = ("camera: is it plugged in, and free? For a board's camera module see the board's guide" if camera else
-                    'pipeline that gives pictures (it ends in appsink)' if gstreamer else 'video that OpenCV can read'
-                    + (': is it being sent, and is the address right?' if '://' in text else ''))
-            raise FaceError(f'{self.name}: no {kind}')
+            raise FaceError(f'{self.name}: no {_WANTED[kind]}')
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 1 <= rate <= 240 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.expected = int(count) if count > 0 and not camera else None
-        self.endless = not file and self.expected is None
+        self.expected = int(count) if count > 0 and kind != 'camera' else None
+        self.endless = kind != 'file' and self.expected is None
         self.live = self.endless if live is None else live
         self.size = first.shape[1], first.shape[0]
         self._first = first
@@ -170,6 +175,15 @@ class VideoSource:
 
     def close(self) -> None:
         self._capture.release()
+
+
+def _kind(source: str) -> str:
+    """``pipeline`` (GStreamer's), ``camera``, ``stream`` or ``file``."""
+    if ' ! ' in source:
+        return 'pipeline'
+    if source.isdigit() or Path(source).is_char_device():
+        return 'camera'
+    return 'stream' if '://' in source else 'file'
 
 
 _END = object()
