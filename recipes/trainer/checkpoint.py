@@ -59,6 +59,14 @@ def load_checkpoint(path: Path, config: Config, world_batch: int, data: Mapping)
         raise CheckpointError(f'{path}: cannot be read ({type(error).__name__}: {error})') from None
     if not isinstance(state, dict) or not {'config', 'world_batch', 'images', 'student'} <= set(state):
         raise CheckpointError(f'{path}: is no checkpoint of `facezoo train`; to start from weights, name them with init=FILE')
+    if changed := _changes(path, state, config, world_batch, data):
+        raise CheckpointError(f'{path} was saved by a different recipe ({"; ".join(changed)}); '
+                              'use the old values, or another output')
+    return state
+
+
+def _changes(path: Path, state: dict, config: Config, world_batch: int, data: Mapping) -> list[str]:
+    """What would be computed otherwise than in the saved training, in words; what may change is logged."""
     now, then = asdict(config), state['config']
     lowered = {key for key in _LOWER & set(now) if now[key] < then[key]}
     for key in sorted(lowered):
@@ -74,10 +82,7 @@ def load_checkpoint(path: Path, config: Config, world_batch: int, data: Mapping)
                      ', '.join(unknown))
     if state['world_batch'] != world_batch:
         changed.append(f'images a step: {state["world_batch"]} -> {world_batch} (batch_size times the number of processes)')
-    if changed:
-        raise CheckpointError(f'{path} was saved by a different recipe ({"; ".join(changed)}); '
-                              'use the old values, or another output')
-    return state
+    return changed
 
 
 def plain(value: object) -> object:
