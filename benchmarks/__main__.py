@@ -1,14 +1,14 @@
-"""All results, tables and figures: which command makes each, how old it is, what it needs; and makes them again.
+"""All results, tables and figures: lists which command makes each, its age and what it needs; or makes them again.
 
     python -m benchmarks --list                                     every result
-    python -m benchmarks                                            makes those whose inputs are here, one after the other
+    python -m benchmarks                                            makes those whose inputs are here, one by one
     python -m benchmarks --only loading --with faces=DIR            one of them, its input named
     python -m benchmarks --only claims,startup
 
-A script registers itself by its docstring: it names its file (results/NAME.json), shows the commands that make it in an
-indented block, and says in a line `Needs: WORD (what it is), WORD (...)` which words of them stand for something that has to be
-had first (`Needs: nothing` where there is none). What a command of facezoo makes by itself stands in benchmarks/commands.yaml.
-Figures of speed belong to a quiet machine. Exit status 1 when something that was begun failed.
+A script registers itself by its docstring, which names the result (results/NAME.json) and shows the commands that make it in an
+indented block. A line `Needs: WORD (what it is), WORD (...)` lists the words in these commands that stand for something you
+must have first (`Needs: nothing` if there is no such word). Results that a command of facezoo makes without a script are listed
+in benchmarks/commands.yaml. Measure speed on a quiet machine. Exit status 1 when a command that was started failed.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@
 
 Needs: build (the models of system_speed.py)
 
-The second run is the same on a processor with AVX2 alone (no AVX512, no VNNI).
+The second command was run on a processor with AVX2 alone (no AVX512, no VNNI).
 
 The pictures are those of system_speed.py, as JPEG files; each system reads them, finds the faces and embeds them. FaceAnalysis
-has one way to use several cores, its runtime's threads; our pipeline has that, and pictures side by side (what `facezoo
-recognise` does with a folder, and `facezoo watch` with frames). Each system lives in a process of its own; they take turns,
-and the median of the ratios is reported.
+uses several cores in one way, by its runtime's threads; our pipeline can do that too, or work on several pictures at a time (as
+`facezoo recognise` does with a folder, and `facezoo watch` with frames). Each system runs in a process of its own; the systems
+take turns, and the median of the ratios is reported.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     pip install 'facezoo[arcface-torch,insightface]'
     python benchmarks/arcface_torch.py --checkout insightface          writes results/arcface_torch.json
 
-The faces are those of the sample photo that the insightface package ships, six persons, in varied copies: enough to show that
-everything runs and that both sides compute the same, not enough to say how well a model recognises. Exit status 1 when a check
-fails or when anything in the checkout has changed.
+The faces are varied copies of the six in the sample photo that the insightface package ships: enough to show that everything
+runs and that both sides compute the same, not enough to say how well a model recognises. Exit status 1 when a check fails or
+when anything in the checkout has changed.
 
 Needs: insightface (a checkout)
 """

@@ -1,7 +1,7 @@
 """NCNN models on the processors of the Raspberry Pi 4 and 5, emulated: do they compute there what they compute here?
 
-Emulation (qemu's user mode; neither root nor a chroot) tells what is computed, and nothing about how fast. It needs an aarch64
-system tree with Python and wheels for it:
+Emulation (qemu's user mode, without root or a chroot) shows what is computed, but not how fast. It needs an aarch64 system tree
+with Python, and wheels for it:
 
     apt-get install qemu-user-static debootstrap
     debootstrap --arch=arm64 --foreign --variant=minbase --include=python3 trixie boot
@@ -11,16 +11,17 @@ system tree with Python and wheels for it:
         --python-version 3.13 --implementation cp ncnn==1.0.20261020 numpy pyyaml
     python benchmarks/arm.py --qemu qemu-aarch64-static --system arm64 --packages packages --calib faces.zip
 
-Each model (fdfacenet in fp32, fp16, bf16 and int8, with the board's own options; and with FP16 arithmetic, which those leave
-off) embeds the sample faces through ``zoo.open`` on each processor, and is compared with PyTorch and with NCNN on this machine
-with the same options; all layers are compared on the first face. Two checks settle where differences come from:
+Each model (fdfacenet in fp32, fp16, bf16 and int8 with the board's own options; and in FP16 arithmetic, which these options
+leave off) embeds the sample faces through ``zoo.open`` on each processor, and is compared with PyTorch, and with NCNN on this
+machine with the same options. On the first face all layers are compared. Two checks show where differences come from:
 
-* the 8-bit depthwise layer against its sum in integers, done here in float64;
-* single 3x3 depthwise layers in FP16 arithmetic, against the convolution, and against what NCNN's kernel does as its source
-  reads: convdw3x3s2_pack8_fp16sa_neon loads r14 and r24, the last taps of the second of two columns, through the pointer to
-  row 0 (``[%1]`` for ``[%2]`` and ``[%3]``). It handles columns in fours, then in twos: wrong where width % 4 is 2 or 3.
+* the 8-bit depthwise layer is compared with its sum in integers, done here in float64;
+* single 3x3 depthwise layers in FP16 arithmetic are compared with the convolution, and with what NCNN's kernel does according
+  to its source: convdw3x3s2_pack8_fp16sa_neon loads r14 and r24, the last taps of the second of two columns, through the
+  pointer to row 0 (``[%1]`` for ``[%2]`` and ``[%3]``). It handles columns in fours, then in twos: wrong where width % 4 is 2
+  or 3.
 
-Writes results/arm.json after every measurement; an interrupted run goes on with what is missing.
+Writes results/arm.json after every measurement; an interrupted run continues with what is missing.
 
 Needs: qemu-aarch64-static (the emulator), arm64 (the system tree), packages (its wheels), faces.zip (aligned faces)
 """

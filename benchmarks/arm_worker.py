@@ -1,4 +1,4 @@
-"""What benchmarks/arm.py runs on each side, an emulated board or this machine: facezoo's own NCNN runtime, without torch.
+"""What benchmarks/arm.py runs on an emulated board and on this machine alike: facezoo's own NCNN runtime, without torch.
 
     python benchmarks/arm_worker.py JOB.json OUT.npz
 """

@@ -1,4 +1,4 @@
-"""The command of the script that runs, as its result records it: every argument as given, and no path of this machine."""
+"""The command of the running script, as its result records it: every argument as given, but no path of this machine."""
 
 from __future__ import annotations
 

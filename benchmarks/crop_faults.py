@@ -1,4 +1,4 @@
-"""What faults of the crop cost FDFaceNet's weights: landmarks that are off, and no mirror image.
+"""What FDFaceNet's weights lose by faulty crops (landmarks that are off) and without the mirror image.
 
     python benchmarks/crop_faults.py --set lfw_112.zip --holdout faces/holdout --raw lfw_raw_fold1.zip \\
         --teacher retinaface_mnet025.pth --model fdfacenet_kd_faces.safetensors
@@ -8,10 +8,10 @@ Writes results/crop_faults.json.
 Needs: lfw_112.zip (LFW, aligned), faces/holdout (labelled faces that were not trained on), lfw_raw_fold1.zip (unaligned
 pictures), retinaface_mnet025.pth (another detector), fdfacenet_kd_faces.safetensors (weights measured beside the bundled ones)
 
-``detectors``: how far the landmarks of our detector lie from the other's, in pixels of the other's crop of 112. ``misaligned``:
-LFW with every coordinate of the landmarks off by a normal error of that many pixels, and the mean cosine of the same face with
-and without it. ``mirror``: FAR and TAR over all pairs of held-out faces at the card's thresholds, which are of a face and its
-mirror image together, for single images.
+``detectors``: how far our detector's landmarks lie from the other's, in pixels of the other's 112-pixel crop. ``misaligned``:
+LFW when every coordinate of the landmarks has a normal error of that many pixels, and the mean cosine between a face with the
+error and the same face without it. ``mirror``: FAR and TAR of single images over all pairs of held-out faces, at the card's
+thresholds, which are for the sum of a face and its mirror image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detectors in 8 bits beside floating point: the same faces, the same names, and how long they take.
+"""Detectors in 8 bits beside floating point: whether they find the same faces and lead to the same names, and their times.
 
   python benchmarks/detector_int8.py quality --calib train --pictures heldout --raw lfw_raw_fold1.zip \\
       --recogniser edgeface_xs.onnx
@@ -7,10 +7,11 @@
 Needs: train (pictures to calibrate on), heldout (other pictures), lfw_raw_fold1.zip (unaligned pictures with pairs.txt),
 edgeface_xs.onnx (a recogniser)
 
-``quality`` writes the files into build/detector_int8, each in 8 bits by several plans: so many of the first layers in floating
-point. The pictures of ``heldout`` are not calibrated on. The chain aligns LFW's faces by the detector in 8 bits ("student",
-first plan) and in floating point ("teacher"). ``methods``: ranges by each method, for onnxruntime and the first plan. ``speed``
-times the files in turns on one thread; the ratios are medians over the rounds, to the same runtime in floating point.
+``quality`` writes the files into build/detector_int8, in 8 bits by several plans, which differ in how many of the first layers
+stay in floating point. No picture of ``heldout`` is calibrated on. The chain aligns LFW's faces by the detector in 8 bits
+("student", first plan) and in floating point ("teacher"). ``methods``: each method of choosing ranges, for onnxruntime and the
+first plan. ``speed`` times the files in turns on one thread; a ratio is the median over the rounds, to the same runtime in
+floating point.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search in a gallery of a million persons: the exact one beside FAISS's, on one thread.
+"""Searching a gallery of a million persons: exact search beside FAISS's indexes, on one thread.
 
     facezoo data pack faces_train.zip --holdout 500 --out build/faces
     python benchmarks/gallery.py people --faces build/faces --work build/big     # embeds, invents persons (gallery_people.py)
@@ -7,14 +7,14 @@
 
 Needs: faces_train.zip (aligned faces, a folder a person)
 
-A probe is one new picture of an enrolled person; templates are means of three. Recall@1 is the share of probes whose first
-answer is that of the exact search among the same persons: over all probes, the same 1000 for every index and setting, searched
-in batches of 64, and over those whose best score reaches the card's threshold at FAR 1e-5 (the ones that get a name). Latencies
-are taken apart from that: of as many single probes as 8 seconds allow, on the clock and in processor time, which other programs
-disturb less, and in processor time of a batch of 64 divided by 64.
+A probe is one new picture of an enrolled person; templates are means of three pictures. Recall@1 is the share of probes whose
+first answer is that of the exact search among the same persons. It is given over all probes (the same 1000 for every index and
+setting, searched in batches of 64) and over those whose best score reaches the card's threshold at FAR 1e-5 (the ones that get
+a name). Latencies are measured separately: of as many single probes as 8 seconds allow, by the clock and in processor time,
+which other programs disturb less; and in processor time of a batch of 64, divided by 64.
 
-What is in the work folder says what it was made from (faces, weights, numbers, versions, code): `people` and `build` make anew
-what was made from anything else, `search` refuses it.
+Every file in the work folder says what it was made from (faces, weights, numbers, versions, code). If anything of that differs,
+`people` and `build` make the file anew, and `search` refuses it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Templates and pairs of IJB-C at its real size: time and peak memory of ours beside InsightFace's own functions.
+"""Templates and pairs of IJB-C at its real size: time and peak memory of facezoo's functions beside InsightFace's own.
 
     python benchmarks/ijb.py --checkout insightface                 469 375 faces, 23 124 templates, 15 658 489 pairs
     python benchmarks/ijb.py --checkout insightface --part 0.1      a tenth of everything
 
-Embeddings are random vectors around one centre a person (the images of IJB must be applied for; the arithmetic is the same),
-drawn from a seed batch by batch on both sides. The noise, of a log-normal size a picture, is so large that at every FAR some
-templates of one person are found and some are not; where all or none are, the script fails. Each side runs in a process of its
-own: InsightFace's holds all embeddings, as eval_ijbc.py does, and runs the functions of onnx_ijbc.py (the same code,
-importable). Writes results/ijb_benchmark.json.
+Embeddings are random vectors around one centre for each person (IJB's images must be applied for; the arithmetic is the same).
+Both sides draw them batch by batch from the same seed. The noise, whose size is log-normal for each picture, is so large that
+at every FAR some templates of a person are found and some are not; if all or none are, the script fails. Each side runs in a
+process of its own: InsightFace's holds all embeddings, as eval_ijbc.py does, and runs the functions of onnx_ijbc.py (the same
+code, importable). Writes results/ijb_benchmark.json.
 
-Both sides must agree: every score to 1e-6 (InsightFace adds float32, rounded to 6e-8, some twenty faces a template; we add
-float64), and every TAR to one genuine pair (a pair changes sides only where an impostor's score is as near as the two sides'
-scores are, which happens to less than one pair at a FAR).
+Both sides must agree: every score to 1e-6 (InsightFace adds float32, rounded to 6e-8, some twenty faces per template; we add
+float64), and every TAR to one genuine pair (a pair changes sides only if an impostor's score is as near to its own as
+the two sides' scores are to each other, which happens to less than one pair at a FAR).
 
 Needs: insightface (a checkout)
 """

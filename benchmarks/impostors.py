@@ -2,15 +2,15 @@
 
     python benchmarks/impostors.py --faces faces_extra.zip/unlabelled --holdout faces/holdout --teacher edgeface_xs.onnx
 
-Writes results/impostors.json, and what concerns them into the weights' cards (not when --out names another file).
+Writes results/impostors.json, and into each card the figures of its weights (not when --out names another file).
 
 Needs: faces_extra.zip/unlabelled (aligned UTKFace faces, whose names say age, sex and origin), faces/holdout (labelled faces
 that were not trained on), edgeface_xs.onnx (a public recogniser)
 
-The files are called AGE_SEX_ORIGIN_DATE; ages and origins are the data set's, partly estimated. Some persons are there more
-than once: of two faces whose cosine is above 0.45 to the teacher the second is left out (scores have a valley there; of 3.6
-million pairs of a man and a woman none lies between it and 0.6). The zoo's weights were taught the teacher's embeddings of the
-faces, no identities. The teacher's own thresholds are found on the held-out faces, as those of the cards were.
+The files are called AGE_SEX_ORIGIN_DATE; ages and origins are the data set's, partly estimated. Some persons occur more than
+once: of two faces whose cosine is above 0.45 by the teacher, the second is left out (the scores have a valley there; of 3.6
+million pairs of a man and a woman none lies between it and 0.6). From these faces the zoo's weights learned the teacher's
+embeddings, but no identities. The teacher's own thresholds are found on the held-out faces, as those of the cards were.
 """
 
 from __future__ import annotations

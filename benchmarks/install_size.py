@@ -1,10 +1,10 @@
-"""What an installation takes on disk, by package: the base, and with the runtimes of a board; for PCs and 64-bit ARM.
+"""Disk space of an installation, by package: the base alone and with a board's runtimes, for PCs and 64-bit ARM.
 
     python benchmarks/install_size.py              writes results/install_size.json
 
-Each variant is installed by pip into an empty folder, in the versions of constraints.txt, from wheels for the platform (those
-for ARM are unpacked, not run). Sizes are sums of file sizes by package, compiled Python files included; MB are 1e6 bytes.
-PyTorch is never among them. The package index must be reachable.
+pip installs each variant into an empty folder, in the versions of constraints.txt, from wheels for the platform (those for ARM
+are unpacked, not run). Sizes are sums of file sizes by package, compiled Python files included; 1 MB is 1e6 bytes. No variant
+includes PyTorch. The package index must be reachable.
 
 Needs: nothing
 """

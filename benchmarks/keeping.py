@@ -1,4 +1,4 @@
-"""Files that take long to make, kept with a note of what they were made from: what was made from anything else is not used."""
+"""Files that take long to make, kept with a note of what they were made from, and not used if that has changed."""
 
 from __future__ import annotations
 

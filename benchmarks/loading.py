@@ -3,8 +3,8 @@
     python3.11 -m venv mx && mx/bin/pip install mxnet==1.9.1 numpy==1.23.5
     python benchmarks/loading.py --mxnet mx/bin/python --rec faces
 
-Records are read in one random order by both, in turns. Counted is the processor time of the process, which other work on the
-machine disturbs least; both libraries get one thread. Writes results/loading.json. Exit status 1 when facezoo is slower.
+Both read the records in the same random order, in turns, with one thread each. What counts is the processor time of the
+process, which other work on the machine disturbs least. Writes results/loading.json. Exit status 1 when facezoo is slower.
 
 Needs: mx/bin/python (MXNet 1.9.1 in an environment of its own), faces (a train.rec of `facezoo data pack`)
 """

@@ -1,9 +1,9 @@
-"""Accuracy at x1, x2, x4 and x8 of the weights with and without training on degraded faces, both images of a pair degraded.
+"""Accuracy of the weights trained with and without degraded faces, with both images of a pair degraded x1, x2, x4 and x8.
 
     python benchmarks/lowres.py --set lfw_112.zip
 
-Writes results/lowres.json; the same as `facezoo eval MODEL --set SET --lowres both --json` for each of the weights. Their card
-gets accuracy and TAR of it (not when --out names another file).
+Writes results/lowres.json, the same figures as `facezoo eval MODEL --set SET --lowres both --json` for each of the weights, and
+accuracy and TAR into their card (not when --out names another file).
 
 Needs: lfw_112.zip (LFW, aligned)
 """

@@ -1,11 +1,11 @@
-"""facezoo's RecordIO and its MXNet stand-in against the real MXNet 1.9.1: same bytes written, same records and pixels read.
+"""facezoo's RecordIO and its MXNet stand-in beside the real MXNet 1.9.1: do they write the same bytes and read the same pixels?
 
     python3.11 -m venv mx && mx/bin/pip install mxnet==1.9.1 numpy==1.23.5 opencv-python-headless==4.9.0.80
     python benchmarks/mxnet_interop.py --mxnet mx/bin/python                    compare; writes results/mxnet_interop.json
     python benchmarks/mxnet_interop.py --mxnet mx/bin/python --record           renew the fixtures in tests/data/mxnet
     python benchmarks/mxnet_interop.py --mxnet mx/bin/python --faces faces.zip  decode real JPEGs as well
 
-The half of this file below "inside MXNet's interpreter" runs there and imports nothing of facezoo.
+The half of this file below "inside MXNet's interpreter" runs in that interpreter and imports nothing of facezoo.
 
 Needs: mx/bin/python (MXNet 1.9.1 in an environment of its own)
 """

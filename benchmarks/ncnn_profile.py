@@ -4,9 +4,9 @@
 
 Needs: nothing
 
-Layers are timed by asking one extractor for one blob after the other: each answer computes just the next layer, in NCNN's own
-packed layout. Every comparison is made in turns. ``converted`` is the network as pnnx writes it, ``exported`` as facezoo does
-(zoo.export.ncnn.spare_winograd).
+Layers are timed by asking one extractor for one blob after another: each request computes just the next layer, in NCNN's own
+packed layout. What is compared is run in turns. ``converted`` is the network as pnnx writes it, ``exported`` as facezoo writes
+it (zoo.export.ncnn.spare_winograd).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""An exported pack in several versions of InsightFace, unmodified: same faces, same embeddings as facezoo's own pipeline.
+"""An exported pack in several unmodified versions of InsightFace: the same faces and embeddings as in facezoo's own pipeline?
 
     for v in 0.7.3 1.0.1 2.1; do python -m venv if-$v; if-$v/bin/pip install insightface==$v onnxruntime; done
     python benchmarks/packs.py --python if-0.7.3/bin/python --python if-1.0.1/bin/python --python if-2.1/bin/python
 
-Writes results/packs.json. The detector in the pack is a stand-in in InsightFace's nine-output format that always reports the
-six faces of the sample photo where they are: what is tested is the pack, not the finding of faces. The half below "inside"
+Writes results/packs.json. The pack's detector is a stand-in in InsightFace's nine-output format that always reports the six
+faces of the sample photo in their places: the pack is tested, not the finding of faces. The half of this file below "inside"
 runs in InsightFace's own environment and imports nothing of facezoo.
 
 Needs: if-0.7.3/bin/python (an environment with that InsightFace), if-1.0.1/bin/python (another), if-2.1/bin/python (another)

@@ -2,8 +2,8 @@
 
   python benchmarks/paper_latency.py
 
-Writes zoo/data/paper_latency.csv (times, MACs and feature-map output as zoo/papers/fdfacenet.yaml has them from the paper; the
-other columns counted on the zoo's networks) and zoo/data/latency/*.json.
+Writes zoo/data/paper_latency.csv (times, MACs and feature-map output from the paper, as in zoo/papers/fdfacenet.yaml; the other
+columns are counted on the zoo's networks) and zoo/data/latency/*.json.
 
 Needs: nothing
 """

@@ -1,4 +1,4 @@
-"""Does recognition of a video grow, in memory, objects, open files or threads? Thousands of frames, sampled on the way.
+"""Does the recognition of videos leak memory, objects, open files or threads? Thousands of frames, sampled on the way.
 
     facezoo export retinaface_mnet025 --to onnx --out build/det.onnx
     facezoo export fdfacenet --to onnx --out build/rec.onnx
@@ -6,13 +6,13 @@
 
 Needs: nothing
 
-Two runs in one process: one recogniser on one endless source whose frames change in size and number of faces (what a camera's
-week is made of), then the same pipeline on one video file after the other (what a service does). Frames are windows that
-wander over the group photo of the insightface package. Memory is the resident part that belongs to no file. A slope is a
-least-squares one over the samples after the warm-up, with twice its standard error, corrected for the correlation of
-neighbouring samples. Exits with 1 unless the slope, with that error added, stays below 1 MB in 36 000 frames, an hour at 10 a
-second. The slopes are extrapolated from as many frames as were run: a step that comes less often is not seen, and one that came
-once makes the answer "cannot tell".
+Two runs in one process: first one recogniser on one endless source whose frames change in size and number of faces (a week of a
+camera), then the same pipeline on one video file after another (as in a service). Frames are windows that wander over the group
+photo of the insightface package. Memory is the resident part that belongs to no file. Slopes are least-squares fits to the
+samples after the warm-up, with twice the standard error, corrected for the correlation of neighbouring samples. Exit status 1
+unless the slope of memory, with that error added, stays below 1 MB in 36 000 frames, which is an hour at 10 a second. The
+slopes are extrapolated from the frames that were run: a step that comes less often than once in these is not seen, and one that
+came just once makes the answer "cannot tell".
 """
 
 from __future__ import annotations

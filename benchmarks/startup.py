@@ -1,10 +1,10 @@
-"""How long `import zoo` and `facezoo list` take beside a Python that does nothing, and which imports the time goes to.
+"""How long `import zoo` and `facezoo list` take beside a Python that does nothing, and which imports take the time.
 
     python benchmarks/startup.py                   writes results/startup.json
 
-Every run is a new process; the three take turns, and the medians are compared with the targets (0.2 s and 0.5 s). Modules are
-those with the longest imports of their own in `facezoo list` (python -X importtime, with compiled files present), in the median
-of five runs. Exit status 1 when a target is missed.
+Every run is a new process; the three take turns, and the medians are compared with the targets (0.2 s and 0.5 s). The modules
+named are those of `facezoo list` whose own import takes longest (python -X importtime, with compiled files present, median of
+five runs). Exit status 1 when a target is missed.
 
 Needs: nothing
 """

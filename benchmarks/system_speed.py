@@ -16,10 +16,10 @@
 Needs: pictures (a folder or zip of pictures of people), faces_train.zip (aligned faces to calibrate on), val.bin (6000
 pairs of identities not trained on)
 
-Pictures: the group photo that the insightface package ships with its six faces, the same cut to one face, tiled to 24, small;
-and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system lives in a
-process of its own; they take turns picture by picture, and the median of the ratios is reported: a busy machine slows all
-alike.
+Pictures: the group photo of six faces that the insightface package ships, the same photo cut to one face, tiled to 24 faces,
+and small; and the tiled one with all but 1, 2, 4, ... faces painted over, so that only the number of faces grows. Each system
+runs in a process of its own. The systems take turns picture by picture, so that a busy machine slows all alike, and the median
+of the ratios is reported.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The process of one system in benchmarks/system_speed.py: FaceAnalysis, or our pipeline on some runtime.
+"""The process of one system that benchmarks/system_speed.py compares: FaceAnalysis, or our pipeline on some runtime.
 
     python benchmarks/system_worker.py SYSTEM.json-text
 
-The first line of standard output says that it is loaded; then each line ``{"picture": name, "calls": n}`` of standard input is
-answered by the milliseconds of n calls, in all and by stage, and each line ``{"album": [file, ...]}`` by its seconds and faces.
+The first line of standard output says that the system is loaded. Then each line ``{"picture": name, "calls": n}`` of standard
+input is answered with the milliseconds of n calls, in all and by stage, and each line ``{"album": [file, ...]}`` with the
+seconds that the album took and its faces.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does every TensorRT attribute that the board's code uses exist, in every version it says it runs on? Run by hand.
+"""Does every TensorRT attribute that the board's code uses exist in every version that it claims to run on? Run by hand.
 
   python benchmarks/tensorrt_attributes.py --module                     the installed binding (`import tensorrt` needs no GPU)
   python benchmarks/tensorrt_attributes.py --source TensorRT --tag 8.2.1    the binding's C++ source in a checkout of

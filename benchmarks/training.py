@@ -6,9 +6,9 @@
 
 Needs: insightface (a checkout), faces_train.zip (aligned 112x112 faces, a folder a person)
 
-InsightFace's ``train_v2.py`` runs unmodified through the launcher (float32 there: its mixed precision is CUDA's); facezoo runs
-as its recipes for CPUs do (bf16, compiled) and as InsightFace does (float32, not compiled). Counted are faces a second after
-the first steps, as each trainer logs them; the runs take turns, and each round begins with another side.
+InsightFace's ``train_v2.py`` runs unmodified through the launcher (in float32, because its mixed precision is CUDA's); facezoo
+runs as its recipes for CPUs do (bf16, compiled) and as InsightFace does (float32, not compiled). What counts is the faces a
+second after the first steps, as each trainer logs them; the runs take turns, and each round begins with another side.
 """
 
 from __future__ import annotations

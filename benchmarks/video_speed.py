@@ -1,4 +1,4 @@
-"""Rates of `facezoo watch` on a video with real faces: one frame after the other, in threads, side by side, in real time."""
+"""Rates of `facezoo watch` on a video with real faces: frame by frame, in threads, frames side by side, and in real time."""
 
 from __future__ import annotations
 
