@@ -15,12 +15,12 @@ __all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'flatten
 
 
 class Backbone(nn.Module):
-    """Face image to embedding; sub-classes define the modules ``features`` and ``head``.
+    """Turns a face image into an embedding; sub-classes define the modules ``features`` and ``head``.
 
     Input: float32 ``(N, 3, H, W)``, RGB in [-1, 1] (``(x - 127.5) / 127.5``), ``(H, W) == input_size``.
     Output: float32 ``(N, num_features)``, **not** L2-normalised (margin heads normalise; IJB uses the norm as quality).
-    ``features`` may run in half precision (own ``fp16`` flag, as InsightFace asks, or an outer autocast); ``head`` always
-    runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
+    ``features`` may run in half precision (its own ``fp16`` flag, which InsightFace asks for, or an outer autocast); ``head``
+    always runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
 
     Raises:
         ValueError: ``num_features`` is not a whole number from 1, or ``input_size`` is impossible.
@@ -73,7 +73,7 @@ def to_hw(size: int | tuple[int, int]) -> tuple[int, int]:
     """``112 -> (112, 112)``; a pair is passed through.
 
     Raises:
-        ValueError: neither a whole number from 1 nor two of them.
+        ValueError: it is neither a whole number from 1 nor a pair of them.
     """
     pair = (size, size) if isinstance(size, int) else size
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
@@ -121,7 +121,7 @@ def make_divisible(channels: int, divisor: int, width: float) -> int:
 
 
 def flatten(dropout: float) -> nn.Module:
-    """Flatten, and dropout where there is some: one module, so that the tensors behind it are called the same either way."""
+    """Flatten, then dropout if there is any: a single module, so that the layers after it have the same names either way."""
     return nn.Sequential(nn.Flatten(1), nn.Dropout(dropout)) if dropout > 0 else nn.Flatten(1)
 
 

@@ -1,12 +1,13 @@
 """ResNeXt-100 with CBAM: teacher and student of the low-quality distillation paper.
 
 Paper: "Low-quality face recognition based on knowledge distillation" (in Chinese), Science Technology and Engineering 25(2),
-2025, section 1. It names ResNeXt-100 with units 3, 13, 30, 3 and CBAM in every residual unit. Only two convolutions a unit
-make 100 layers, and those units are the public ``CBAMResNet`` of A-SKD (Shin et al. 2022, "Teaching Where to Look"), so that
-is what this is, with the paper's 7x7 spatial kernel in place of A-SKD's 3x3. ``groups`` defaults to 1: the ResNeXt paper
+2025, section 1. It names ResNeXt-100 with units 3, 13, 30, 3 and CBAM in every residual unit. These units make 100 layers only
+if each has two convolutions. The public ``CBAMResNet`` of A-SKD (Shin et al. 2022, "Teaching Where to Look") has such units, so
+this is that network, with the paper's 7x7 spatial kernel in place of A-SKD's 3x3. ``groups`` defaults to 1: the ResNeXt paper
 itself notes that aggregation with units of two layers equals one wide dense unit.
 
-Deviations: the paper's figure 1 names ReLU, the public units have PReLU. A-SKD begins from Xavier's weights, this from He's.
+Deviations: the paper's figure 1 names ReLU, these units have PReLU, like the public ones. A-SKD begins from Xavier's weights,
+this network from He's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class CBAMResNeXt(IResNet):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, list[AttentionMaps], list[Tensor]]:
         """What attention distillation compares, with gradients.
 
-        No hooks: ``forward`` and its export know nothing of this.
+        It uses no hooks: ``forward`` and its export are not affected.
 
         Returns:
             The embedding; the attention maps of every unit in order, after the sigmoid (eqs. 3-4) and before it; and the

@@ -1,8 +1,8 @@
-"""CNN-8 and its four ways to become light: the image classifiers on which FDFaceNet's design rules were found.
+"""CNN-8 and four lighter forms of it: the image classifiers on which FDFaceNet's design rules were found.
 
-Paper: Wang, Xu, Lu 2023 (as fdfacenet.py), Tables 3 to 5. The paper prints no layer table for them; the channels of Table 7
-with these strides are the only ones among all stride patterns (and, for CNN-14-DS, among all 924 ways to place six more
-units) that meet the printed MACs of every width.
+Paper: Wang, Xu, Lu 2023 (as fdfacenet.py), Tables 3 to 5. The paper prints no layer table for them; with the channels of
+Table 7 these strides are the only ones among all stride patterns (and, for CNN-14-DS, among all 924 ways to place six
+more units) that meet the printed MACs of every width.
 
 ``num_classes=1000`` at ``input_size=224``, or ``num_classes=10`` at 32 (CIFAR), builds the paper's classifiers; without it
 the net ends in GDC, FC and BatchNorm1d like FDFaceNet and gives face embeddings, which is not in the paper.
@@ -26,10 +26,10 @@ class CNN8(Backbone):
 
     Args:
         channels, strides: of the units.
-        depthwise: depthwise separable units after the first (DS).
-        pooled: units 2 to 5 have stride 1 and a 2x2 max-pooling behind them (FD-Pooling).
+        depthwise: the units after the first are depthwise separable (DS).
+        pooled: units 2 to 5 have stride 1 and a 2x2 max-pooling after them (FD-Pooling).
         width: multiplies every channel count (``int(channels * width)``).
-        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` then means nothing.
+        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` is then ignored.
     """
 
     def __init__(self, channels: tuple[int, ...] = CHANNELS, strides: tuple[int, ...] = STAGED, depthwise: bool = False,
@@ -82,5 +82,5 @@ def cnn8_fd(**kwargs) -> CNN8:
 
 @register_backbone
 def cnn8_fd_pooling(**kwargs) -> CNN8:
-    """CNN-8-FD-Pooling: fast down-sampling by max-pooling behind units 2 to 5 (Table 4, widths 0.5 and 0.75)."""
+    """CNN-8-FD-Pooling: fast down-sampling by max-pooling after units 2 to 5 (Table 4, widths 0.5 and 0.75)."""
     return CNN8(pooled=True, **kwargs)

@@ -4,10 +4,10 @@ Paper: Wang, Xu, Lu, "Lightweight Network Design and Application for Face Recogn
 Acta Electronica Sinica 51(8), 2023, doi 10.12263/DZXB.20211031. Section 4.2, Table 7 and figure 4.
 
 All five networks use the channels of Table 7. *Fast* strides (FDFN) put every stride of 2 first; *staged* strides (NFN)
-are the ones that reproduce the printed MACs of the conventional baseline. A ``_nogdc`` network is starred in the paper:
+are those that reproduce the printed MACs of the conventional baseline. A ``_nogdc`` network is starred in the paper:
 its fully connected layer reads the flattened last map instead of a global depthwise convolution (GDC).
 
-Not printed in the paper, fixed by its figures of MACs and feature-map output: the GDC is followed by BatchNorm and
+Not printed in the paper, but determined by its figures for MACs and feature-map output: the GDC is followed by BatchNorm and
 PReLU; FC1 has a bias; the first unit of DWFaceNet is a standard convolution.
 """
 
@@ -30,7 +30,7 @@ class FDFaceNet(Backbone):
     Args:
         strides: of the eight units, :data:`FAST` or :data:`STAGED`.
         gdc: end in a GDC (as the paper's final model) instead of flattening the last map.
-        depthwise: DSConv-P units after the first.
+        depthwise: the units after the first are DSConv-P.
         act: activation of all units; ``relu`` and ``leaky_relu`` fuse with 8-bit convolutions, the paper's ``prelu`` does not.
         width: multiplies every channel count (``int(channels * width)``).
     """
@@ -51,7 +51,7 @@ class FDFaceNet(Backbone):
 
 
 def conv_units(channels: list[int], strides: tuple[int, ...], depthwise: bool = False, act: str = 'prelu') -> list[nn.Module]:
-    """One unit a channel count: a standard 3x3 convolution first, then standard or depthwise separable ones."""
+    """One unit for each channel count: a standard 3x3 convolution first, then standard or depthwise separable ones."""
     unit = DepthwiseSeparable if depthwise else ConvBNAct
     first = ConvBNAct(3, channels[0], stride=strides[0], act=act)
     return [first, *(unit(i, o, stride=s, act=act) for i, o, s in zip(channels, channels[1:], strides[1:], strict=False))]

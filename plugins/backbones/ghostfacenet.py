@@ -13,7 +13,7 @@ from plugins.backbones._base import Backbone, conv_out, embedding_head, make_div
 from plugins.layers import GDC, ConvBNAct
 from plugins.registry import register_backbone
 
-# (kernel, expansion channels, output channels, squeeze-and-excitation, stride) a bottleneck
+# (kernel, expansion channels, output channels, squeeze-and-excitation, stride) of each bottleneck
 ROWS = (
     (3, 16, 16, False, 1),
     (3, 48, 24, False, 2), (3, 72, 24, False, 1),
@@ -26,7 +26,7 @@ STEM, LAST = 16, 512
 
 
 class GhostModule(nn.Module):
-    """Half of the outputs by a 1x1 convolution, the other half from those by a cheap depthwise 3x3."""
+    """A 1x1 convolution makes half of the outputs; a cheap depthwise 3x3 makes the other half from these."""
 
     def __init__(self, in_channels: int, out_channels: int, act: str | None = 'prelu') -> None:
         super().__init__()

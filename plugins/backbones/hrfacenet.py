@@ -1,8 +1,8 @@
 """HRNet for faces: branches of several resolutions side by side, fused again and again; a rival in LNRN's Table 3.
 
 Paper: Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition", TPAMI 2021; face variant: cavaface's
-public ``hrnet.py`` (stem with one stride of 2 only, FC on the whole map), which this matches module by module but for the
-scale and shift of the last BatchNorm, which cavaface leaves out. LNRN does not say which HRNet it measured.
+public ``hrnet.py`` (stem with one stride of 2 only, FC on the whole map). This network matches it module by module, except that
+cavaface leaves out the scale and shift of the last BatchNorm. LNRN does not say which HRNet it measured.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from plugins.layers import ConvBNAct
 from plugins.registry import register_backbone
 
 STEM = 64
-HEAD = (32, 64, 128, 256)  # inner channels of the head's bottlenecks, a branch each
+HEAD = (32, 64, 128, 256)  # inner channels of the head's bottlenecks, one for each branch
 
 
 class Exchange(nn.Module):
-    """One module of a stage: residual units on every branch, then every branch adds what all others have found.
+    """One module of a stage: residual units on every branch, then every branch adds the maps of all others.
 
     Args:
         channels: of the branches, from the highest resolution to the lowest.
-        blocks: residual units a branch.
+        blocks: residual units per branch.
     """
 
     def __init__(self, channels: list[int], blocks: int) -> None:
@@ -43,7 +43,7 @@ class Exchange(nn.Module):
 
 
 def _path(channels: list[int], source: int, target: int) -> nn.Module:
-    """From one branch to another: 1x1 and nearest up-sampling, strided 3x3 down, or nothing."""
+    """From one branch to another: a 1x1 with nearest up-sampling, strided 3x3 convolutions down, or nothing."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -59,7 +59,7 @@ class HRFaceNet(Backbone):
     Args:
         base: channels of the branch of highest resolution (18: W18); each lower one has twice as many.
         modules: exchanges in the stages of two, three and four branches.
-        blocks: residual units a branch and exchange.
+        blocks: residual units per branch and exchange.
         width: multiplies stem and head.
     """
 
@@ -104,7 +104,7 @@ class HRFaceNet(Backbone):
 
 
 def _transition(previous: list[int], channels: list[int]) -> nn.ModuleList:
-    """A layer a branch: 3x3 where the channels change, nothing where they do not, strided 3x3 to the new branch."""
+    """One layer for each branch: 3x3 where the channels change, nothing where they do not, a strided 3x3 to the new branch."""
     layers = [nn.Identity() if old == new else ConvBNAct(old, new, act='relu')
               for old, new in zip(previous, channels, strict=False)]
     return nn.ModuleList([*layers, ConvBNAct(previous[-1], channels[-1], 3, 2, act='relu')])

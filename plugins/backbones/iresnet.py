@@ -3,8 +3,8 @@
 Paper: Deng et al., "ArcFace", CVPR 2019 (section 3.1, IR units); InsightFace's ``arcface_torch/backbones/iresnet.py``, whose
 ``model.pt`` loads into this network.
 
-Deviations: InsightFace freezes the scale of the last BatchNorm at 1; here it is trained, as in all other families. It draws the
-convolutions from N(0, 0.1); here they begin as in all other families, too (:meth:`Backbone.init_weights`).
+Deviations: InsightFace freezes the scale of the last BatchNorm at 1; here it is trained, as in all other families. It
+initialises convolutions from N(0, 0.1); here they, too, begin as in all other families (:meth:`Backbone.init_weights`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class IResNet(Backbone):
     """Stem (conv 3x3, stride 1), four stages of IR units, BatchNorm, dropout, FC on the whole map, BatchNorm1d.
 
     Args:
-        units: IR units a stage; the first one of each has stride 2.
+        units: IR units per stage; the first of each stage has stride 2.
         groups: of the convolutions of a unit, one number for both or a pair.
         cbam: attention in every unit.
         width: multiplies every channel count (``int(channels * width)``).

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from plugins.backbones._base import Backbone, flatten
 from plugins.registry import register_backbone
 
-# (output channels, residual blocks before the group, max-pooling behind it) a group
+# of each group: (output channels, residual blocks before it, max-pooling after it)
 GROUPS_9 = ((96, 0, True), (192, 0, True), (128, 0, False), (128, 0, True))
 GROUPS_29 = ((96, 1, True), (192, 2, True), (128, 3, False), (128, 4, True))
 LUMA = (0.299, 0.587, 0.114)
 
 
 class MFM(nn.Module):
-    """Max-feature-map: twice the outputs, and the larger one of each pair (of channels ``i`` and ``out_channels + i``)."""
+    """Max-feature-map: makes twice the outputs and keeps the larger of each pair (channels ``i`` and ``out_channels + i``)."""
 
     def __init__(self, filter_: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class LightCNN(Backbone):
     """5x5 MFM layer, four groups (1x1 and 3x3 MFM), fully connected MFM layer to the embedding.
 
     Args:
-        groups: ``(output channels, residual blocks before, pooling behind)`` a group.
+        groups: for each group ``(output channels, residual blocks before it, pooling after it)``.
     """
 
     luma: Tensor

@@ -1,14 +1,14 @@
 """LNRN: a light residual network whose first unit looks at the box of the facial key points.
 
 Paper: Hui, Yan, Gao, He, "Lightweight New Residual Face Recognition Method Based on Feature Fusion" (in Chinese), Acta
-Electronica Sinica. Sections 2.2 and 2.3; its figures 1 and 2 are the only description of the layers, no channel count is
-printed, so the networks here are a reconstruction (``near``) whose widths are free.
+Electronica Sinica, sections 2.2 and 2.3. Its figures 1 and 2 are the only description of the layers, and no channel count is
+printed, so the networks here are a reconstruction (``near``) whose widths are our choice.
 
-What the text fixes: four units, each with a *shared* map that feeds two branches, a pooled one for the whole face and one
-for the key features, added as in a residual network. The first unit crops the key branch to the box of the key points
-(``[28:84, 34:90]``); the other three attend. The box is 56 = 112 / 2 pixels wide, so the cropped map and the pooled map of
-the first unit have one size: the only reading in which the paper's "for convenience of calculation" makes sense. Its
-coordinates are (x, y): the tensor slice is ``[:, :, 34:90, 28:84]``; the other order would cut the mouth off.
+What the text fixes: there are four units, each with a *shared* map that feeds two branches, a pooled one for the whole face and
+one for the key features; the two are added as in a residual network. The first unit crops the key branch to the box of the key
+points (``[28:84, 34:90]``); the other three attend. The box is 56 = 112 / 2 pixels wide, so the cropped map and the pooled map
+of the first unit have the same size: the only reading in which the paper's "for convenience of calculation" makes sense. The
+box's coordinates are (x, y): the tensor slice is ``[:, :, 34:90, 28:84]``; the other order would cut the mouth off.
 
 Deviation: the input is ``(x - 127.5) / 127.5`` as in all of facezoo; the paper divides by 128.
 """
@@ -38,7 +38,7 @@ class NewResidual(nn.Module):
         shared: channels of the shared map.
         box: ``(x0, y0, x1, y1)`` of the key branch's crop (figure 2a), None for no crop (figure 2b).
         strides: of the key branch's two convolutions.
-        attend: attention on the key branch, or behind the fusion with ``attend_fused``.
+        attend: attention on the key branch, or, with ``attend_fused``, after the fusion.
         fusion: ``add``, or ``concat`` followed by a 1x1 convolution.
         pool: ``max`` or ``avg``.
     """
@@ -73,7 +73,7 @@ class LNRN(Backbone):
 
     Args:
         plan: ``S``, ``M``, ``L`` or five channel counts (shared map, four units).
-        attention: of units 2 to 4: ``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` (which the paper has not).
+        attention: of units 2 to 4: ``none``, ``se``, ``cam``, ``sam``, ``cbam`` or ``eca`` (which is not in the paper).
         box: key box ``(x0, y0, x1, y1)`` in a 112x112 face, 56 pixels a side; scaled to ``input_size``. None: no crop.
         attend_fused, fusion, pool: alternatives that the text leaves open; see :class:`NewResidual`.
         width: multiplies the plan's channels (``int(channels * width)``).

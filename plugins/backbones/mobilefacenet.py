@@ -15,14 +15,14 @@ from plugins.backbones._base import Backbone, conv_out, embedding_head, flatten,
 from plugins.layers import GDC, ConvBNAct, InvertedResidual
 from plugins.registry import register_backbone
 
-# (expansion t, output channels c, repeats n, stride s) a row: Table 1 of both papers
+# (expansion t, output channels c, repeats n, stride s) of each row: Table 1 of both papers
 ROWS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 # Xiao's restructuring; the repeats are not printed: these give the printed file size of 3.1 MB
 ROWS_XIAO = ((2, 64, 3, 2), (4, 128, 1, 2), (2, 128, 3, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 
 class GDCs(nn.Module):
-    """One GDC a map size, so that one network takes inputs of several resolutions."""
+    """One GDC for each map size, so that one network takes inputs of several resolutions."""
 
     def __init__(self, channels: int, sizes: list[tuple[int, int]]) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class MobileFaceNet(Backbone):
     """Stem (conv 3x3/2, depthwise 3x3), inverted residuals, 1x1 expansion, GDConv, linear 1x1 to the embedding.
 
     Args:
-        rows: ``(t, c, n, s)`` a row of inverted residuals; the first of a row has stride ``s``.
+        rows: ``(t, c, n, s)`` for each row of inverted residuals, the first of which has stride ``s``.
         stem: channels of the stem.
         act: activation inside the inverted residuals; outer_act: of the stem and of the last 1x1 convolution.
         eca: indices of the rows whose units end in ECA.
         last: channels of the 1x1 convolution before GDConv; None leaves it out.
-        project: the linear layer after GDConv. Without it the embedding is GDConv's output; a layer is still added when that
-            has not ``num_features`` channels.
+        project: the linear layer after GDConv. Without it the embedding is GDConv's output; a layer is still added if that
+            does not have ``num_features`` channels.
         width: multiplies the channels of stem and rows (``int(channels * width)``).
         resolutions: further input sizes for which a GDConv is kept; see :meth:`at`.
     """
@@ -79,7 +79,7 @@ class MobileFaceNet(Backbone):
         self.init_weights()
 
     def at(self, input_size: int | tuple[int, int]) -> MobileFaceNet:
-        """The same network, sharing its weights, for another of its ``resolutions``: to profile or export at that size."""
+        """The same network with shared weights for another of its ``resolutions``, to profile or export it at that size."""
         other = copy.copy(self)
         other.input_size = to_hw(input_size)
         return other

@@ -1,8 +1,8 @@
 """MobileID: three small convolutions and three fully connected layers, distilled from DeepID2's neurons.
 
 Paper: Luo et al., "Face Model Compression by Distilling Knowledge from Neurons", AAAI 2016; the authors' published
-``mobile_id_gallery.prototxt`` gives the layers, not the input. DeepID2's 55x47 RGB window is assumed; it makes 1.18 M
-parameters (1.0 M is printed). The public contract stays a 112x112 aligned face: the net halves it and cuts the window out.
+``mobile_id_gallery.prototxt`` gives the layers, but not the input. DeepID2's 55x47 RGB window is assumed; it makes 1.18 M
+parameters (1.0 M is printed). The net still takes a 112x112 aligned face, which it halves before it cuts the window out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from plugins.backbones._base import Backbone, conv_out, scale_channels
 from plugins.registry import register_backbone
 
 HIDDEN = 500
-WINDOW = (55, 47)  # DeepID2's input (height, width), out of the halved 56x56 face
+WINDOW = (55, 47)  # DeepID2's input (height, width), cut out of the halved 56x56 face
 
 
 class MobileID(Backbone):
-    """Conv 4x4, 3x3, 3x3 with 64 channels, ReLU and 2x2 pooling, then FC 500, 500 and the features (ReLU behind each).
+    """Conv 4x4, 3x3, 3x3 with 64 channels, ReLU and 2x2 pooling, then FC 500, 500 and the features (ReLU after each).
 
     Args:
         width: multiplies channels and hidden layers.

@@ -2,7 +2,7 @@
 
 Papers: Howard et al., "MobileNets", arXiv 1704.04861; Sandler et al., "MobileNetV2", CVPR 2018. Table 2 repeats figures of
 the MobileFaceNets paper (Chen et al. 2018), which trained both at 112x112 with a stride of 1 in the first convolution and
-128 features behind global average pooling. Its parameter counts leave the fully connected layer out.
+128 features after global average pooling. The parameter counts there leave the fully connected layer out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from plugins.layers import ConvBNAct, DepthwiseSeparable, InvertedResidual
 from plugins.registry import register_backbone
 
 STEM = 32
-# V1: (output channels, stride) a unit
+# V1: (output channels, stride) of each unit
 UNITS_V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
-# V2: (expansion, output channels, repeats, stride) a row
+# V2: (expansion, output channels, repeats, stride) of each row
 ROWS_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 LAST_V2 = 1280
 

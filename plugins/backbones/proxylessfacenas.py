@@ -14,7 +14,7 @@ from plugins.backbones._base import Backbone, conv_out, embedding_head, scale_ch
 from plugins.layers import GDC, ConvBNAct, InvertedResidual
 from plugins.registry import register_backbone
 
-# stages of (output channels, expansion, kernel) a cell; None: the search chose the identity. First cell of a stage: stride 2
+# stages of cells (output channels, expansion, kernel); None: the search chose the identity. A stage's first cell has stride 2
 STAGES = (
     ((32, 6, 3), (32, 3, 3), (32, 3, 3), (32, 3, 3)),
     ((48, 6, 3), (48, 3, 3), (48, 3, 3), (48, 3, 5)),
@@ -40,7 +40,7 @@ class ProxylessFaceNAS(Backbone):
             for index, cell in enumerate(stage):
                 if cell is not None:
                     out = scale_channels(cell[0], width)
-                    # a cell that changes the channels inside a stage has no residual: InvertedResidual sees that itself
+                    # InvertedResidual itself leaves out the residual of a cell that changes the channels inside a stage
                     layers.append(InvertedResidual(channels, out, cell[1], 2 if index == 0 else 1, cell[2]))
                     channels = out
         layers += [ConvBNAct(channels, last, 1), GDC(last, conv_out(self.input_size, (1, 2, 2, 2, 2)))]

@@ -37,7 +37,7 @@ def basic(in_channels: int, channels: int, stride: int = 1) -> Residual:
 
 
 def bottleneck(in_channels: int, channels: int, stride: int = 1) -> Residual:
-    """1x1, 3x3 and 1x1 convolutions; four times ``channels`` come out."""
+    """1x1, 3x3 and 1x1 convolutions; the output has four times ``channels``."""
     body = nn.Sequential(ConvBNAct(in_channels, channels, 1, act='relu'), ConvBNAct(channels, channels, 3, stride, act='relu'),
                          ConvBNAct(channels, 4 * channels, 1, act=None))
     return Residual(body, in_channels, 4 * channels, stride)
@@ -47,10 +47,10 @@ class ResNet(Backbone):
     """Stem (conv 7x7/2, max-pooling 3x3/2), four stages of residual units, global average pooling.
 
     Args:
-        unit: :func:`basic` or :func:`bottleneck`; expansion: its output channels over ``channels``.
-        units: residual units a stage.
+        unit: :func:`basic` or :func:`bottleneck`; expansion: its output channels divided by ``channels``.
+        units: residual units per stage.
         width: multiplies every channel count (``int(channels * width)``).
-        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` then means nothing.
+        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` is then ignored.
     """
 
     def __init__(self, unit=basic, expansion: int = 1, units: tuple[int, ...] = (2, 2, 2, 2), width: float = 1.0,

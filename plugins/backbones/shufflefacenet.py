@@ -1,7 +1,7 @@
-"""ShuffleFaceNet: ShuffleNetV2 units with PReLU, no pooling behind the stem, and a global depthwise convolution.
+"""ShuffleFaceNet: ShuffleNetV2 units with PReLU, no pooling after the stem, and a global depthwise convolution.
 
 Paper: Martinez-Diaz et al., "ShuffleFaceNet: A Lightweight Face Architecture for Efficient and Highly-Accurate Face
-Recognition", ICCV workshops 2019. Paper 001 measures the width 1.0 with 128 features (Table 11).
+Recognition", ICCV workshops 2019. Paper 001 measures width 1.0 with 128 features (Table 11).
 """
 
 from __future__ import annotations

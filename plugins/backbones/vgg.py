@@ -24,7 +24,7 @@ class VGG(Backbone):
 
     Args:
         width: multiplies channels and hidden layers (``int(channels * width)``).
-        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` then means nothing.
+        num_classes: build a classifier whose output is ``(N, num_classes)`` logits; ``num_features`` is then ignored.
     """
 
     def __init__(self, width: float = 1.0, num_classes: int | None = None, num_features: int = 512,

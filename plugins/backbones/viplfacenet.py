@@ -1,4 +1,4 @@
-"""VIPLFaceNet: the AlexNet-like ten-layer network of the SeetaFace engine, whose depth and channels FDFaceNet took over.
+"""VIPLFaceNet: SeetaFace's AlexNet-like network of ten layers, whose depth and channels FDFaceNet took over.
 
 Paper: Liu et al., "VIPLFaceNet: An Open Source Deep Face Recognition SDK", Frontiers of Computer Science 2017. Seven
 convolutions and two fully connected layers (the third is the classifier), 2048 features, as SeetaFace's README says. Its
@@ -14,7 +14,7 @@ from torch import nn
 from plugins.backbones._base import Backbone, conv_out, scale_channels
 from plugins.registry import register_backbone
 
-# (output channels, kernel, stride, padding, 3x3/2 max-pooling behind it) a convolution
+# of each convolution: (output channels, kernel, stride, padding, 3x3/2 max-pooling after it)
 LAYERS = ((48, 9, 4, 0, True), (128, 3, 1, 1, False), (128, 3, 1, 1, True), (256, 3, 1, 1, False), (192, 3, 1, 1, False),
           (192, 3, 1, 1, False), (128, 3, 1, 1, True))
 HIDDEN = 4096

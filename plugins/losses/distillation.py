@@ -1,7 +1,7 @@
 """Distillation losses: what a student network sees or says, compared with what its teacher does on the same faces.
 
-Those of :data:`DISTILLATIONS` compare a :class:`Seen` of the student with one of the teacher, so that rivals are exchanged by
-name; label distillation alone needs the labels, too.
+The losses of :data:`DISTILLATIONS` compare a :class:`Seen` of the student with one of the teacher, so that one can replace
+another by name. Only label distillation also needs the labels.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Seen(NamedTuple):
 
     Attributes:
         embedding: ``(N, D)``.
-        logits: ``(N, C)`` of its classification head, None when it has none.
+        logits: ``(N, C)`` of its classification head, None if it has no head.
         channel_maps, spatial_maps: CBAM's attention after the sigmoid, block by block: ``(N, C, 1, 1)`` and ``(N, 1, H, W)``.
         features: the blocks' outputs ``(N, C, H, W)``.
-        channel_scores, spatial_scores: the attention before the sigmoid, shapes as after it.
+        channel_scores, spatial_scores: the attention before the sigmoid, in the same shapes.
     """
 
     embedding: Tensor
@@ -44,12 +44,12 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the two ``(N, N)`` matrices of cosine similarities (off the diagonal).
 
-    What verification compares are similarities, so this asks for exactly what is used. After similarity-preserving distillation
+    Verification compares similarities, so this asks for exactly what is used. It follows similarity-preserving distillation
     (Tung and Mori 2019), which compares inner products and normalises them row by row; relational distillation (Park et al.
     2019) compares distances and angles.
 
     Raises:
-        ValueError: one row: there is no pair to compare.
+        ValueError: there is only one row, so no pair to compare.
     """
     count = len(student)
     if count < 2:
@@ -63,8 +63,8 @@ def label_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: fl
     """Label distillation of logits ``(N, C)``, paper 003 eqs. 5-6 and figure 3: ``hard * CE + (1 - hard) * soft``.
 
     The paper prints neither T nor the weight nor the soft term: 4, 0.5 and Hinton's ``T^2 * KL(teacher || student)`` (Hinton et
-    al. 2015, section 2) are ours. Rows labelled -1 take part in the soft term only.
-    With ArcFace as the recognition loss the hard term is *the same thing again*: both on, it counts ``1 + hard`` times.
+    al. 2015, section 2) are our choice. Rows labelled -1 take part in the soft term only.
+    If the recognition loss is ArcFace, the hard term is *the same thing again*: with both on, it counts ``1 + hard`` times.
     """
     soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
                     reduction='batchmean') * temperature ** 2
@@ -76,8 +76,8 @@ def label_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: fl
 def attention_loss(student: Seen, teacher: Seen) -> Tensor:
     """Paper 003 eqs. 7-8: ``sum_i (rho_s + rho_c) / 2`` over all blocks, ``rho = 1 - cos`` of the flattened maps.
 
-    The maps are those after the sigmoid (eqs. 3-4): positive numbers, so that no two are far apart. A-SKD, from which the
-    paper has the idea, compares them before it: :func:`askd_loss`.
+    The maps are those after the sigmoid (eqs. 3-4). Their values are positive, so no two maps are far apart. A-SKD, from which
+    the paper takes the idea, compares the maps before the sigmoid: :func:`askd_loss`.
 
     Raises:
         ValueError: a network has no maps, or they differ in number or shape.
@@ -89,11 +89,11 @@ def askd_loss(student: Seen, teacher: Seen) -> Tensor:
     """A-SKD (Shin et al., "Teaching Where to Look", ECCV 2022): ``sum_i (rho_s + rho_c)`` over all blocks, ``rho`` as in
     :func:`attention_loss`.
 
-    As in its public code (gist-ailab/teaching-where-to-look) the maps are those before the sigmoid, of either sign, so that
-    they lie much farther apart than after it. The code's weight is 5 a term: ``distill={'askd': 5.0}``. A channel map of
-    zeros (no hidden unit of a narrow network's MLP is on) has no direction: its ``rho`` is 1 and teaches nothing.
+    As in its public code (gist-ailab/teaching-where-to-look) the maps are those before the sigmoid. Their values have either
+    sign, so they lie much farther apart than after it. That code weights each term by 5: ``distill={'askd': 5.0}``. A channel
+    map of zeros (no hidden unit of a narrow network's MLP is on) has no direction: its ``rho`` is 1 and teaches nothing.
 
-    Deviation: its spatial attention has 3x3 kernels; the maps here are those of the network at hand (``cbam_resnext100``: 7x7).
+    Deviation: A-SKD's spatial attention has 3x3 kernels; here the kernels are the network's own (``cbam_resnext100``: 7x7).
 
     Raises:
         ValueError: as :func:`attention_loss`.
@@ -106,7 +106,7 @@ def attention_transfer_loss(student: Seen, teacher: Seen) -> Tensor:
     mean over the batch and summed over the blocks.
 
     Raises:
-        ValueError: the networks have no features, or another number of blocks or size of maps.
+        ValueError: the networks have no features, or differ in the number of blocks or the size of the maps.
     """
     return sum(((_activation(a) - _activation(b)).norm(dim=1).mean() for a, b in _pairs(student, teacher, 'features')),
                student.embedding.new_zeros(()))
@@ -126,7 +126,7 @@ def _pairs(student: Seen, teacher: Seen, *kinds: str) -> list[tuple[Tensor, Tens
     """The maps of student and teacher block by block.
 
     Raises:
-        ValueError: one has none, or they differ in number or shape.
+        ValueError: a network has no maps, or they differ in number or shape.
     """
     pairs = []
     for kind in kinds:

@@ -20,8 +20,8 @@ __all__ = ['Targets', 'assign', 'dense_distillation', 'multibox_loss']
 Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K, 2), boxes (N, K, 4), landmarks (N, K, 10)
 SURE = 0.5  # score from which a labelled face is taught; below it only counts as near
 NEGATIVES = 7  # anchors of the background for each anchor of a face
-NEAR = 0.2  # overlap from which a teacher's opinion on an anchor is about a labelled face
-UNSURE = 0.3  # a teacher's score from which an anchor far from all labels is left out: it may be a face that nobody labelled
+NEAR = 0.2  # an anchor that overlaps a labelled face by at least this: the teacher's opinion on it is about that face
+UNSURE = 0.3  # an anchor far from all labels with at least this score of the teacher is left out: it may be an unlabelled face
 
 
 class Targets:
@@ -29,8 +29,8 @@ class Targets:
 
     Attributes:
         face: bool ``(N, K)``: the anchor is responsible for a face.
-        near: float ``(N, K)``: overlap with the best face, labelled as sure or not.
-        boxes, landmarks: ``(N, K, 4)`` and ``(N, K, 10)``, valid where ``face``; landmarks NaN where they are not known.
+        near: float ``(N, K)``: the largest overlap with a face, whether its label is sure or not.
+        boxes, landmarks: ``(N, K, 4)`` and ``(N, K, 10)``, valid where ``face``; unknown landmarks are NaN.
     """
 
     def __init__(self, rows: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
@@ -72,9 +72,15 @@ def multibox_loss(outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
 
     Args:
         outputs: as a detector returns them.
+<<<<<<< HEAD
+=======
+        negatives: how many background anchors count for each anchor of a face: the worst ones of every picture, and this many
+            in a picture without a face. Background is what overlaps no face by 0.2 (0.35 in Pytorch_Retinaface). An anchor
+            between that and the 0.35 of an anchor of a face does not count.
+>>>>>>> eedf2d6 (Losses and backbones: comments and docstrings that read once; no code changes)
 
     Returns:
-        ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the anchors of faces.
+        ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the number of anchors of faces.
     """
     logits, boxes, landmarks = outputs
     face = targets.face
@@ -90,15 +96,15 @@ def multibox_loss(outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
 def dense_distillation(outputs: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
     """Every anchor learns what the teacher says of it on the same view, corrected by labels made under better conditions.
 
-    An anchor that is responsible for a labelled face is a face even where the teacher misses it on this view (turned, tiny,
-    blurred). Far from all labels the teacher's faces are false alarms or unlabelled faces, and are left out.
+    An anchor that is responsible for a labelled face counts as a face even if the teacher misses it on this view (turned, tiny,
+    blurred). Faces that the teacher finds far from all labels are false alarms or unlabelled faces, and are left out.
 
     Args:
         outputs, teacher: of the student and of the teacher, as a detector returns them.
 
     Returns:
-        ``score`` (quality focal loss), a sum divided by that of its targets; ``box`` and ``landmark`` losses, means over the
-        anchors of faces, labelled ones and those that the teacher is sure of near them, weighed by the target.
+        ``score`` (quality focal loss), its sum divided by the sum of its targets; ``box`` and ``landmark`` losses, means
+        weighted by the target, over the anchors of labelled faces and those near such a face where the teacher is sure.
     """
     logits, boxes, landmarks = outputs
     opinion = torch.sigmoid(teacher[0][..., 1] - teacher[0][..., 0])
@@ -116,8 +122,7 @@ def dense_distillation(outputs: Outputs, teacher: Outputs, targets: Targets) -> 
 
 
 def _regression(boxes: Tensor, landmarks: Tensor, targets: Targets, weight: Tensor, total: Tensor) -> dict[str, Tensor]:
-    """Smooth L1 (quadratic below a tenth of a variance unit, 1 % of the anchor) of boxes and of the landmarks that are
-    known."""
+    """Smooth L1 of boxes and of known landmarks (quadratic below a tenth of a variance unit, 1 % of the anchor)."""
     rows = weight > 0
     weight = weight[rows].unsqueeze(1)
     box = F.smooth_l1_loss(boxes[rows], targets.boxes[rows], reduction='none', beta=0.1)
