@@ -72,12 +72,6 @@ def multibox_loss(outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
 
     Args:
         outputs: as a detector returns them.
-<<<<<<< HEAD
-=======
-        negatives: how many background anchors count for each anchor of a face: the worst ones of every picture, and this many
-            in a picture without a face. Background is what overlaps no face by 0.2 (0.35 in Pytorch_Retinaface). An anchor
-            between that and the 0.35 of an anchor of a face does not count.
->>>>>>> eedf2d6 (Losses and backbones: comments and docstrings that read once; no code changes)
 
     Returns:
         ``score``, ``box`` and ``landmark`` losses, sums over the batch divided by the number of anchors of faces.
