@@ -111,7 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--python', action='append', default=[], help='interpreter with one version of InsightFace')
     parser.add_argument('--model', default='fdfacenet', help='model of the zoo, or a weights file')
-    parser.add_argument('--network', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--network', help='backbone of a weights file that does not name it')
     parser.add_argument('--inside', nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:

@@ -169,7 +169,8 @@ def test_a_candidate_that_writes_much_to_stderr_is_not_held_up():
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['fdfacenet', '--threads', 'x'], '--threads x: write numbers from 1'), (['fdfacenet', '--batch', '0'], '--batch 0: write'),
+    (['fdfacenet', '--threads', 'x'], '--threads x: write whole numbers of at least 1'),
+    (['fdfacenet', '--batch', '0'], '--batch 0: write'),
     (['retinaface_mnet025'], 'retinaface_mnet025 is a detector'),
     (['retinaface_mnet025', '--runtimes', 'torch'], 'retinaface_mnet025: is a detector')])
 def test_wrong_arguments(arguments, message, capsys):

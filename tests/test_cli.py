@@ -57,7 +57,7 @@ def test_errors_are_messages(capsys):
     assert main(['profile', 'mobilefacenett']) == 1
     assert "did you mean 'mobilefacenet'" in capsys.readouterr().err
     assert main(['profile', 'retinaface_mnet025']) == 1
-    assert 'is a detector; this counts recognisers, `facezoo info' in capsys.readouterr().err
+    assert 'is a detector, and profile counts recognisers; `facezoo info' in capsys.readouterr().err
     assert main(['profile', 'fdfacenet', '--set', 'depth=3']) == 1
     assert 'depth' in capsys.readouterr().err
     with pytest.raises(ValueError):

@@ -126,7 +126,7 @@ def test_only_the_identities_with_most_images(face_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(('options', 'words'), [
     (['--pairs', '400'], 'give --holdout N, too'), (['--seed', '0'], 'give --holdout N, too'),
-    (['--identities', '2', '--unlabelled', 'more'], 'leave one out')])
+    (['--identities', '2', '--unlabelled', 'more'], 'leave out one option')])
 def test_packing_passes_no_option_over(options, words, face_folder, tmp_path, capsys):
     assert main(['data', 'pack', str(face_folder), '--out', str(tmp_path), *options]) == 1
     assert words in capsys.readouterr().err and not [*tmp_path.iterdir()]

@@ -347,7 +347,7 @@ def test_the_command_prints_the_accuracy_that_it_judged_by(capsys):
     own = {'accuracy': 0.99, 'tar@1e-3': 0.9}
     _print('fp16', {'parity': {'min_cosine': 1.0, 'max_abs': 0.0, 'faces': 64, 'batches': (1,)},
                     'verification': {'set': 'own.bin', 'torch': own, 'artefact': {**own, 'accuracy@reference': 0.9812}}})
-    assert 'own.bin accuracy 98.12 % at the thresholds of PyTorch, by which it was judged (PyTorch 99.00 %)' in \
+    assert 'own.bin accuracy 98.12 % at the thresholds of PyTorch, where the gate judges it (PyTorch 99.00 %)' in \
         capsys.readouterr().out
 
 

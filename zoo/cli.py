@@ -17,7 +17,7 @@ __all__ = ['build_parser', 'main']
 
 # command: (module with `configure(parser)` and `run(args) -> int | None`, one line of help)
 COMMANDS = {
-    'list': ('zoo.commands.list', 'the models of the zoo, their size and what is measured of them'),
+    'list': ('zoo.commands.list', 'the models of the zoo, their sizes and what was measured of them'),
     'info': ('zoo.commands.info', 'the card of a model'),
     'profile': ('zoo.commands.profile', 'parameters, MACs and feature-map output in every convention'),
     'tables': ('zoo.commands.tables', "the papers' tables: printed figures, ours, deviations and reasons"),
@@ -38,9 +38,9 @@ COMMANDS = {
     'watch': ('zoo.commands.watch', 'recognise the faces of a camera, stream or video'),
     'experiments': ('recipes.experiments', 'run a study of many trainings and report it'),
     'bench': ('zoo.commands.bench', 'latency, throughput and memory on this machine'),
-    'check': ('zoo.commands.check', 'will a model work on a device? asked of its graph, before anything is built'),
-    'deploy-report': ('zoo.commands.deploy_report', 'every way to deploy a model: size, accuracy, latency, gates; one page'),
-    'latency': ('zoo.commands.latency', 'predict times on a device; fit such predictions to measured ones'),
+    'check': ('zoo.commands.check', 'whether a model will work on a device, judged by its graph before anything is built'),
+    'deploy-report': ('zoo.commands.deploy_report', 'one page on every way to deploy a model: size, accuracy, latency, gates'),
+    'latency': ('zoo.commands.latency', 'predict times on a device, or fit a predictor to measured times'),
     'demo': ('zoo.commands.demo', 'load, recognise, export and check on a sample picture; no network needed'),
     'completion': ('zoo.commands.completion', 'a script that completes commands, models and files in bash, zsh or fish'),
 }
@@ -58,8 +58,8 @@ NAMES = {
 EPILOG = """`facezoo COMMAND --help` shows the arguments of a command, their defaults, and examples.
 
 exit status:
-  0 done, 1 an error (its message is on standard error), 2 wrong usage, 130 interrupted; what a command adds to these is on
-  its page"""
+  0 done, 1 an error (its message is on standard error), 2 wrong usage, 130 interrupted; where a command's status says more,
+  its page tells"""
 
 # errors whose message is written for the user; anything else is a defect and shows its traceback
 USER_ERRORS = (ValueError, LookupError, ImportError, RuntimeError, OSError)
@@ -70,7 +70,7 @@ def build_parser(*implemented: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'facezoo', description='Lightweight face recognition for small devices: trained models, measured and deployable.',
         formatter_class=ManualFormatter, epilog=EPILOG)
-    parser.add_argument('--version', action='store_true', help='print the version and leave')
+    parser.add_argument('--version', action='store_true', help='print the version and exit')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', title='commands')
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text)

@@ -1,11 +1,11 @@
-"""Time models on this machine, in turns, so that a noisy machine does not decide.
+"""Time models on this machine, in turns, so that other load on it does not decide which is faster.
 
   facezoo bench fdfacenet mobilefacenet --runtimes onnxruntime,ncnn --threads 1,2
-  facezoo bench model.onnx ncnn_folder --batch 1,8 --json bench.json     files need no torch
+  facezoo bench model.onnx ncnn_folder --batch 1,8 --json bench.json     files need no PyTorch
   facezoo bench fdfacenet mobilefacenet shufflefacenet --runtimes ncnn --plots figures/
 
-Models without trained weights are timed untrained: the time does not depend on the weights. The ratio is to the first row,
-taken round by round. The figures against MACs, feature-map output and accuracy show the zoo's names at batch 1.
+Models without trained weights are timed untrained: the time does not depend on the weights. The ratio compares each row with
+the first one, round by round. The plots against MACs, feature-map output and accuracy show only models of the zoo, at batch 1.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ RUNTIMES = ('torch', 'torch-compiled', 'onnxruntime', 'ncnn')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('models', nargs='+', metavar='MODEL', help='zoo names, .onnx files, NCNN folders')
+    parser.add_argument('models', nargs='+', metavar='MODEL', help='names in the zoo, .onnx files or NCNN folders')
     parser.add_argument('--runtimes', default='onnxruntime,ncnn', metavar='RUNTIME,...',
-                        help=f'what zoo names run in, of {", ".join(RUNTIMES)}')
-    parser.add_argument('--threads', default='1', metavar='N,...', help='threads of the runtime; every number is timed')
-    parser.add_argument('--batch', default='1', metavar='N,...', help='faces a call; every number is timed')
-    parser.add_argument('--rounds', type=number(int, 1), default=10, metavar='N', help='turns of each candidate')
-    parser.add_argument('--calls', type=number(int, 1), default=10, metavar='N', help='inferences a turn')
-    parser.add_argument('--json', metavar='FILE', help='write the results, in milliseconds, and the machine here')
-    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw times, and times against MACs, feature-map output and '
-                                                                  'LFW accuracy, into DIR')
+                        help=f'runtimes for names in the zoo: any of {", ".join(RUNTIMES)}')
+    parser.add_argument('--threads', default='1', metavar='N,...', help='threads of the runtime; each number given is timed')
+    parser.add_argument('--batch', default='1', metavar='N,...', help='faces per call; each number given is timed')
+    parser.add_argument('--rounds', type=number(int, 1), default=10, metavar='N', help='turns that each model takes')
+    parser.add_argument('--calls', type=number(int, 1), default=10, metavar='N', help='inferences per turn')
+    parser.add_argument('--json', metavar='FILE', help='write the results (in milliseconds) and facts of the machine here')
+    parser.add_argument('--plots', type=Path, metavar='DIR', help='draw the times into DIR, alone and against MACs, '
+                                                                  'feature-map output and LFW accuracy')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def _files(args: argparse.Namespace, work: Path) -> list[tuple[str, str, str]]:
             continue
         for runtime in args.runtimes.split(','):
             if runtime not in RUNTIMES:
-                raise ValueError(f'--runtimes {runtime}: must be of {", ".join(RUNTIMES)}')
+                raise ValueError(f'--runtimes {runtime}: must be one of {", ".join(RUNTIMES)}')
             rows.append((model, _export(model, runtime, work), runtime))
     return rows
 
@@ -93,8 +93,8 @@ def _export(model: str, runtime: str, work: Path) -> str:
     from zoo.loading import build_any
     net = build_any(model)
     if not hasattr(net, 'num_features'):
-        raise ValueError(f'{model} is a detector; this times recognisers, `facezoo eval-detector` and `watch` say how long '
-                         'detectors take')
+        raise ValueError(f'{model} is a detector, and bench times recognisers; `facezoo eval-detector` and `facezoo watch` '
+                         'say how long detectors take')
     if runtime == 'onnxruntime':
         from zoo.export.onnx import export_onnx
         export_onnx(net, target)
@@ -114,5 +114,5 @@ def _numbers(option: str, text: str) -> list[int]:
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        raise ValueError(f'{option} {text}: write numbers from 1, with commas between them')
+        raise ValueError(f'{option} {text}: write whole numbers of at least 1, separated by commas')
     return numbers

@@ -1,7 +1,7 @@
-"""Look at a model's graph with a device's eyes, before anything is built.
+"""Check whether a model's graph suits a device, before anything is built.
 
   facezoo check fdfacenet --target jetson-tx2
-  facezoo check model.onnx --target jetson-orin --calib faces.zip     also the FP16 range, on real faces
+  facezoo check model.onnx --target jetson-orin --calib faces.zip     also checks the FP16 range, on real faces
   facezoo check --list                                                all targets
 
 Exit status 1 when the graph cannot be built for the target.

@@ -4,7 +4,7 @@
   facezoo completion zsh > ~/.zfunc/_facezoo                 ~/.zfunc must be in $fpath
   facezoo completion fish > ~/.config/fish/completions/facezoo.fish
 
-The script is complete in itself: a TAB starts no Python. Write it again after an update, or when you have added models.
+The script is self-contained: pressing TAB does not start Python. Write it again after an update, or when you have added models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILES = ('FILE', 'FOLDER', 'DIR', 'PATH', 'SET', 'FACES', 'SOURCE', 'GALLERY', '
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('shell', choices=SHELLS, help='for which shell')
+    parser.add_argument('shell', choices=SHELLS, help='the shell that the script is for')
 
 
 def run(args: argparse.Namespace) -> None:

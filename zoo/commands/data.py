@@ -2,13 +2,13 @@
 
   facezoo data align pictures/ --out faces/              the central face of each picture, aligned
   facezoo data pack faces.zip more/ --out DIR            DIR/train.rec, train.idx, property, in InsightFace's layout
-  facezoo data pack faces.zip --out DIR --holdout 500    and DIR/val.bin, DIR/holdout of 500 identities kept out
+  facezoo data pack faces.zip --out DIR --holdout 500    also DIR/val.bin and DIR/holdout, of 500 identities kept out
   facezoo data pack faces/ --out DIR --holdout 40 --pairs 400       from a small set
   facezoo data pairs lfw/ --out lfw.bin                  a verification .bin from a folder with pairs.txt
-  facezoo data unpack DIR --out FOLDER                   back to images, a folder an identity
+  facezoo data unpack DIR --out FOLDER                   back to images, in a folder for each identity
   facezoo data index train.rec                           rebuild train.idx
   facezoo data info PATH                                 counts, and a check that every image decodes
-  facezoo data keypoints points.csv --plot figure4.png   LNRN's key-region box of a set of faces
+  facezoo data keypoints points.csv --plot figure4.png   LNRN's key-region box for a set of faces
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from zoo.progress import progress_bar
 
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
-    verb = verbs.add_parser('align', help='pictures, a folder a person, to aligned crops')
+    verb = verbs.add_parser('align', help='turn pictures, in a folder for each person, into aligned crops')
     verb.add_argument('source', metavar='SOURCE', help='folder, zip, or folder in a zip')
-    verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the crops, a folder a person')
+    verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the crops, in a folder for each person')
     verb.add_argument('--size', type=number(int, 96), default=112, metavar='PIXELS',
                       help='side of the crops: 96, or a multiple of 112 or of 128')
     add_detector_options(verb)
-    verb = verbs.add_parser('pack', help='folders or zips of identities to train.rec')
+    verb = verbs.add_parser('pack', help='turn folders or zips of identities into train.rec')
     verb.add_argument('sources', nargs='+', metavar='SOURCE', help='folder, zip, or folder in a zip (faces.zip/labelled)')
     verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for train.rec, train.idx and property')
     verb.add_argument('--unlabelled', action='append', default=[], metavar='SOURCE', help='faces of unknown identity')
     verb.add_argument('--min-quality', type=number(float, 0), metavar='Q',
-                      help="images rated lower in the source's quality.csv count as of unknown identity")
+                      help="images rated lower in the source's quality.csv count as faces of unknown identity")
     verb.add_argument('--holdout', type=number(int, 0), default=0, metavar='N',
-                      help='keep N identities out and make val.bin of them')
+                      help='keep N identities out, and make val.bin from them')
     verb.add_argument('--identities', type=number(int, 1), metavar='N',
-                      help='train on the N identities with the most images only')
+                      help='train only on the N identities with the most images')
     verb.add_argument('--pairs', type=number(int, 1), metavar='N', help='pairs in val.bin, 6000 unless given')
-    verb.add_argument('--seed', type=number(int, 0), metavar='N', help='of the draw of identities and pairs, 0 unless given')
-    verb = verbs.add_parser('pairs', help='folder or zip with pairs.txt to .bin')
-    verb.add_argument('source', metavar='SOURCE', help='folder or zip of faces, a folder a person')
+    verb.add_argument('--seed', type=number(int, 0), metavar='N', help='seed for drawing identities and pairs, 0 unless given')
+    verb = verbs.add_parser('pairs', help='turn a folder or zip with pairs.txt into a .bin')
+    verb.add_argument('source', metavar='SOURCE', help='folder or zip of faces, with a folder for each person')
     verb.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in SOURCE')
     verb.add_argument('--out', required=True, type=Path, metavar='FILE', help='the .bin to write')
-    verb = verbs.add_parser('unpack', help='train.rec or .bin to a folder of images')
+    verb = verbs.add_parser('unpack', help='turn train.rec or a .bin into a folder of images')
     verb.add_argument('source', metavar='SOURCE', help='.rec, its folder, or a .bin')
-    verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the images, a folder an identity')
+    verb.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the images, in a folder for each identity')
     verb = verbs.add_parser('index', help='rebuild the .idx of a .rec')
     verb.add_argument('source', type=Path, metavar='FILE', help='the .rec; its .idx is written beside it')
     verb = verbs.add_parser('info', help='counts, and a check that every image decodes')
     verb.add_argument('source', metavar='SOURCE', help='folder of identities, zip, .rec or .bin')
     verb.add_argument('--json', action='store_true', help='print JSON instead of lines')
-    verb = verbs.add_parser('keypoints', help="LNRN's key-region box by K-means")
-    verb.add_argument('source', type=Path, metavar='FILE', help='.npy (N, 5, 2), or .csv with x1,y1,...,x5,y5 a face, '
-                                                                'in pixels of its picture')
-    verb.add_argument('--aligned', action='store_true', help='the points lie in aligned 112x112 faces already')
-    verb.add_argument('--plot', type=Path, metavar='FILE', help="the scatter plot of the paper's figure 4")
+    verb = verbs.add_parser('keypoints', help="find LNRN's key-region box by K-means")
+    verb.add_argument('source', type=Path, metavar='FILE', help='.npy (N, 5, 2), or .csv with a line x1,y1,...,x5,y5 for '
+                                                                'each face, in pixels of its picture')
+    verb.add_argument('--aligned', action='store_true', help='the points already lie in aligned 112x112 faces')
+    verb.add_argument('--plot', type=Path, metavar='FILE', help="draw the scatter plot of the paper's figure 4 here")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,9 +85,10 @@ def _pack(args: argparse.Namespace) -> None:
     from plugins.data import pack
     from plugins.data.sources import TreeFaces
     if not args.holdout and (args.pairs, args.seed) != (None, None):
-        raise ValueError('--pairs and --seed say how val.bin is drawn, of identities that are kept out: give --holdout N, too')
+        raise ValueError('--pairs and --seed say how val.bin is drawn from identities that are kept out: give --holdout N, too')
     if args.identities and args.unlabelled:
-        raise ValueError('--identities takes the largest identities only, and faces of --unlabelled have none: leave one out')
+        raise ValueError('--identities keeps the largest identities only, and faces of --unlabelled have none: leave out one '
+                         'option')
     if not args.holdout and (args.out / 'val.bin').exists():
         raise ValueError(f'{args.out}/val.bin: its persons, held out of an earlier training set here, would be trained on now; '
                          'give --holdout again, remove it with the folder holdout, or name a new folder')

@@ -1,10 +1,10 @@
-"""Find and recognise the faces of a picture; export to ONNX, NCNN and an InsightFace pack, and check each artefact.
+"""Find and recognise the faces in a picture; export the model to ONNX, NCNN and an InsightFace pack, and check each artefact.
 
   facezoo demo                          the group photo that the insightface package ships; no network, no arguments
   facezoo demo crops/*.jpg --out DIR    your own aligned 112x112 faces
 
-Writes the artefacts and similarity.png (who looks like whom) to --out; for the group photo also recognised.jpg: three of the
-six persons are enrolled from its mirror image, and the others must come out as unknown.
+Writes the artefacts and similarity.png (who looks like whom) to --out. For the group photo it also writes recognised.jpg:
+three of the six persons are enrolled from the photo's mirror image, and the other three must come out as unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CELL = 112
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces')
+    parser.add_argument('faces', nargs='*', type=Path, metavar='FACE', help='aligned 112x112 faces; none: the group photo')
     parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='a recogniser of `facezoo list --trained`')
     parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
                         help='a detector with trained weights, or an .onnx file')
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     embedder = steps(f'load {args.model}', lambda: open_torch(args.model),
                      lambda e: f'{sum(p.numel() for p in e.model.parameters()) / 1e6:.2f} M parameters, sha256 verified')
     if not (weights := weights_of(args.model)):
-        raise ValueError(f'{args.model}: the demo needs a threshold, which cards have; name one of `facezoo list --trained`')
+        raise ValueError(f'{args.model}: the demo needs the threshold of a card; name a model of `facezoo list --trained`')
     model, threshold = embedder.model, weights.thresholds['1e-3']
     faces = steps('faces', lambda: _faces(args.faces, model.preprocess.input_size), lambda f: f'{len(f)} aligned faces')
     embeddings = steps('recognise', lambda: _embed(embedder, faces), lambda e: f'{e.shape[1]}-d embeddings')

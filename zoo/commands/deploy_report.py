@@ -1,4 +1,4 @@
-"""Every way to deploy a model in one table and one picture: size, parity, accuracy, latency, gate passed or why not.
+"""Show every way to deploy a model in one table and one picture: size, parity, accuracy, latency, and why a gate failed.
 
   facezoo deploy-report fdfacenet --gate-set lfw.bin --calib faces.zip --out report
   facezoo deploy-report fdfacenet --gate-set lfw.bin --calib faces.zip --targets jetson-tx2,raspberrypi-4 --out report
@@ -28,10 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--targets', default=TARGETS, metavar='TARGET,...', help='devices of `facezoo check --list`')
     parser.add_argument('--measured', nargs='+', default=[], metavar='FILE', help="JSON that a bundle's verify.py --out wrote")
     parser.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='for the report and the artefacts')
-    parser.add_argument('--weights', metavar='FILE', help="weights instead of the card's")
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--weights', metavar='FILE', help="weights to use instead of the card's")
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone of a weights file that does not name it')
     parser.add_argument('--rounds', type=number(int, 1), default=10, metavar='N',
-                        help='turns of each artefact when it is timed')
+                        help='turns that each artefact takes when it is timed')
 
 
 def run(args: argparse.Namespace) -> None:

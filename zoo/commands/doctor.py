@@ -20,7 +20,8 @@ PACKAGES = ('facezoo', 'torch', 'torchvision', 'numpy', 'scipy', 'opencv-python-
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--checkout', metavar='DIR', help='insightface; otherwise ARCFACE_TORCH or the remembered one')
+    parser.add_argument('--checkout', metavar='DIR',
+                        help='an insightface checkout; otherwise that in ARCFACE_TORCH, or the remembered one')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

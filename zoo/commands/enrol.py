@@ -1,11 +1,11 @@
 """Make or change a gallery of known persons.
 
-  facezoo enrol gallery.npz people/                 every picture people/NAME/*.jpg; goes on with an existing gallery
+  facezoo enrol gallery.npz people/                 every picture people/NAME/*.jpg; adds to an existing gallery
   facezoo enrol gallery.npz --list
   facezoo enrol gallery.npz --remove NAME
   facezoo enrol qdrant://host:6333/people people/   a collection of a Qdrant database; qdrant:FOLDER/COLLECTION needs no server
 
-A picture must show one clear face; those that do not are listed with the reason, and the others are enrolled. Files that are no
+A picture must show one clear face. Pictures that do not are listed with the reason; the others are enrolled. Files that are not
 pictures, pictures in nobody's folder and empty folders are named on standard error.
 """
 
@@ -25,8 +25,9 @@ from zoo.pipeline.galleries import ADDRESSES, open_gallery
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('gallery', metavar='GALLERY', help=f'{ADDRESSES}; made when there is none')
-    parser.add_argument('people', nargs='?', type=Path, metavar='PEOPLE', help='folder with a folder of pictures a person')
+    parser.add_argument('gallery', metavar='GALLERY', help=f'{ADDRESSES}; created if it does not exist')
+    parser.add_argument('people', nargs='?', type=Path, metavar='PEOPLE',
+                        help='folder with a folder of pictures for each person')
     parser.add_argument('--list', action='store_true', help='print who is enrolled, and with how many pictures')
     parser.add_argument('--remove', action='append', default=[], metavar='NAME', help='forget a person')
     add_pipeline_options(parser)
@@ -60,7 +61,8 @@ def _enrol(args: argparse.Namespace) -> None:
     for path, reason in done.refused:
         print(f'not enrolled: {path}: {reason}')
     for path, similarity in done.doubtful:
-        print(f'doubtful: {path}: similarity {similarity:.2f} to the other pictures of this person ({stated}); look at it')
+        print(f'doubtful: {path}: similarity {similarity:.2f} to the other pictures of this person (known from {stated}); look '
+              'at it')
     pictures = sum(map(len, done.enrolled.values()))
     print(f'{args.gallery}: {pictures} pictures of {len(done.enrolled)} persons enrolled, {len(done.refused)} refused; '
           f'{done.persons} persons in all')

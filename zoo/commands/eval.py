@@ -3,7 +3,7 @@
   facezoo eval fdfacenet --set lfw.bin
   facezoo eval model.onnx --set lfw_folder_with_pairs.txt --json
   facezoo eval ncnn_folder --set faces.zip
-  facezoo eval fdfacenet --set pictures.zip --detector retinaface_mnet025     of the whole chain, from unaligned pictures
+  facezoo eval fdfacenet --set pictures.zip --detector retinaface_mnet025     the whole chain, from unaligned pictures
   facezoo eval fdfacenet --set lfw.bin --lowres            at x1, x2, x4, x8 (bicubic and Gaussian blur, sigma 1)
 """
 
@@ -21,9 +21,9 @@ from zoo.tables import format_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--set', required=True, metavar='SET', help='.bin, or folder or zip of faces with pairs.txt')
-    parser.add_argument('--pairs', metavar='FILE', help='pairs.txt, when it is not in the folder')
-    parser.add_argument('--detector', metavar='MODEL', help="the set's pictures are not aligned: this one aligns the central "
-                                                            'face of each; a picture without a face is like nobody')
+    parser.add_argument('--pairs', metavar='FILE', help='pairs.txt, if it is not in the folder')
+    parser.add_argument('--detector', metavar='MODEL', help='for a set of unaligned pictures: the detector that aligns the '
+                                                            'central face of each; a picture without a face is like nobody')
     parser.add_argument('--lowres', choices=('both', 'one'), nargs='?', const='both',
                         help='degrade both images of each pair, or one (the second)')
     parser.add_argument('--plot', metavar='FILE', help='draw accuracy against degradation, as PNG (with --lowres)')

@@ -2,10 +2,10 @@
 
   facezoo eval-detector retinaface_mnet025 --truth eval_tools/ground_truth --pictures WIDER_val/images     easy, medium, hard
   facezoo eval-detector det.onnx --truth wider_face_split/wider_face_val_bbx_gt.txt --pictures WIDER_val/images
-  facezoo eval-detector ncnn_folder --truth FDDB-folds --pictures originalPics      also the discrete ROC and the mean of folds
+  facezoo eval-detector ncnn_folder --truth FDDB-folds --pictures originalPics      also discrete ROC, and mean of the folds
   facezoo eval-detector det.onnx --truth label.txt --pictures images.zip --size 640 --json
 
-The names of the files say what the annotations are. Pictures are taken at their own size unless --size is given.
+The names of the annotation files tell which kind they are. Pictures keep their own size unless --size is given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', metavar='MODEL', help="a detector of the zoo, weights, .onnx (InsightFace's too), .param or a "
-                                                       'folder with one')
+    parser.add_argument('model', metavar='MODEL', help="a detector of the zoo, a weights file, .onnx (InsightFace's, too), "
+                                                       '.param or its folder')
     parser.add_argument('--truth', required=True, metavar='PATH', help='annotations: a file, or the folder with them')
     parser.add_argument('--pictures', required=True, metavar='FOLDER', help='folder or zip of the pictures')
-    parser.add_argument('--size', type=number(int, 1), metavar='PIXELS', help='scale larger pictures down to this side')
+    parser.add_argument('--size', type=number(int, 1), metavar='PIXELS', help='scale larger pictures down to this longest side')
     parser.add_argument('--score', type=number(float, 0, 1), metavar='SCORE',
-                        help='where recall, precision and false alarms are given, 0 to 1; by default that of the card, '
-                             "or InsightFace's 0.5")
+                        help='the score at which recall, precision and false alarms are stated, 0 to 1; by default the '
+                             "card's, or InsightFace's 0.5")
     parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
                         help='threads of the runtime; 0: its own choice')
     parser.add_argument('--json', action='store_true', help='print the figures as JSON')

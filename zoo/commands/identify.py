@@ -1,10 +1,10 @@
-"""Identification, 1:N, on a folder of persons: rank-k, and with unknown persons DIR at FAR.
+"""Measure 1:N identification on a folder of persons: rank-k, and DIR at FAR if there are unknown persons.
 
-  facezoo identify fdfacenet --set faces/                             paper 004: 30 persons, 2 enrolled, 10 probes each
+  facezoo identify fdfacenet --set faces/                             paper 004: 30 persons, each 2 images enrolled, 10 probes
   facezoo identify fdfacenet --set faces/ --persons 100 --unknown 50 --seed 1
   facezoo identify fdfacenet.lowquality --set faces/ --lowres         probes at x1, x2, x4, x8; the gallery stays sharp
 
---lowres is the degradation of `facezoo eval --lowres`: bicubic and Gaussian blur, sigma 1.
+--lowres degrades images as `facezoo eval --lowres` does: bicubic and Gaussian blur, sigma 1.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from zoo.tables import format_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--set', required=True, metavar='FOLDER', help='folder or zip of aligned faces, a folder a person')
+    parser.add_argument('--set', required=True, metavar='FOLDER', help='folder or zip of aligned faces, a folder per person')
     parser.add_argument('--persons', type=number(int, 1), default=30, metavar='N', help='enrolled persons')
     parser.add_argument('--enrol', type=number(int, 1), default=2, metavar='N', help='images of each in the gallery')
-    parser.add_argument('--probes', type=number(int, 1), default=10, metavar='N', help='other images of each that are searched')
+    parser.add_argument('--probes', type=number(int, 1), default=10, metavar='N', help='other images of each, to identify')
     parser.add_argument('--unknown', type=number(int, 0), default=0, metavar='N', help='other persons, who must not be found')
-    parser.add_argument('--seed', type=number(int, 0), default=0, metavar='N', help='of the draw of persons and images')
+    parser.add_argument('--seed', type=number(int, 0), default=0, metavar='N', help='seed for drawing persons and images')
     parser.add_argument('--lowres', action='store_true', help='also with degraded probes, at x2, x4 and x8')
     add_embedder_options(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')

@@ -3,7 +3,7 @@
   facezoo ijb fdfacenet --root IJB_release/IJBC
   facezoo ijb model_int8.onnx --root IJB_release/IJBB --target ijbb --scores scores.npy --json
 
-ROOT holds loose_crop/ and meta/ as InsightFace's evaluation pack does.
+The folder of --root holds loose_crop/ and meta/, as in InsightFace's evaluation pack.
 """
 
 from __future__ import annotations

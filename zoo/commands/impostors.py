@@ -1,12 +1,13 @@
-"""How often strangers like your people are accepted, whole and by group, and thresholds for them: from one face of each person.
+"""Measure how often strangers like your people are accepted, overall and by group, and find thresholds for them.
 
   facezoo data align people/ --out faces          people/GROUP/*.jpg, one picture of each person
   facezoo impostors fdfacenet --set faces
   facezoo impostors fdfacenet.onnx --set faces.zip --no-flip --json
 
-Folders of the set are groups (an origin, an age, a site), compared within; the first row is of all pairs. "FAR at 1e-3" is
-what the card's threshold for 1e-3 gives here. "threshold@1e-3" is the cosine that would give 1e-3 here: it needs 142 faces or
-more, 1e-4 448 and 1e-5 1415. How often the right person is accepted at it `facezoo eval` says.
+The set holds one face of each person. Each of its folders is a group (an origin, an age, a site), whose faces are compared
+among themselves; the first row is of all pairs. "FAR at 1e-3" is the FAR that the card's threshold for 1e-3 gives here.
+"threshold@1e-3" is the cosine that would give 1e-3 here; it needs 142 faces or more, that for 1e-4 448, that for 1e-5 1415.
+`facezoo eval` tells how often the right person is accepted at a threshold.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
              *(f'{result.threshold[far]:.4f}' if far in result.threshold else '-' for far in FARS)]
             for name, result in {'all': whole, **{f'{name}/': group for name, group in groups.items()}}.items()]
     print(f'{args.model} on {args.set}, flip {"off" if args.no_flip else "on"}\n\n{format_table(header, rows)}')
-    print(f'\nmost alike ({score:.4f}): {" and ".join(alike["faces"])}\nA person who is there twice counts as a false accept.')
+    print(f'\nmost alike ({score:.4f}): {" and ".join(alike["faces"])}\n'
+          'A person who is in the set twice counts as a false accept.')
 
 
 def _known_thresholds(embedder, fars: tuple[str, ...]) -> dict[str, float]:

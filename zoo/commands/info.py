@@ -1,7 +1,7 @@
 """The card of a model: source, fidelity, deviations, preprocessing, weights with provenance and measurements.
 
   facezoo info fdfacenet
-  facezoo info fdfacenet.lowquality    one of its weights alone
+  facezoo info fdfacenet.lowquality    only these weights
   facezoo info retinaface_mnet025      a detector
 """
 

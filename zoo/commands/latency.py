@@ -1,13 +1,13 @@
-"""Predict a model's time on a device, and fit such predictions to measured times.
+"""Predict how long a model takes on a device, and fit the predictions to measured times.
 
-  facezoo latency list                                       devices with a shipped model, and its errors
+  facezoo latency list                                       devices with a shipped latency model, and its errors
   facezoo latency predict fdfacenet mobilefacenet --device raspberry-pi-4b-paper   exit status 1 when one is not predicted
-  facezoo latency design fdfacenet --device pi5.json --budget 20   the widest that fits 20 ms
+  facezoo latency design fdfacenet --device pi5.json --budget 20   the widest that fits into 20 ms
   facezoo latency fit bench.json --out pi5.json              from `facezoo bench ... --json bench.json` run on the device
 
-A model is a non-negative sum over features of the network, fitted on at least two networks more than it has coefficients.
-Nothing is predicted outside the range that was measured. Errors: R2, mean absolute percentage error (MAPE), and the same
-leaving each network out in turn.
+A latency model is a sum over features of the network with non-negative coefficients; to fit it takes at least two networks
+more than it has coefficients. Nothing is predicted outside the range that was measured. Errors: R2, the mean absolute
+percentage error (MAPE), and the MAPE when each network is left out in turn.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from zoo.tables import format_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
-    verbs.add_parser('list', help='shipped models')
-    predict = verbs.add_parser('predict', help='milliseconds of backbones')
+    verbs.add_parser('list', help='the shipped latency models')
+    predict = verbs.add_parser('predict', help='how many milliseconds backbones take')
     predict.add_argument('names', nargs='+', metavar='BACKBONE', help='recognisers of `facezoo list`')
     predict.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    design = verbs.add_parser('design', help='the widest backbone within a time')
+    design = verbs.add_parser('design', help='the widest backbone that fits into a given time')
     design.add_argument('name', metavar='BACKBONE', help='a recogniser of `facezoo list`')
     design.add_argument('--budget', type=number(float, 0, above=True), required=True, metavar='MS',
                         help='milliseconds that an inference may take')
     for verb in (predict, design):
         verb.add_argument('--device', default='raspberry-pi-4b-paper', metavar='DEVICE',
-                          help="a shipped model or a JSON file of 'fit'")
+                          help="a shipped latency model, or a JSON file from 'fit'")
         add_backbone_options(verb)
-    fitting = verbs.add_parser('fit', help='a model from measured times')
+    fitting = verbs.add_parser('fit', help='fit a latency model to measured times')
     fitting.add_argument('results', metavar='FILE', help='JSON of `facezoo bench`')
     fitting.add_argument('--out', required=True, metavar='FILE', help='the JSON file to write')
     fitting.add_argument('--runtime', metavar='RUNTIME', help='which of the measured runtimes; needed where there are several')
-    fitting.add_argument('--features', default='macs,feature_map', metavar='NAME,...', help=f'of {", ".join(FEATURES)}')
-    fitting.add_argument('--relative', action='store_true', help='small networks count as much as large ones')
+    fitting.add_argument('--features', default='macs,feature_map', metavar='NAME,...', help=f'any of {", ".join(FEATURES)}')
+    fitting.add_argument('--relative', action='store_true', help='let small networks count as much as large ones')
 
 
 def run(args: argparse.Namespace) -> int | None:

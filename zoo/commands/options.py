@@ -47,8 +47,8 @@ def named_set(text: str) -> tuple[str, str]:
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> None:
     """The recogniser that is measured, mirroring and threads."""
-    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, weights, .onnx, .param or a folder with one')
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('model', metavar='MODEL', help='a model of the zoo, a weights file, .onnx, .param or its folder')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone of a weights file that does not name it')
     parser.add_argument('--no-flip', action='store_true', help='do not add the embedding of the mirrored face')
     parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N',
                         help='threads of the runtime; 0: its own choice')
@@ -60,7 +60,7 @@ def add_backbone_options(parser: argparse.ArgumentParser) -> None:
                         help='channel multiplier; 1 is the published width')
     parser.add_argument('--input', type=image_size, metavar='HxW', help='input size in pixels, 112x112 unless given')
     parser.add_argument('--num-features', type=number(int, 1), metavar='N', help='length of the embedding, 512 unless given')
-    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='another option of the family')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='another option that the family takes')
 
 
 def backbone_options(args: argparse.Namespace) -> dict:

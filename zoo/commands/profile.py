@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     import zoo
     from plugins.registry import list_detectors
     if args.name in list_detectors():
-        raise ValueError(f'{args.name} is a detector; this counts recognisers, `facezoo info {args.name}` has its size')
+        raise ValueError(f'{args.name} is a detector, and profile counts recognisers; `facezoo info {args.name}` has its size')
     result = zoo.profile(zoo.create(args.name, **backbone_options(args)))
     if args.json:
         print(json.dumps(result.to_dict(args.layers), indent=2))
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> None:
         ['macs_thop', f'{result.macs_thop / 1e6:.2f} M', "thop's old table (paper 001, Table 6)"],
         ['feature_map_mb_paper', f'{result.feature_map_mb_paper:.3f} MB', 'torchinfo forward/backward size (paper 001)'],
         ['feature_map_mb_table2', f'{result.feature_map_mb_table2:.3f} MB', "4 bytes, convolutions only (paper 001's Table 2)"],
-        ['feature_map_mb_fused', f'{result.feature_map_mb_fused:.3f} MB', 'as the first, BatchNorm folded'],
+        ['feature_map_mb_fused', f'{result.feature_map_mb_fused:.3f} MB', 'as feature_map_mb_paper, with BatchNorm folded'],
     ]))

@@ -2,12 +2,13 @@
 
   facezoo recognise party.jpg --gallery gallery.npz --out out/      out/party.jpg with boxes, landmarks and names
   facezoo recognise album/ --gallery gallery.npz --out out/         album/2024/a.jpg as out/2024/a.jpg, and contact sheets
-  facezoo recognise party.jpg --json                                faces only, one JSON line a picture
+  facezoo recognise party.jpg --json                                faces without names, one JSON line per picture
 
-A picture that cannot be read is reported and the others go on; the exit status is then 1. Files in folders that are no pictures
-are named on standard error. Of several pictures each core takes one at a time; a single picture is shared among the cores.
+A picture that cannot be read is reported, and the others are still looked at; the exit status is then 1. Files in folders that
+are not pictures are named on standard error. Several pictures are shared out, one to each core at a time; on a single picture
+the cores work together.
 
---out overwrites nothing: a folder that holds one of the files that would be written is refused before anything is written.
+--out overwrites nothing: if the folder already holds a file that would be written, it is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _LONGEST = 65500  # pixels: no JPEG has more
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE', help='pictures, or folders of pictures')
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help='for the pictures with boxes and names drawn')
-    parser.add_argument('--json', action='store_true', help='one JSON line a picture instead of words')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='for the pictures with boxes and names drawn in')
+    parser.add_argument('--json', action='store_true', help='print one JSON line per picture instead of words')
     add_gallery_option(parser)
     add_pipeline_options(parser)
     add_threshold_options(parser)
@@ -82,7 +83,8 @@ class _Drawn:
         sheets = _sheets(len(targets), folder)
         for path, count in Counter([*targets, *sheets]).items():
             if count > 1:
-                raise ValueError(f'--out {folder}: several pictures would become {path}; take one folder at a time, or rename')
+                raise ValueError(f'--out {folder}: several pictures would become {path}; take one folder at a time, or rename '
+                                 'pictures')
             if path.exists():
                 raise FileExistsError(f'--out {folder}: {path} is there already, and nothing is overwritten; name a new folder')
         self._targets, self._sheets, self._shown = iter(targets), iter(sheets), []

@@ -22,20 +22,20 @@ _FAR = '1e-3'
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """The detector, its lowest score, and threads."""
     parser.add_argument('--detector', default='retinaface_mnet025', metavar='MODEL',
-                        help="a model of the zoo, .onnx (InsightFace's too), .param or its folder")
+                        help="detector: a model of the zoo, .onnx (InsightFace's, too), .param or its folder")
     parser.add_argument('--score', type=number(float, 0, 1), metavar='SCORE',
-                        help="lowest score of a face, 0 to 1; by default that of the card, or InsightFace's 0.5")
+                        help="lowest score that counts as a face, 0 to 1; by default the card's, or InsightFace's 0.5")
     parser.add_argument('--threads', type=number(int, 0), default=0, metavar='N', help='cores to use; 0: all')
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Models, size, mirroring and threads."""
-    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='recogniser: a model of the zoo, weights, .onnx, '
-                                                                               '.param or a folder with one')
-    parser.add_argument('--network', metavar='BACKBONE', help='backbone, for a weights file that does not say it')
+    parser.add_argument('--model', default='fdfacenet', metavar='MODEL', help='recogniser: a model of the zoo, a weights file, '
+                                                                               '.onnx, .param or its folder')
+    parser.add_argument('--network', metavar='BACKBONE', help='backbone of a weights file that does not name it')
     add_detector_options(parser)
     parser.add_argument('--size', type=number(int, 1), default=640, metavar='PIXELS',
-                        help='larger pictures are scaled down to this side')
+                        help='scale larger pictures down to this longest side')
     parser.add_argument('--no-flip', action='store_true', help='do not add the mirrored face: faster, a little less accurate')
 
 
@@ -50,7 +50,7 @@ def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument('--far', choices=FARS,
                        help=f'false accept rate whose threshold is taken from the card; {_FAR} by default')
     which.add_argument('--threshold', type=number(float, -1, 1), metavar='COSINE',
-                       help='similarity instead, -1 to 1; for nets without card')
+                       help='similarity to exceed instead, -1 to 1; for models without a card')
 
 
 def make_pipeline(args: argparse.Namespace, gate=None, many: bool = False):

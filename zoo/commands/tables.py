@@ -1,10 +1,11 @@
-"""The papers' tables: every printed figure, ours counted now, the deviation and its reason.
+"""The papers' tables: every printed figure, ours as counted now, the deviation and its reason.
 
   facezoo tables                                     all papers, as Markdown
   facezoo tables --paper fdfacenet --format json
-  facezoo tables --paper fdfacenet --plots figures/    and the figures as PNG
+  facezoo tables --paper fdfacenet --plots figures/    draws the figures as PNG, too
 
-"exact": rounded or truncated, ours has every printed digit. Accuracies and times are the papers' claims, never ours.
+"exact" means that our figure, rounded or truncated, has every printed digit. Accuracies and times are the papers' claims,
+never ours.
 """
 
 from __future__ import annotations

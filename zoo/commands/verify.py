@@ -3,7 +3,7 @@
   facezoo verify a.jpg b.jpg                        the largest face of each, at FAR 1e-3
   facezoo verify a.jpg b.jpg --far 1e-4 --json
 
-The exit status is 0 for the same person, 3 for two persons and 1 when a picture cannot be compared.
+The exit status is 0 for the same person, 3 for different persons, and 1 when a picture cannot be compared.
 """
 
 from __future__ import annotations

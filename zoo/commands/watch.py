@@ -1,6 +1,6 @@
 """Recognise the faces of a camera, stream or video.
 
-  facezoo watch 0 --gallery gallery.npz                              camera 0; one JSON line a frame with faces
+  facezoo watch 0 --gallery gallery.npz                              camera 0; a JSON line for each frame with faces
   facezoo watch /dev/video2 --gallery gallery.npz
   facezoo watch rtsp://door/stream --gallery gallery.npz --out door.jsonl
   facezoo watch "libcamerasrc ! videoconvert ! video/x-raw,format=BGR ! appsink"     GStreamer, where OpenCV has it
@@ -8,17 +8,17 @@
   facezoo watch party.mp4 --sequential                               one thread, to compare the rates
 
 Ctrl-C and SIGTERM (`systemctl stop`) stop cleanly. A camera or stream that ends by itself is lost: the exit status is then 1,
-so that whatever started the watch can start it again. --out goes on with the file that is there, its frames numbered anew; no
-video is overwritten. A line of a camera or stream has the time of day at which the frame came, too.
+so that whatever started the watch can start it again. --out appends to a file that exists, numbering the frames anew; --video
+overwrites nothing. For a camera or stream, each line also has the time of day at which the frame came.
 
-A gallery file is read once, at the start: who is enrolled or removed later on is so only for the next watch. A database is
-asked at every look.
+A gallery file is read once, at the start: the next watch is the first to notice who was enrolled or removed since. A database
+is asked whenever a face is looked at.
 
-A face that is followed is looked at again every 30 frames: behind a cut of an edited film, somebody in the same place keeps the
-other's name until then.
+A face that is being followed is looked at again every 30 frames: in an edited film, somebody who appears in the same place
+after a cut keeps the previous person's name until then.
 
-At the end the time of each stage but reading is reported, and two rates: the sequential one is what these stages would reach
-one after the other, the pipelined one what was reached, with reading, detection and recognition in threads.
+At the end the time of each stage except reading is reported, with two rates: the sequential one is what these stages would
+reach one after the other; the pipelined one is what was reached, with reading, detection and recognition in threads.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from zoo.commands.recognition import (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', metavar='SOURCE', help='number or device file of a camera, URL of a stream or video, '
-                                                           'GStreamer pipeline, or a video file')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='JSON lines, appended; standard output by default')
-    parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames with names drawn')
+    parser.add_argument('source', metavar='SOURCE', help="a camera's number or device file, the URL of a stream or "
+                                                           'video, a GStreamer pipeline, or a video file')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='append the JSON lines here; standard output by default')
+    parser.add_argument('--video', type=Path, metavar='FILE.mp4', help='write the frames, with names drawn in, to a new file')
     parser.add_argument('--live', action='store_true', help='play a file in real time, dropping frames like a camera')
     parser.add_argument('--sequential', action='store_true', help='do everything in one thread')
     parser.add_argument('--seconds', type=number(float, 0, above=True), metavar='S', help='stop after so many seconds')
@@ -98,7 +98,7 @@ def _check_video(path: Path | None) -> None:
     if path and path.suffix.lower() != '.mp4':
         raise ValueError(f'--video {path}: name an .mp4 file')
     if path and path.exists():
-        raise FileExistsError(f'--video {path}: is there already, and no video is overwritten; name another one')
+        raise FileExistsError(f'--video {path} is there already, and no video is overwritten; name another one')
 
 
 def _show(rates) -> None:
