@@ -4,7 +4,7 @@
   facezoo recipe show fdfacenet_ms1mv3
   facezoo recipe check fdfacenet_ms1mv3 rec=DIR       exit status 1 when a training would fail or go wrong
 
-A file of your own (my_recipe.py with a `config` mapping) can be named instead.
+A file of your own (my_recipe.py with a `config` mapping) can be given in place of a recipe's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
     verbs.add_parser('list', help='all recipes')
-    for name, text in (('show', 'every value'), ('check', 'data set present, counts agree, schedule sane')):
+    for name, text in (('show', 'every value of a recipe'),
+                       ('check', 'whether the data set is present, its counts agree and the schedule is sane')):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument('recipe', metavar='RECIPE', help='a shipped recipe by name, or a .py file with a `config` mapping')
         verb.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='replace values of the recipe')
@@ -40,7 +41,7 @@ def _list(args: argparse.Namespace) -> int:
     print(format_table(['recipe', 'network', 'data', 'identities', 'images', 'epochs', 'batch', 'optimiser'],
                        [_row(name, load_recipe(name)) for name in list_recipes()]))
     print('\nthe batch is per process; `facezoo train RECIPE` trains any of them, `facezoo arcface-torch train_v2.py '
-          'configs/RECIPE` those of recognisers')
+          'configs/RECIPE` only those of recognisers')
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Studies: many trainings that differ in one thing, run one after the other, and the report of what came out.
+"""Run studies (many trainings that differ in one thing, one after the other) and report what came out.
 
   facezoo experiments run fdfacenet_ablation rec=faces --set lfw=lfw.bin --work runs/studies
   facezoo experiments run fdfacenet_ablation rec=faces --run fdfacenet --run nfacenet --seed 4    part of it
@@ -6,9 +6,10 @@
   facezoo experiments status
   facezoo experiments report fdfacenet_ablation
 
-A study is a YAML file (recipes/studies/NAME.yaml, or a path): a recipe, the overrides of each run, seeds. Finished runs are
-kept in results/studies/NAME.json and not run again; an interrupted one goes on where it was. KEY=VALUE overrides apply to
-all runs. A run that diverges is told, and the others are run (exit status 1).
+A study is a YAML file (recipes/studies/NAME.yaml, or a path) with a recipe, the overrides of each run, and seeds. The results
+of finished runs are kept in results/studies/NAME.json, and those runs are not repeated; an interrupted run goes on where it
+stopped. KEY=VALUE overrides apply to all runs. If a run diverges, that is reported, the others are still run, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
     for verb, text in (('run', 'run what is missing'), ('status', 'which runs are done'), ('report', 'write the table')):
         sub = verbs.add_parser(verb, help=text)
-        words = 'studies and values for all runs' if verb == 'run' else 'studies'
+        words = 'studies, and values for all runs' if verb == 'run' else 'studies'
         sub.add_argument('words', nargs='*', metavar='STUDY' + ', KEY=VALUE' * (verb == 'run'),
-                         help=f'{words}; a study is a shipped one by name, or a .yaml file; none: all shipped ones')
-        sub.add_argument('--results', type=Path, default=Path('results/studies'), metavar='FOLDER', help='where results are')
+                         help=f'{words}; a study is the name of a shipped one, or a .yaml file; none: all shipped ones')
+        sub.add_argument('--results', type=Path, default=Path('results/studies'), metavar='FOLDER', help='where results lie')
         if verb == 'report':
             sub.add_argument('--plots', action='store_true', help='draw the loss curves, too: STUDY.png beside the results')
         if verb == 'run':
@@ -70,7 +71,7 @@ def _run(args: argparse.Namespace) -> None:
     for study in _studies([word for word in args.words if '=' not in word]):
         failed += run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
     if failed:
-        raise RuntimeError(f'all is done but {"; ".join(failed)} (why stands above)')
+        raise RuntimeError(f'all is done except {"; ".join(failed)} (the reasons are above)')
 
 
 def _show_status(args: argparse.Namespace) -> None:

@@ -66,7 +66,8 @@ def report(study: Study, rows: list[dict]) -> str:
                      'differences hold that and the draw of the pairs.')
     elif rows:
         notes.append('The errors are those of the pairs alone, with one seed a run: another seed may turn what is close.')
-    notes += ['There is no set that all runs were measured on (`--set`), on as many pairs.'] if rows and not sets else []
+    if rows and not sets:
+        notes.append('There is no set that all runs were measured on (`--set`) with the same number of pairs.')
     notes += [f'Not run yet: {", ".join(missing)}.'] if missing else []
     return '\n'.join([*lines, '', *notes]) + '\n'
 

@@ -3,7 +3,7 @@
   facezoo train fdfacenet_kd_faces rec=DIR teachers='["edgeface_xs.onnx"]' output=runs/fd
   facezoo train retinaface_mnet025_kd pictures=DIR teacher=WEIGHTS     a detector, from unlabelled pictures
   facezoo train my_recipe.py lr=0.05 augment.flip=0
-  facezoo train fdfacenet_kd_faces resume=true ...       go on after an interruption, with the same result as without
+  facezoo train fdfacenet_kd_faces resume=true ...       go on after an interruption, to the same result as without one
   torchrun --nproc_per_node 2 -m zoo.cli train ...       several processes
 
 Ctrl-C saves and stops. The run's folder holds recipe.yaml (resolved), best.safetensors and last.safetensors,

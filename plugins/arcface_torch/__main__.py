@@ -6,7 +6,7 @@
   facezoo arcface-torch inference.py --network fdfacenet --weight model.pt
   torchrun --nproc_per_node 8 -m plugins.arcface_torch train_v2.py configs/fdfacenet_ms1mv3
 
-Options of the launcher come before SCRIPT, options of the script behind it. Recipes are looked for in the checkout, in
+Options of this command come before SCRIPT, options of the script after it. Recipes are looked for in the checkout, in
 facezoo, in ./configs and in --configs folders. `facezoo doctor` says which libraries are missing and which shims are needed.
 """
 
@@ -29,11 +29,11 @@ __all__ = ['configure', 'main', 'run']
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--checkout', metavar='DIR', help='insightface, or its recognition/arcface_torch; without SCRIPT it is '
-                                                          'checked and remembered')
+    parser.add_argument('--checkout', metavar='DIR', help='an insightface checkout, or its recognition/arcface_torch; it is '
+                                                          'checked and, without SCRIPT, remembered')
     parser.add_argument('--configs', action='append', default=[], type=Path, metavar='DIR', help='another folder of recipes')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='replace a value of the recipe')
-    parser.add_argument('--without', action='append', default=[], metavar='SHIM', help='leave a shim of `facezoo doctor` out')
+    parser.add_argument('--without', action='append', default=[], metavar='SHIM', help='leave out a shim of `facezoo doctor`')
     parser.add_argument('script', nargs='?', metavar='SCRIPT', help='train_v2.py, eval_ijbc.py, onnx_ijbc.py, ...')
     parser.add_argument('arguments', nargs=argparse.REMAINDER, metavar='...', help='arguments of the script')
 

@@ -1,8 +1,9 @@
-"""How a detector is measured before it goes into the zoo: against its teacher on held-out pictures, as the head of the whole
-chain, and at which score a face begins.
+"""How a detector is measured before it goes into the zoo: against its teacher on held-out pictures, as the first step of the
+whole chain, and for the lowest score that counts as a face.
 
-The truth on the held-out pictures is what the teacher says at two scales and mirrored, all views merged: faces it scores at
-least 0.8 count, those from 0.3 on are ignored, found or not. The teacher's own single view is measured beside.
+The truth on the held-out pictures is what the teacher says at two scales and mirrored, all views merged: faces that it scores
+at least 0.8 count; those from 0.3 on are ignored, whether found or not. The teacher's own single view is measured beside the
+detector.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--teacher', required=True, help='weights of the teacher')
     parser.add_argument('--pictures', required=True, help='held-out pictures')
     parser.add_argument('--raw', action='append', default=[], metavar='SET',
-                        help='verification set: the whole chain is measured on its pictures, aligned before or not')
-    parser.add_argument('--recogniser', action='append', metavar='MODEL', help='embedder of the chain; fdfacenet unless given')
+                        help='verification set: the whole chain is measured on its pictures, whether aligned or not')
+    parser.add_argument('--recogniser', action='append', metavar='MODEL', help='recogniser of the chain, fdfacenet by default')
 
 
 def observe(nets: dict[str, DetectorNet], teacher: DetectorNet, root: str) -> tuple[dict, dict]:

@@ -3,10 +3,10 @@
   python -m recipes.bundle.score retinaface_mnet025 --teacher retinaface_mnet025.pth --pictures pictures.zip/heldout
       --raw lfw_raw_fold1.zip --recogniser fdfacenet --recogniser edgeface_xs.onnx
 
-The rule: the lowest score, in hundredths, from which on there is at most one false alarm in 50 pictures. The card gets it as
-``thresholds: {score: ...}``, which makes it the default of the pipeline and the commands, and its figures anew, at that score;
-``results/detector_score.json`` gets the whole table. The score is also chosen on either half of the pictures and measured on
-the other half, which says how much of the figures is luck.
+The rule: the lowest score, in hundredths, from which on there is at most one false alarm in 50 pictures. The card gets this
+score as ``thresholds: {score: ...}``, which makes it the default of the pipeline and the commands, and new figures, measured at
+it; ``results/detector_score.json`` gets the whole table. The score is also chosen on each half of the pictures and measured on
+the other half, which shows how much of the figures is luck.
 """
 
 from __future__ import annotations
