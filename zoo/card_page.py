@@ -44,11 +44,11 @@ def model_page(model: ModelCard) -> str:
     if model.deviations:
         parts.append('## Deviations from the paper\n\n' + _list(model.deviations))
     if model.claims:
-        parts.append("## The paper's figures\n\nPrinted in the paper, on its data and devices; not measured here.\n\n"
+        parts.append("## The paper's figures\n\nAs printed in the paper, for its data and devices; not measured here.\n\n"
                      + markdown_table(['figure', 'printed'], _flat(model.claims)))
     parts += [_weights(model.name, tag, weights) for tag, weights in model.weights.items()]
     if not model.weights:
-        parts.append('## Weights\n\nNone are bundled: train it, or give `zoo.load` a file of yours (`weights=PATH`).\n')
+        parts.append('## Weights\n\nNone are bundled: train the model, or give `zoo.load` a file of yours (`weights=PATH`).\n')
     return '\n'.join(parts)
 
 

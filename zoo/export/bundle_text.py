@@ -82,17 +82,18 @@ def bundle_readme(facts: dict, target: Target, reports: dict, judge: Judge, lice
 
 
 _SYSTEM = """python3 recognise.py people a.jpg          # who is in a picture; people/NAME/*.jpg are the persons to know
-python3 recognise.py people --camera 0     # before a camera
+python3 recognise.py people --camera 0     # who is in front of a camera
 """
 
 
 def _detector_text(facts: dict) -> str:
     found = facts['variants'].get(DETECTOR)
     if not found:
-        return 'There is no detector in this bundle: `run.py` takes aligned faces. Export with `--detector` to find them, too.'
+        return ('There is no detector in this bundle: `run.py` takes aligned faces. Export with `--detector` to have faces '
+                'found, too.')
     height, width = found['shapes'][1][2:]
     return (f'The detector takes pictures of any shape, scaled down to {found["shapes"][2][2]} pixels; its engine is tuned for '
-            f'{width}x{height} (16:9). A face begins at a score of {found["score"]:g}. Licence of its weights: '
+            f'{width}x{height} (16:9). The lowest score that counts as a face is {found["score"]:g}. Licence of its weights: '
             f'{found["licence"] or "not stated"}')
 
 
@@ -106,15 +107,16 @@ _OPTIONAL = ('model_int8.onnx', 'model_fp16.onnx', 'int8.calib', 'calibration.js
 
 def _file_rows(facts: dict) -> list[str]:
     known = {
-        'model.onnx': 'the network, opset 13, dynamic batch', 'model_int8.onnx': 'the same with Q/DQ pairs: 8 bits, explicitly',
+        'model.onnx': 'the network, opset 13, dynamic batch', 'model_int8.onnx': 'the same with Q/DQ pairs: explicit 8 bits',
         'model_fp16.onnx': 'the same in FP16 types', 'int8.calib': 'INT8 scales of every tensor; `build_engine.py` adds those '
         'of tensors that TensorRT makes itself',
         'calibration.json': 'how the scales of `int8.calib` were found, and on which faces (hash)',
         'calibration_qdq.json': 'how the scales in `model_int8.onnx` were found, and on which faces (hash)',
-        'samples.npz': 'faces of the gate set, pairs, and the embeddings PyTorch gives them', 'build.sh': 'builds with trtexec',
+        'samples.npz': 'faces of the gate set, their pairs, and the embeddings that PyTorch gives them',
+        'build.sh': 'builds with trtexec',
         'build_engine.py': "builds with TensorRT's Python binding", 'verify.py': 'checks and measures an engine',
         'run.py': 'embeds and compares faces',
-        'recognise.py': 'names the faces in pictures or before a camera; needs the detector',
+        'recognise.py': 'names the faces in pictures or in front of a camera; needs the detector',
         'detector.onnx': "the detector, with InsightFace's outputs",
         'detector.npz': 'a picture, and the faces that the detector finds in it',
         'facezoo_jetson/': 'what the scripts use; import it in your own program',

@@ -209,7 +209,7 @@ def _timing_cache(config, path):
         known = b''
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
-        sys.stderr.write('timing cache %s is of another board or TensorRT; starting a new one\n' % path)
+        sys.stderr.write('timing cache %s is from another board or TensorRT; starting a new one\n' % path)
         cache = config.create_timing_cache(b'')
         if cache is not None:
             config.set_timing_cache(cache, False)

@@ -1,12 +1,12 @@
-"""Names for the faces in pictures or before a camera: one JSON line a picture or frame.
+"""Name the faces in pictures or in front of a camera: one JSON line per picture or frame.
 
   python3 recognise.py people a.jpg b.jpg
   python3 recognise.py people --camera 0                    a camera, a video file, an RTSP address or a GStreamer pipeline
-  python3 recognise.py people --camera 0 --out seen.avi     boxes and names drawn
+  python3 recognise.py people --camera 0 --out seen.avi     also a video with boxes and names drawn in
 
-`people` holds a folder a person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
+`people` holds a folder for each person, `people/NAME/*.jpg`; the face in the middle of each picture counts.
 
-Ctrl-C ends it, and so does SIGTERM, by which services are stopped. A camera or stream that ends by itself is lost: the exit
+Ctrl-C ends it, and so does SIGTERM, with which services are stopped. A camera or stream that ends by itself is lost: the exit
 status is then 1, so that whatever started this can start it again.
 """
 
@@ -32,12 +32,12 @@ GREEN, RED = (0, 160, 0), (0, 0, 200)  # BGR
 
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
-    parser.add_argument('people', help='folder of folders, one a person')
-    parser.add_argument('pictures', nargs='*', help='to look at')
+    parser.add_argument('people', help='folder with a folder of pictures for each person')
+    parser.add_argument('pictures', nargs='*', help='pictures to look at')
     parser.add_argument('--camera', metavar='SOURCE', help='number of a camera, or whatever OpenCV can open')
-    parser.add_argument('--out', metavar='FILE.avi', help='write what the camera sees with boxes and names')
-    parser.add_argument('--precision', default='', help='of the engine; the default of the bundle when not given')
-    parser.add_argument('--threshold', type=float, help="least cosine to a person; the bundle's when not given")
+    parser.add_argument('--out', metavar='FILE.avi', help='write what the camera sees, with boxes and names drawn in')
+    parser.add_argument('--precision', default='', help="precision of the engine; the bundle's default when not given")
+    parser.add_argument('--threshold', type=float, help="cosine above which a face is known; the bundle's when not given")
     return run_script(_run, parser.parse_args(argv))
 
 
@@ -71,7 +71,7 @@ class System:
             else:
                 sys.stderr.write('%s: no picture of a face in it; left out\n' % path)
         if not names:
-            raise BundleError('%s: no person in it; it must hold a folder a person with pictures, NAME/*.jpg' % people)
+            raise BundleError('%s: no person in it; it must hold a folder of pictures for each person, NAME/*.jpg' % people)
         return names, np.stack(persons)
 
     def _central(self, path):

@@ -1,10 +1,10 @@
 """Embed faces and compare them.
 
-  python3 run.py a.jpg b.jpg              cosine similarity of each two, and whether it is one person
+  python3 run.py a.jpg b.jpg              cosine similarity of every two, and whether they are one person
   python3 run.py faces.npz --out e.npz    embeddings of many (array `faces`, uint8 RGB (N, 112, 112, 3))
 
-Images need OpenCV (JetPack has it). They must be aligned crops, unless the bundle has a detector: then the face in the middle
-of any picture is found and aligned.
+Images need OpenCV (JetPack has it). They must be aligned crops, unless the bundle has a detector: then any pictures will do,
+and the face in the middle of each is found and aligned.
 """
 
 import io
@@ -25,7 +25,7 @@ __all__ = ['main', 'read_faces']
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
     parser.add_argument('faces', nargs='+', help='pictures, or one .npz with an array `faces`')
-    parser.add_argument('--precision', default='', help='of the engine; the default of the bundle when not given')
+    parser.add_argument('--precision', default='', help="precision of the engine; the bundle's default when not given")
     parser.add_argument('--out', help='write the embeddings to this .npz')
     return run_script(_run, parser.parse_args(argv))
 

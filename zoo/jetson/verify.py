@@ -4,7 +4,7 @@
   python3 verify.py fp16,int8          side by side
   python3 verify.py fp16 --out tx2.json    for `facezoo deploy-report --measured tx2.json`
 
-Compares with what the original models make of the bundle's own faces and picture; exit status 1 when an engine differs.
+Compares each engine with what the original model makes of the bundle's own faces or picture; exit status 1 when one differs.
 """
 
 import json
@@ -27,7 +27,7 @@ PERCENTILES = (50, 90, 99)
 def main(argv=None):
     parser = make_parser(__doc__.split('\n')[0])
     parser.add_argument('precision', nargs='?', default='', help='fp32, fp16, int8, detector, or several with commas')
-    parser.add_argument('--seconds', type=float, default=3.0, help='to measure each latency for')
+    parser.add_argument('--seconds', type=float, default=3.0, help='how many seconds to measure each latency for')
     parser.add_argument('--out', help='write the results to this JSON file')
     return run_script(_run, parser.parse_args(argv))
 
@@ -127,7 +127,7 @@ def _print(name, result, variant):
               '%(landmark_error).3f of the eye distance\n' % result)
     else:
         write('  cosine to the original: mean %(mean_cosine).5f (at least %(accept_mean_cosine).5f), '
-              'least %(min_cosine).5f, %(faces)d faces; alone the first differs by %(batch_difference).5f\n' % result)
+              'least %(min_cosine).5f, %(faces)d faces; the first face differs by %(batch_difference).5f when alone\n' % result)
         write('  decisions: %.2f %% right on %d pairs (original: %.2f %%)\n'
               % (100 * result['accuracy'], result['pairs'], 100 * result['expected_accuracy']))
     for what, row in sorted(result['latency_ms'].items()):
