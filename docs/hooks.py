@@ -69,12 +69,12 @@ def system_table(every: bool = False) -> str:
     return (f'{machine["processor"]}, {found["cores"]} cores, {machine["date"]}; JPEG files of at most '
             f'{max(map(max, found["sizes"].values()))} pixels, read, searched and embedded '
             f'{"with mirrored faces" if found["flip"] else "without mirrored faces (`--no-flip`)"}; pictures a second '
-            '(`benchmarks/album_speed.py`). `FaceAnalysis` enlarges and fills up what it searches to 640x640, facezoo does '
-            'not:\n\n' + markdown_table(['system', *pictures], rows).strip()
+            '(`benchmarks/album_speed.py`). `FaceAnalysis` enlarges and pads a picture to 640x640 before it searches for '
+            'faces; facezoo does not:\n\n' + markdown_table(['system', *pictures], rows).strip()
             + f'\n\nFrames a second of a {"x".join(map(str, video["size"]))} video with '
             f'{" to ".join(map(str, video["faces_a_frame"]))} faces, onnxruntime: {rates}.\n\n'
-            'On a processor with AVX2 alone (no AVX512, no 8-bit dot products) onnxruntime, 2 pictures at a time, is '
-            f'{plain} as fast as `FaceAnalysis`, in 8 bits {whole} (`results/album_speed_avx2.json`).\n')
+            'On a processor with AVX2 alone (no AVX512, no 8-bit dot products) onnxruntime with 2 pictures at a time is '
+            f'{plain} as fast as `FaceAnalysis`; in 8 bits, {whole} (`results/album_speed_avx2.json`).\n')
 
 
 def measured_page() -> str:
@@ -86,7 +86,7 @@ def measured_page() -> str:
     machine = f'{claims["machine"]["processor"]}, {claims["machine"]["cores"]} cores, {claims["machine"]["date"]}'
     parts = ['# What is measured',
              'Every table is made from a file in `results/`; `python -m benchmarks --list` shows the commands.',
-             f"## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. Ratio: its time over the first row's.",
+             f'## Recognisers on this CPU\n\nOne thread, batch 1, in turns; {machine}. Ratio: time over that of the first row.',
              markdown_table(['model', 'runtime', 'p50 ms', 'p90 ms', 'ms of processor time', 'ratio', 'peak MB'], [
                  [r['label'], r['runtime'], *(_rounded(r.get(key), 2) for key in ('p50', 'p90', 'cpu', 'ratio')),
                   f'{r["peak_mb"]:.0f}']
@@ -155,12 +155,13 @@ def _crop_faults(found: dict) -> list[str]:
     """FDFaceNet's weights on crops of inexact landmarks, and on single images at thresholds of mirrored ones."""
     apart, mirror = found['detectors'], found['mirror']
     return [f'## Faults of the crop\n\n`{found["command"]}`: accuracy (TAR at FAR 1e-3; cosine with the face as it is) in '
-            f'percent on {found["set"]}, every coordinate of the landmarks off by a normal error of so many pixels of 112. Our '
-            f'detector and its teacher are {apart["rms_pixels"]:.2f} pixels apart (root mean square, {apart["both"]} faces).',
+            f'percent on {found["set"]}, with a normal error of so many pixels (of 112) added to every coordinate of the '
+            f'landmarks. Our detector and its teacher are {apart["rms_pixels"]:.2f} pixels apart (root mean square, '
+            f'{apart["both"]} faces).',
             markdown_table(['weights', *(f'{error} pixels' for error in next(iter(found['misaligned'].values())))], [
                 [name, *(f'{100 * r["accuracy"]:.2f} ({100 * r["tar@1e-3"]:.1f}; {r["cosine"]:.3f})' for r in rows.values())]
                 for name, rows in found['misaligned'].items()]),
-            f'At the thresholds of the cards, which are of a face and its mirror image together, on {found["holdout"]} of '
+            f'At the thresholds of the cards, which are for a face and its mirror image together, on {found["holdout"]} of '
             'persons who were not trained on:',
             markdown_table(['weights', 'mirror image', *(f'FAR, TAR at {far}' for far in mirror[next(iter(mirror))]['with'])], [
                 [name, way, *(f'{r["far"]:.2e}, {100 * r["tar"]:.1f} %' for r in rows.values())]
@@ -170,8 +171,9 @@ def _crop_faults(found: dict) -> list[str]:
 def _impostors(found: dict) -> list[str]:
     """FAR by group of the strangers, at each weights' threshold for 1e-3."""
     models = found['models']
-    return [f"## Who the strangers are\n\n`{found['command']}`: thousandths of a group's pairs that are accepted at "
-            f"the threshold for FAR 1e-3, {found['set']}; {found['left_out']} more were left out as there twice.",
+    return [f"## Who the strangers are\n\n`{found['command']}`: of a thousand pairs within a group, how many are accepted at "
+            f"the threshold for FAR 1e-3; {found['set']}. {found['left_out']} more faces, of persons already there, were left "
+            'out.',
             markdown_table(['group', 'faces', *models], [
                 [name, group['faces'], *(f"{1e3 * model['groups'][name]['far@1e-3']:.2f}" for model in models.values())]
                 for name, group in next(iter(models.values()))['groups'].items()])]
@@ -182,8 +184,8 @@ def _detector(found: dict) -> list[str]:
     columns = ('recall', 'precision', 'false_alarms', 'landmark_error', 'mean_iou')
     headings = ['runtime', 'first layers', 'longest side', 'share in 8 bits', *columns, 'ms', 'ratio']
     return [f'## Detectors in 8 bits\n\n`{found["command"]}`, then `{found["speed_command"]}`; '
-            f'`{found["model"]}`, with so many of the first layers in floating point, on held-out pictures beside the ONNX '
-            'file in floating point; one thread, in turns. Ratio: its time over that of the same runtime in floating point.',
+            f'`{found["model"]}`, with so many of its first layers in floating point, compared with the ONNX file in floating '
+            'point on held-out pictures; one thread, in turns. Ratio: time over that of the same runtime in floating point.',
             markdown_table([heading.replace('_', ' ') for heading in headings], [
                 [runtime, plan, size, found['int8_macs'][runtime].get(plan, ''), *(report[column] for column in columns),
                  *(found['speed'][runtime][plan][size][key] for key in ('ms', 'ratio'))]
@@ -202,9 +204,9 @@ def _gallery(found: dict) -> list[str]:
              f'{100 * row["recall"]:.1f}', f'{100 * row["recall_sure"]:.1f}']
             for name, r in found['indexes'].items() for row in r['settings'] for setting in [next(iter(row))]]
     return ['## Search in large galleries\n\n'
-            f'`{found["command"]}`; invented persons, whose making the file describes; one thread, milliseconds and seconds of '
-            f'processor time (the machine did other work too); {machine}. Recall: the first answer is that of the exact '
-            f"search, of {found['recall_of']}; and of those that reach the card's threshold at FAR 1e-5.",
+            f'`{found["command"]}`; invented persons (the file says how they are made); one thread, milliseconds and seconds '
+            f'of processor time (the machine did other work too); {machine}. Recall: how often the first answer is that of the '
+            f"exact search, of {found['recall_of']}; then of those that reach the card's threshold at FAR 1e-5.",
             markdown_table(['index', 'persons', 'setting', 'build s', 'MB', 'p50 ms', 'p99 ms', 'batch, ms a probe', 'probes',
                             'recall %', 'recall %, FAR 1e-5'], rows)]
 
@@ -221,10 +223,10 @@ def _soak(found: dict) -> str:
 
 def studies_page() -> str:
     """The reports of the studies that have results."""
-    parts = ['# Studies', "What the papers' choices are worth on real faces, at equal and small training: `facezoo experiments "
-             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few), the test is LFW. An ordering of the '
-             'paper holds here, or is reversed, where the difference exceeds two of its errors (more, by '
-             "Student's t, where few seeds say how much seeds scatter); what differs by less is not told apart."]
+    parts = ['# Studies', "What the papers' choices are worth on real faces, after equal, short training: `facezoo experiments "
+             'run`. The faces are CelebA crops (`recipes/proxy_faces.py` says how few); the test is LFW. An ordering of the '
+             'paper "holds" here, or is "reversed", where the difference exceeds two of its errors (more, by Student\'s t, '
+             'where few seeds say how much seeds scatter); where it is smaller, the two are "not told apart".']
     for name in list_studies():
         path = ROOT / 'results' / 'studies' / f'{name}.json'
         if path.exists():
