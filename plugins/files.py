@@ -81,10 +81,10 @@ def _wait_for_lock(handle: int, path: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _LOG.info('%s: another program is at it; waiting', path)
+        _LOG.info('%s: another program is using it; waiting', path)
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:  # some network file systems have none
-        _LOG.warning('%s: cannot be locked here (%s); let one program at a time work on it', path, error.strerror)
+        _LOG.warning('%s: cannot be locked here (%s); let only one program use it at a time', path, error.strerror)
 
 
 def read_names(path: str | os.PathLike) -> str:

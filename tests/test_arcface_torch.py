@@ -117,8 +117,8 @@ class TestCheckout:
             checkout.locate(tmp_path)
 
     @pytest.mark.parametrize(('text', 'message'), [
-        ('def get_model(name, pretrained):\n    pass\n', r'get_model\(name, \*\*kwargs\) was expected and is get_model\(name,'),
-        ('', r'get_model\(name, \*\*kwargs\) was expected and is missing.* after git fetch --unshallow'),
+        ('def get_model(name, pretrained):\n    pass\n', r'get_model\(name, \*\*kwargs\), but has get_model\(name,'),
+        ('', r'should have get_model\(name, \*\*kwargs\), but lacks it.* git fetch --unshallow first'),
         ('def get_model(:\n', 'not Python')])
     def test_another_version(self, fake, text, message):
         (fake / 'backbones' / '__init__.py').write_text(text)
@@ -180,12 +180,12 @@ class TestLaunch:
 
     def test_foreign_modules_are_noticed(self, fake, monkeypatch):
         monkeypatch.setitem(sys.modules, 'losses', ModuleType('losses'))
-        with pytest.raises(CheckoutError, match="a module 'losses'"):
+        with pytest.raises(CheckoutError, match="the module 'losses'"):
             bridge._check_names(fake, 'train_v2.py', [])
 
     @pytest.mark.parametrize(('named', 'message'), [
-        ('fdfacenet_ms1mv3', r"no such recipe; did you mean 'configs/fdfacenet_ms1mv3'\? \(they are called configs/NAME"),
-        ('configs/zzz', r'no such recipe; known: base, cbam.* \(they are called configs/NAME')])
+        ('fdfacenet_ms1mv3', r"no such recipe; did you mean 'configs/fdfacenet_ms1mv3'\? \(write configs/NAME"),
+        ('configs/zzz', r'no such recipe; known: base, cbam.* \(write configs/NAME')])
     def test_recipe_under_another_name(self, fake, named, message):
         with pytest.raises(LaunchError, match=message):
             bridge.load_config(bridge.Launch(fake, 'train_v2.py', (named,), {}, (bridge.RECIPES,)))
@@ -193,7 +193,7 @@ class TestLaunch:
     def test_hidden_recipe(self, fake, tmp_path):
         (fake / 'configs' / 'fdfacenet_ms1mv3.py').write_text('config = dict(network="r50")\n')
         made = bridge.Launch(fake, 'train_v2.py', ('configs/fdfacenet_ms1mv3',), {}, (bridge.RECIPES,))
-        with pytest.raises(LaunchError, match=r'hides .*rename yours'):
+        with pytest.raises(LaunchError, match=r'hides .*rename your own recipe'):
             bridge.load_config(made)
 
     def test_inside_the_checkout_by_another_spelling(self, fake, tmp_path):

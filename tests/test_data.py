@@ -102,9 +102,9 @@ def test_a_small_holdout_says_how_many_pairs_it_can_give(face_folder, tmp_path, 
     """Two persons of eight pictures give 56 pairs of one person, and nobody has to ask for 6000."""
     command = ['data', 'pack', str(face_folder), '--out', str(tmp_path), '--holdout', '2']
     assert main(command) == 1
-    assert '2 identities give 56 pairs of one person, and 6000 pairs need 3000: take --pairs 100 or fewer' in \
+    assert '2 identities give 56 pairs of one person, and 6000 pairs need 3000; take --pairs from 20 to 100,' in \
         capsys.readouterr().err
-    assert main([*command, '--pairs', '19']) == 1 and 'not below 20' in capsys.readouterr().err
+    assert main([*command, '--pairs', '19']) == 1 and '--pairs from 20 to' in capsys.readouterr().err
     assert main([*command[:-1], '1']) == 1 and '--holdout' in capsys.readouterr().err
     assert not (tmp_path / 'val.bin').exists()
     for asked, written in ((100, 100), (57, 40)):

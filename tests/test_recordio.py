@@ -220,7 +220,7 @@ class TestHeader:
     def test_property_of_something_else(self, tmp_path):
         faces = RecordFaces(write(tmp_path / 'train.rec', {0: pack(RecordHeader(3.0), b'image')}))
         (tmp_path / 'property').write_text('none')
-        with pytest.raises(RecordError, match=r"property: 'none' is not \"identities,height,width\"; .* delete the file"):
+        with pytest.raises(RecordError, match=r"property: 'none' is not \"identities,height,width\"; .* delete it"):
             faces.num_classes  # noqa: B018
         (tmp_path / 'property').unlink()
         assert faces.num_classes == 4

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     config = bridge.load_config(launch)
     overrides = parse_overrides(args.set)
     if config is None and overrides:
-        raise bridge.LaunchError('--set changes a recipe, which only train_v2.py reads')
+        raise bridge.LaunchError('--set changes a recipe, and only train_v2.py reads one; leave it out')
     first = os.environ.get('RANK', '0') == '0'
     if first:
         _announce(launch)

@@ -88,11 +88,11 @@ def load_config(launch: Launch) -> dict | None:
     name = Path(named).name.partition('.')[0]
     if not named.startswith('configs/') or name not in known:
         close = f'; did you mean {f"configs/{name}"!r}?' if name in known else suggest(name, known)
-        raise LaunchError(f'{named}: no such recipe{close} (they are called configs/NAME, and come from the checkout, '
+        raise LaunchError(f'{named}: no such recipe{close} (write configs/NAME; recipes are looked for in the checkout, '
                           f'{", ".join(map(str, launch.recipes))})')
     others = [path for folder in launch.recipes if (path := folder / f'{name}.py').is_file()]
     if hidden := [path for path in others if not path.samefile(known[name])]:  # ./configs may be the checkout's own
-        raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0]}: rename yours')
+        raise LaunchError(f'configs/{name} is {known[name]}, which hides {hidden[0]}; rename your own recipe')
     module = importlib.import_module(f'configs.{name}')
     if not hasattr(module, 'config'):
         raise LaunchError(f'{known[name]}: defines no `config`')
@@ -110,8 +110,8 @@ def _check_names(checkout: Path, script: str, without: Iterable[str]) -> None:
     for name in sorted(MODULES & set(sys.modules)):
         place = getattr(sys.modules[name], '__file__', None)
         if not place or not Path(place).is_relative_to(checkout):
-            raise CheckoutError(f'a module {name!r} ({place}) was imported before; the checkout needs that name: run it in a '
-                                'process of its own')
+            raise CheckoutError(f'the module {name!r} ({place}) was imported before, and the checkout has one of that name; '
+                                'run the script in a process of its own')
 
 
 def _extend_models(checkout: Path) -> None:

@@ -46,7 +46,7 @@ def memory() -> Path:
     try:
         return Path(os.environ.get('XDG_CONFIG_HOME') or Path.home() / '.config') / 'facezoo' / 'arcface_torch'
     except RuntimeError:
-        raise CheckoutError('this user has no home folder to remember a checkout in: set ARCFACE_TORCH to it') from None
+        raise CheckoutError('this user has no home folder to remember a checkout in; set ARCFACE_TORCH to one') from None
 
 
 def remember(checkout: Path) -> Path:
@@ -87,10 +87,10 @@ def probe(checkout: Path) -> None:
     for file, function, expected in SEAMS:
         found = _signature(checkout / file, function)
         if found != expected:
-            have = f'is {function}({found})' if found is not None else 'is missing'
-            raise CheckoutError(f'{checkout}: another version of arcface_torch: in {file}, {function}({expected}) was '
-                                f'expected and {have}. Use the version that facezoo knows: git checkout {COMMIT}, in a clone '
-                                'of --depth 1 after git fetch --unshallow')
+            have = f'has {function}({found})' if found is not None else 'lacks it'
+            raise CheckoutError(f'{checkout}: another version of arcface_torch: {file} should have {function}({expected}), but '
+                                f'{have}. Use the version that facezoo knows: git checkout {COMMIT} (in a clone of --depth 1, '
+                                'git fetch --unshallow first)')
 
 
 def scripts(checkout: Path) -> list[str]:

@@ -51,18 +51,18 @@ def _check_defaults(config: Mapping, base: Mapping) -> Iterator[Finding]:
         yield Finding("using_wandb=True: train_v2.py reads `notes`, too, and goes on without W&B when the recipe has none; add "
                       "notes=''", serious=False)
     if 'output' not in config and base.get('output') is not None:
-        yield Finding(f'the recipe has no `output`: train_v2.py writes to {base["output"]}, as for any other such recipe; add '
-                      'output=None for work_dirs/NAME', serious=False)
+        yield Finding(f'the recipe has no `output`, so train_v2.py writes to {base["output"]}, where other such recipes write, '
+                      'too; add output=None for work_dirs/NAME', serious=False)
 
 
 def _check_abilities(config: Mapping) -> Iterator[Finding]:
     """What the trainer cannot do, or would do wrongly."""
     m1, m2, m3 = config['margin_list']
     if m1 != 1 or (m3 != 0 and (m2 != 0 or m3 < 0)):
-        yield Finding(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (1, 0, m) only; with a third margin it '
-                      'leaves the others out')
+        yield Finding(f'margin_list={(m1, m2, m3)}: train_v2.py knows (1, m, 0) and (1, 0, m) only; when the third margin is '
+                      'set, it ignores the others')
     if config['optimizer'] not in ('sgd', 'adamw'):
-        yield Finding(f'optimizer={config["optimizer"]!r}: train_v2.py knows sgd and adamw')
+        yield Finding(f'optimizer={config["optimizer"]!r}: train_v2.py knows only sgd and adamw')
     for key in ('verbose', 'frequent', 'gradient_acc'):
         if config.get(key, 1) < 1:
             yield Finding(f'{key}={config[key]}: train_v2.py divides by it; write a number of steps from 1')
@@ -71,5 +71,5 @@ def _check_abilities(config: Mapping) -> Iterator[Finding]:
         yield Finding(f'num_image={images} is less than one batch of {config["batch_size"]} in each of {processes} processes: '
                       'train_v2.py would train nothing and save the result')
     if config.get('network_args'):
-        yield Finding(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone of that '
-                      'build under a name of its own (docs/bring-your-own-backbone.md)')
+        yield Finding(f'network_args={config["network_args"]} cannot be passed to InsightFace: register a backbone built '
+                      'with these options under a name of its own (docs/bring-your-own-backbone.md)')

@@ -37,8 +37,8 @@ def check_recipe(config: Mapping, size: int = 112, arcface_torch: bool = False) 
     """
     findings = [*check_schedule(config)]
     if config['rec'] == 'synthetic':
-        return [*findings, Finding("rec='synthetic' is a million times the same random image, whatever num_image says: for "
-                                   'measuring speed only (the loss may become NaN)', serious=False)]
+        return [*findings, Finding("rec='synthetic' is the same random image a million times, whatever num_image says; use it "
+                                   'only to measure speed (the loss may become NaN)', serious=False)]
     findings += _check_place(Path(config['rec']), arcface_torch)
     if not any(finding.serious for finding in findings):
         source = open_faces(config['rec'])
@@ -124,8 +124,8 @@ def _check_images(source: FaceSource, size: int, exact: bool) -> Iterator[Findin
 def _check_layout(config: Mapping, source: FaceSource) -> Iterator[Finding]:
     """What InsightFace's loaders take for a face, and for a person."""
     if config.get('dali') and not (isinstance(source, RecordFaces) and source.header is None):
-        yield Finding('dali=True: DALI reads records only, and takes the header of a train.rec for a face; the copy that '
-                      '`facezoo arcface-torch scripts/shuffle_rec.py DIR` writes beside DIR has none')
+        yield Finding('dali=True: DALI reads records only, and takes the header of a train.rec for a face; use the copy '
+                      'without a header that `facezoo arcface-torch scripts/shuffle_rec.py DIR` writes beside DIR')
     if isinstance(source, TreeFaces):
         yield from _check_folders(source)
     if isinstance(source, RecordFaces) and source.header is None and source.header_of(0).flag:
@@ -137,9 +137,10 @@ def _check_folders(source: TreeFaces) -> Iterator[Finding]:
     """InsightFace (torchvision's ImageFolder) numbers the folders right below the root, whatever they hold."""
     theirs = {entry.name for entry in os.scandir(source.root) if entry.is_dir()}
     if odd := sorted(theirs ^ set(source.classes)):
-        yield Finding(f"{source.root}: InsightFace's trainer takes each folder right below it for a person, facezoo each that "
-                      f'pictures lie in; they differ in {len(odd)}, as {odd[0]!r}: it would stop, or learn other labels. '
-                      'Leave one folder of pictures a person, or make records with `facezoo data pack`')
+        yield Finding(f"{source.root}: InsightFace's trainer takes each folder directly below it for a person, facezoo each "
+                      f'folder with pictures in it; they differ in {len(odd)}, such as {odd[0]!r}: the trainer would stop, or '
+                      'learn other labels. Keep one folder of pictures for each person, or make records with '
+                      '`facezoo data pack`')
 
 
 def _check_validation(config: Mapping, arcface_torch: bool) -> Iterator[Finding]:
@@ -159,6 +160,6 @@ def _check_folds(path: Path) -> Iterator[Finding]:
         yield Finding(str(error))
         return
     if any(fold.all() or not fold.any() for fold in np.array_split(same, FOLDS)):
-        yield Finding(f"{path}: its {len(same)} pairs, cut into {FOLDS} folds one behind the other, do not have pairs of one "
-                      "person and pairs of two in every fold: InsightFace's trainer would end at its first verification. Mix "
-                      'them (`facezoo data pack --holdout` does), or leave the set out of val_targets')
+        yield Finding(f"{path}: of the {FOLDS} consecutive folds of its {len(same)} pairs, some lack pairs of one person, or "
+                      "pairs of two: InsightFace's trainer would stop at its first verification. Mix the pairs "
+                      '(`facezoo data pack --holdout` does), or leave the set out of val_targets')

@@ -66,8 +66,8 @@ def find_key_region(landmarks: np.ndarray) -> KeyRegion:
     box_bottom = bottom + MARGIN
     box = (box_left, box_bottom - side, box_left + side, box_bottom)
     if box[0] < 0 or box[1] < 0 or box[2] > SIDE or box[3] > SIDE or left < box[0] or top < box[1] or right > box[2]:
-        raise ValueError(f'the cluster centres span x {left}..{right}, y {top}..{bottom}: no {side}-pixel box in a '
-                         f'{SIDE}-pixel face fits; are the faces aligned?')
+        raise ValueError(f'the cluster centres span x {left}..{right}, y {top}..{bottom}: no {side}-pixel box within a '
+                         f'{SIDE}-pixel face holds them; are the faces aligned?')
     return KeyRegion(tuple((float(x), float(y)) for x, y in centres), (left, top, right, bottom), box,
                      np.argsort(order)[labels.reshape(len(points), POINTS)])
 

@@ -49,8 +49,8 @@ def gather(sources: Iterable[TreeFaces], unlabelled: Iterable[TreeFaces] = (), m
     faces, sources = [], list(sources)
     ratings = [_read_quality(source) if min_quality is not None else {} for source in sources]
     if min_quality is not None and not any(ratings):
-        raise FaceError(f'{", ".join(str(source.root) for source in sources)}: no quality.csv (file,score) there, which '
-                        '--min-quality goes by')
+        raise FaceError(f'{", ".join(str(source.root) for source in sources)}: no quality.csv (file,score) there; '
+                        '--min-quality needs one')
     for source, quality in zip(sources, ratings, strict=True):
         for index, name in enumerate(source.names):
             good = name not in quality or quality[name] >= min_quality
@@ -73,7 +73,7 @@ def _read_quality(source: TreeFaces) -> dict[str, float]:
         raise FaceError(f'{source.root}/quality.csv, line {rows.line_num}: {error}; write file,score') from None
     if quality and not quality.keys() & set(source.names):
         raise FaceError(f'{source.root}/quality.csv rates {next(iter(quality))!r} and others, but none of the images there; '
-                        f'name them from that folder on, as {source.names[0]!r}')
+                        f'write names relative to that folder, such as {source.names[0]!r}')
     return quality
 
 
@@ -86,7 +86,7 @@ def split_identities(faces: list[Face], holdout: int, seed: int = 0) -> tuple[li
     counts = Counter(face.person for face in faces if face.person is not None)
     eligible = sorted(person for person, count in counts.items() if count > 1)
     if holdout >= len(counts):
-        raise FaceError(f'cannot hold out {holdout} of {len(counts)} identities')
+        raise FaceError(f'cannot hold out {holdout} of {len(counts)} identities; some must remain for training')
     if holdout > len(eligible):
         raise FaceError(f'cannot hold out {holdout} identities: only {len(eligible)} have two images or more')
     held = set(np.random.default_rng(seed).choice(eligible, holdout, replace=False).tolist())
@@ -131,10 +131,10 @@ def draw_pairs(faces: list[Face], pairs: int, seed: int = 0) -> list[tuple[Face,
     if per_fold > most or len(persons) < 2 or not per_fold:
         known = f'{len(persons)} identities give {len(genuine)} pairs of one person'
         if len(persons) < 2 or not most:
-            raise FaceError(f'{known}; two identities and {FOLDS} such pairs at least are needed: hold out more identities '
+            raise FaceError(f'{known}; at least two identities and {FOLDS} such pairs are needed: hold out more identities '
                             '(--holdout), or give more pictures of each')
-        raise FaceError(f'{known}, and {pairs} pairs need {pairs // 2}: take --pairs {2 * FOLDS * most} or fewer, not below '
-                        f'{2 * FOLDS}, or hold out more identities (--holdout)')
+        raise FaceError(f'{known}, and {pairs} pairs need {pairs // 2}; take --pairs from {2 * FOLDS} to '
+                        f'{2 * FOLDS * most}, or hold out more identities (--holdout)')
     chosen = rng.permutation(len(genuine))[:per_fold * FOLDS]
     names = sorted(persons)
     drawn = []

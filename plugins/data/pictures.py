@@ -92,7 +92,7 @@ class Pictures:
         missing = sorted(labels.keys() - set(self.tree.names))
         if missing:
             raise FaceError(f'{root}: {len(missing)} of {len(labels)} annotated pictures are not there, the first is '
-                            f'{missing[0]!r}; name the folder below which that path leads to the picture')
+                            f'{missing[0]!r}; name the folder that this path is relative to')
         self.names = sorted(labels)
         self.faces = [labels[name] for name in self.names]
 

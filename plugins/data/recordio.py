@@ -130,7 +130,8 @@ class RecordReader:
         bad = np.flatnonzero((offsets < 0) | (offsets + _PART.size > len(self._data)))
         if bad.size:
             raise RecordError(f'{self.idx}, line {bad[0] + 1}: offset {offsets[bad[0]]} of key {keys[bad[0]]} is past the '
-                              f'end of {self.rec} ({len(self._data)} bytes): the .rec is cut short or of another data set')
+                              f'end of {self.rec} ({len(self._data)} bytes): the .rec is cut short, or of another data set; '
+                              'copy both again')
         return keys, offsets
 
     def _parse_index(self, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -144,9 +145,9 @@ class RecordReader:
             bad = ((n, s) for n, s in enumerate(text.splitlines(), 1) if not _is_index_line(s))
             number, line = next(bad, (1, text[:80]))
             raise RecordError(f'{self.idx}, line {number}: {line!r} is not "key TAB offset"; rebuild the index with '
-                              '`facezoo data index`') from None
+                              f'`facezoo data index {self.rec}`') from None
         if not len(table):
-            raise RecordError(f'{self.idx}: empty index; rebuild it with `facezoo data index`')
+            raise RecordError(f'{self.idx}: empty index; rebuild it with `facezoo data index {self.rec}`')
         return table[:, 0].copy(), table[:, 1].copy()
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +166,7 @@ class RecordReader:
         parts = []
         while True:
             if offset + _PART.size > len(self._data):
-                raise RecordError(f'{self.rec}: record at byte {offset} is cut off by the end of the file')
+                raise RecordError(f'{self.rec}: record at byte {offset} is cut off by the end of the file; copy it again')
             magic, word = _PART.unpack_from(self._data, offset)
             if magic != MAGIC:
                 doubt = f'does {self.idx} belong to this file?' if self.idx else 'it is damaged, or no .rec: copy it again'
@@ -177,7 +178,7 @@ class RecordReader:
                 raise RecordError(f'{self.rec}: record of {length} bytes at byte {start - _PART.size} is cut off by the end '
                                   f'of the file ({len(self._data)} bytes); copy the file again')
             if (flag in (0, 1)) != (not parts):
-                raise RecordError(f'{self.rec}: part {flag} out of order at byte {start - _PART.size}')
+                raise RecordError(f'{self.rec}: part {flag} out of order at byte {start - _PART.size}; copy the file again')
             if flag == 0:
                 return self._data[start:start + length], offset
             parts.append(self._data[start:start + length])
@@ -259,7 +260,7 @@ class RecordWriter:
             RecordError: the payload is 512 MiB or more, which the format cannot say.
         """
         if len(payload) >= _MAX_LENGTH:
-            raise RecordError(f'record {key} has {len(payload)} bytes; the format ends at {_MAX_LENGTH - 1}')
+            raise RecordError(f'record {key} has {len(payload)} bytes; the format allows at most {_MAX_LENGTH - 1}')
         self._index.write(f'{key}\t{self._data.tell()}\n')
         self._data.write(b''.join(_encode(payload)))
 

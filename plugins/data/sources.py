@@ -134,7 +134,7 @@ class RecordFaces:
             self._end = self._find_end()
             self._keys = self._keys[(self._keys > 0) & (self._keys < self._end)]
             if len(self._keys) != self._end - 1:
-                raise RecordError(f'{self.rec}: the header record announces {self._end - 1} images, {idx} lists '
+                raise RecordError(f'{self.rec}: the header record announces {self._end - 1} images, but {idx} lists '
                                   f'{len(self._keys)}; one of the two files is of another data set')
 
     def _find_end(self) -> int:
@@ -145,8 +145,8 @@ class RecordFaces:
         for key, expected in ((end - 1, True), (end, False)):
             if key > 0 and key in self._reader and self._holds_image(key) != expected:
                 raise RecordError(f'{self.rec}: the header record announces {announced - 1} images, but record {key} holds '
-                                  f'{"none" if expected else "one too"}; the file was put together wrongly: pack it again '
-                                  '(`facezoo data pack`)')
+                                  f'{"none" if expected else "one too"}; the file was put together wrongly; pack the images '
+                                  'again (`facezoo data pack`)')
         return end
 
     def _holds_image(self, key: int) -> bool:
@@ -170,8 +170,8 @@ class RecordFaces:
             try:
                 return int(text.split(',')[0])
             except ValueError:
-                raise RecordError(f'{prop}: {text[:40]!r} is not "identities,height,width"; correct it, or delete the file and '
-                                  'the labels are counted') from None
+                raise RecordError(f'{prop}: {text[:40]!r} is not "identities,height,width"; correct the file, or delete it '
+                                  'to have the labels counted') from None
         return 1 + max(self.read(index)[1] for index in range(len(self)))
 
     def __len__(self) -> int:
