@@ -151,16 +151,16 @@ class TrainConfig:
                 raise RecipeError(f'{key}={list(margins)}: m1 must be above 0, m2 an angle from 0 to pi/2, m3 not negative')
         for name, weight in self.distill.items():
             if not _is_number(weight) or weight < 0:
-                raise RecipeError(f'distill.{name}={weight!r}: must be a number from 0')
+                raise RecipeError(f'distill.{name}={weight!r}: must be a number, not negative')
         for key, remedy in (('num_features', 'set embedding_size'), ('input_size', 'leave it out, the network says it')):
             if key in self.network_args:
                 raise RecipeError(f'network_args.{key}={self.network_args[key]!r}: {remedy}')
         if self.batch_size < 2:
             raise RecipeError(f'batch_size={self.batch_size}: BatchNorm behind the last layer needs two faces or more')
         if not self.margin_weight and not any(self.distill.values()):
-            raise RecipeError('nothing to learn from: margin_weight is 0 and there are no teachers, or no weight in distill')
+            raise RecipeError('nothing to learn from: margin_weight is 0, and so is every weight in distill; set one of them')
         if bool(self.teachers) != bool(self.distill):
-            raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: one needs the other')
+            raise RecipeError(f'teachers={list(self.teachers)} and distill={self.distill}: set both, or neither')
         if 'label' in self.distill and not self.margin_weight:
             raise RecipeError('distill.label compares class probabilities: it needs a head (margin_weight above 0)')
         _check_names('distill', self.distill, DISTILL)
@@ -181,7 +181,7 @@ def check_values(config, positive: tuple[str, ...]) -> None:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be one of {", ".join(allowed)}')
     for f in dataclasses.fields(config):
         if f.type == 'float' and not math.isfinite(getattr(config, f.name)):
-            raise RecipeError(f'{f.name}={getattr(config, f.name)}: must be a number')
+            raise RecipeError(f'{f.name}={getattr(config, f.name)}: must be a finite number')
     for key in positive:
         if getattr(config, key) <= 0:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must be positive')
@@ -191,13 +191,13 @@ def check_values(config, positive: tuple[str, ...]) -> None:
             raise RecipeError(f'{key}={getattr(config, key)!r}: must not be negative')
     for key in ('ema', 'momentum'):
         if not 0 <= getattr(config, key) < 1:
-            raise RecipeError(f'{key}={getattr(config, key)!r}: must be from 0 to below 1')
+            raise RecipeError(f'{key}={getattr(config, key)!r}: must be at least 0 and below 1')
     if config.seed >= 2 ** 32:
         raise RecipeError(f'seed={config.seed}: must be below 2^32')
     if config.nesterov and not config.momentum:
         raise RecipeError('nesterov=True needs a momentum above 0')
     if not all(map(_is_number, config.milestones)) or (config.schedule == 'step' and not config.milestones):
-        raise RecipeError(f"milestones={list(config.milestones)}: schedule='step' needs milestones=(epoch, ...)")
+        raise RecipeError(f"milestones={list(config.milestones)}: must be numbers, and schedule='step' needs at least one")
 
 
 def _is_number(value: object) -> bool:
@@ -261,7 +261,7 @@ def load_recipe(name: str, overrides: dict | None = None) -> TrainConfig | Detec
 
 def _config_class(name: str, task: str) -> type:
     if task not in _TASKS:
-        raise RecipeError(f'recipe {name}: task={task!r}{suggest(str(task), _TASKS)}')
+        raise RecipeError(f'recipe {name}: unknown task {task!r}{suggest(str(task), _TASKS)}')
     module, _, attribute = _TASKS[task].partition(':')
     return getattr(importlib.import_module(module), attribute)
 
@@ -280,7 +280,7 @@ def read_config(name: str) -> dict:
         stem = name.removeprefix('configs/')
         if stem not in list_recipes():
             raise RecipeError(f'unknown recipe {name!r}{suggest(stem, list_recipes())}; '
-                              'a file of your own is named with its .py')
+                              'name a file of your own with its .py')
         module = importlib.import_module(f'recipes.{stem}')
     if not hasattr(module, 'config'):
         raise RecipeError(f'recipe {name}: defines no `config`')

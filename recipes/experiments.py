@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace) -> None:
     for study in _studies([word for word in args.words if '=' not in word]):
         failed += run_study(_part(study, args.run, tuple(args.seed)), args.results, args.work, overrides, dict(args.set))
     if failed:
-        raise RuntimeError(f'all is done except {"; ".join(failed)} (the reasons are above)')
+        raise RuntimeError(f'all runs are done except {"; ".join(failed)}; the reasons are above')
 
 
 def _show_status(args: argparse.Namespace) -> None:

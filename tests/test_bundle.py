@@ -98,7 +98,7 @@ def test_a_score_of_half_the_pictures_that_cannot_be_chosen_changes_no_card(tmp_
     found = {(net, name): [false] + [one_face()] * 49 for net in ('student', 'teacher') for name in CONDITIONS}
     monkeypatch.setattr(score, 'observe', lambda *args: (found, truth))
     teacher = str(resolve(zoo.card('retinaface_mnet025').weights['default']))
-    with pytest.raises(ValueError, match='false alarms are above'):
+    with pytest.raises(ValueError, match='false alarms a picture'):
         score.main(['retinaface_mnet025', '--teacher', teacher, '--pictures', 'none', '--out', str(tmp_path / 'score.json')])
     assert card.read_text() == before and not (tmp_path / 'score.json').exists()
 

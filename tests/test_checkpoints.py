@@ -149,7 +149,7 @@ def test_what_a_checkpoint_does_not_know_is_said(recipe, caplog):
     state['data'] = {'images': 48, 'identities': 6, 'fingerprint': 'of another kind'}
     torch.save(state, path)
     Trainer(recipe(resume=True))
-    assert 'an earlier version of facezoo saved it, without digest of the faces' in caplog.text
+    assert 'saved by an earlier version of facezoo, without digest of the faces' in caplog.text
 
 
 def test_the_best_weights_are_kept(recipe, monkeypatch):
@@ -186,7 +186,7 @@ def test_a_file_of_something_else_is_no_checkpoint(recipe):
     config = recipe()
     Path(config.output).mkdir()
     torch.save({'weights': 1}, Path(config.output, 'checkpoint.pt'))
-    with pytest.raises(CheckpointError, match=r'is no checkpoint of `facezoo train`; .* init=FILE'):
+    with pytest.raises(CheckpointError, match=r'not a checkpoint of `facezoo train`; .* init=FILE'):
         Trainer(recipe(resume=True))
 
 

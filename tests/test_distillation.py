@@ -220,7 +220,7 @@ def test_labels_need_the_same_persons(recipe, tmp_path, face_folder, caplog):
     shutil.rmtree(same)
     assert 'cannot be read' not in caplog.text
     Trainer(recipe(output=str(tmp_path / 'x'), teachers=[output.output], distill={'label': 1.0}))
-    assert 'its faces cannot be read' in caplog.text and 'if they are others, its labels teach nonsense' in caplog.text
+    assert 'its faces cannot be read' in caplog.text and 'if they differ, its labels teach nonsense' in caplog.text
 
 
 def test_records_packed_anew_in_the_same_place_are_others(recipe, tmp_path, face_folder):
@@ -276,7 +276,7 @@ def test_damaged_teachers(recipe, tmp_path):
     (run / 'checkpoint.pt').unlink()
     refused(r'checkpoint\.pt is missing; copy the whole output folder')
     (run / 'recipe.yaml').unlink()
-    refused(r'recipe\.yaml is missing')
+    refused(r'recipe\.yaml, which names the network, is missing')
     for old, new, message in ((b'momentum:', b'mommentum:', "unknown key 'mommentum'; did you mean 'momentum'"),
                               (b'momentum: 0.9', b'momentum: -1', 'momentum=-1'), (b'network: fdfacenet\n', b'', 'network'),
                               (b'width: 0.25', b'width: 0.5', 'does not fit recipe'),

@@ -92,7 +92,7 @@ def test_a_run_that_diverges_does_not_end_the_queue(study, tmp_path, capsys, mon
     assert made == ['teacher-1', 'teacher-2', 'student-2']
     assert capsys.readouterr().err.splitlines() == [
         'study: teacher, seed 1: the loss is nan at step 7', "study: student, seed 1: its teacher 'teacher' failed",
-        'facezoo experiments: all is done except study: student, seed 1; study: teacher, seed 1 (the reasons are above)']
+        'facezoo experiments: all runs are done except study: student, seed 1; study: teacher, seed 1; the reasons are above']
 
 
 def test_two_commands_side_by_side(study, tmp_path, monkeypatch):

@@ -43,13 +43,13 @@ def impostor_thresholds(embedder: Embedder, folder: str) -> tuple[dict[str, floa
     source = open_faces(folder)
     labels = np.array([source.read(i)[1] for i in range(len(source))])
     if unknown := int((labels < 0).sum()):
-        raise FaceError(f'{folder}: {unknown} of {len(labels)} faces are of unknown identity; give faces in a folder for '
-                        'each identity, or the folder holdout of `facezoo data pack --holdout` (--holdout)')
+        raise FaceError(f'{folder}: {unknown} of {len(labels)} faces are of unknown identity; --holdout takes a folder for '
+                        'each identity, or the holdout of `facezoo data pack --holdout`')
     first, second = np.triu_indices(len(labels), 1)
     same, least = labels[first] == labels[second], math.ceil(1 / float(FARS[-1]))
     if (~same).sum() < least or not same.any():  # the highest score of a few impostors says nothing of a rarer one
         raise FaceError(f'{folder}: {(~same).sum():,} impostor and {same.sum():,} genuine pairs; thresholds down to FAR '
-                        f'{FARS[-1]} need at least {least:,} and one: keep more identities out (`facezoo data pack --holdout`)')
+                        f'{FARS[-1]} need at least {least:,} and one: hold out more identities (`facezoo data pack --holdout`)')
     embeddings, _ = embed_faces(embedder, source, label='held-out faces', progress=True)
     scores = (embeddings @ embeddings.T)[first, second]
     # rounded up: rounded down it would accept more than the rate says

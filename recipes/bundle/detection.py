@@ -168,8 +168,8 @@ def choose_score(table: dict[float, dict]) -> float:
     """
     rare = [score for score in table if all(row['false_alarms'] <= MOST for other, row in table.items() if other >= score)]
     if not rare:
-        raise ValueError(f'false alarms are above {MOST:g} a picture even at score {max(table)}: the detector is no good, or '
-                         'the pictures have faces that are not labelled')
+        raise ValueError(f'more than {MOST:g} false alarms a picture even at score {max(table)}; the detector is poor, or '
+                         'the pictures show faces that are not labelled')
     return min(rare)
 
 

@@ -58,7 +58,7 @@ def load_checkpoint(path: Path, config: Config, world_batch: int, data: Mapping)
     except Exception as error:
         raise CheckpointError(f'{path}: cannot be read ({type(error).__name__}: {error})') from None
     if not isinstance(state, dict) or not {'config', 'world_batch', 'images', 'student'} <= set(state):
-        raise CheckpointError(f'{path}: is no checkpoint of `facezoo train`; to start from weights, name them with init=FILE')
+        raise CheckpointError(f'{path}: not a checkpoint of `facezoo train`; to start from weights, use init=FILE')
     if changed := _changes(path, state, config, world_batch, data):
         raise CheckpointError(f'{path} was saved by a different recipe ({"; ".join(changed)}); '
                               'use the old values, or another output')
@@ -78,7 +78,7 @@ def _changes(path: Path, state: dict, config: Config, world_batch: int, data: Ma
     before = state.get('data', {})
     changed += [f'{key}: {before[key]} -> {value}' for key, value in data.items() if before.get(key, value) != value]
     if unknown := [key for key in data if key not in before]:
-        _LOG.warning('%s: an earlier version of facezoo saved it, without %s; whether those are the same is not checked', path,
+        _LOG.warning('%s: saved by an earlier version of facezoo, without %s; whether these have changed is not checked', path,
                      ', '.join(unknown))
     if state['world_batch'] != world_batch:
         changed.append(f'images a step: {state["world_batch"]} -> {world_batch} (batch_size times the number of processes)')

@@ -31,13 +31,13 @@ def finished_recipe(run: Path) -> TrainConfig:
     """
     path = run / 'recipe.yaml'
     if not path.is_file():
-        raise RecipeError(f'teacher {run}: {path.name} is missing, which says what network this is; copy the whole output '
+        raise RecipeError(f'teacher {run}: {path.name}, which names the network, is missing; copy the whole output '
                           'folder of the training')
     data, known = read_yaml(path, RecipeError), {f.name for f in dataclasses.fields(TrainConfig)}
     for key in data:
         if key not in known:
-            raise RecipeError(f'{path}: unknown key {key!r}{suggest(str(key), known)}; only trainings of recognisers teach, '
-                              'with the recipe as this version of facezoo writes it')
+            raise RecipeError(f'{path}: unknown key {key!r}{suggest(str(key), known)}; a teacher is a recogniser, with '
+                              'the recipe.yaml that this version of facezoo writes')
     try:
         return TrainConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
     except (RecipeError, TypeError) as error:  # TypeError: a key is missing, or a value of another kind
@@ -61,8 +61,8 @@ def finished_state(run: Path) -> dict:
                           'again') from None
     missing = {'student', 'ema'} - set(state if isinstance(state, dict) else ())
     if missing:
-        raise RecipeError(f'{path}: has no {" and no ".join(sorted(missing))}, so it is no checkpoint of a recogniser\'s '
-                          'training; to teach with weights alone, name the weights file itself')
+        raise RecipeError(f'{path}: not the checkpoint of a recogniser, because it has no {" and no ".join(sorted(missing))}; '
+                          'to teach with weights alone, name the weights file itself')
     if 'data' in state:  # not in those of the first versions
         batch = state['world_batch']
         total = state['config']['num_epoch'] * (state['data']['images'] // batch) * batch
@@ -91,13 +91,14 @@ def check_identities(run: Path, teacher: TrainConfig, digest: str | None, studen
     try:
         others = open_faces(teacher.rec)
     except (OSError, ValueError) as error:
-        _LOG.warning('teacher %s: its faces cannot be read (%s), so nobody can tell whether its identities are those of %s; if '
-                     'they are others, its labels teach nonsense', run, error, student.rec)
+        _LOG.warning('teacher %s: its faces cannot be read (%s), so its identities are not compared with those of %s; if they '
+                     'differ, its labels teach nonsense', run, error, student.rec)
         return
     theirs, mine = (getattr(each, 'classes', None) for each in (others, source))
     if theirs and mine:
         first = next((pair for pair in zip(theirs, mine, strict=False) if pair[0] != pair[1]), None)
-        same, difference = theirs == mine, f'first difference: {first[0]} and {first[1]}' if first else 'another number of them'
+        same = theirs == mine
+        difference = f'first difference: {first[0]} and {first[1]}' if first else 'another number of identities'
     else:
         same, difference = fingerprint(others) == fingerprint(source), 'other images or labels'
     if not same:

@@ -206,7 +206,7 @@ def _begin(config: Config):
         for part in Path(config.output).glob('.*.part'):  # of a save that was killed
             part.unlink()
     if not config.resume and (Path(config.output) / 'checkpoint.pt').exists():
-        raise CheckpointError(f'{config.output} holds a training; go on with resume=true, or choose another output')
+        raise CheckpointError(f'{config.output} already holds a training; go on with resume=true, or choose another output')
     if fabric.device.type == 'cpu':
         keep_memory()
         keep_layout()

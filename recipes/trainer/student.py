@@ -42,7 +42,8 @@ class Student(nn.Module):
         if config.channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if config.quantise and self.maps:
-            raise RecipeError(f'quantise=true and distill={config.distill}: attention maps are not made in 8 bits')
+            raise RecipeError(f'quantise=true and distill={config.distill}: attention maps are not made in 8 bits; '
+                              'leave out one of the two')
         self.ranges = Ranges(self.backbone) if config.quantise else None
         forward = forward_of(self.as_deployed(self.backbone), self.maps, config.compile and not self.ranges)
         # not a registered sub-module: the same parameters would be in the state dict twice

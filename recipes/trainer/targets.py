@@ -49,7 +49,7 @@ def turn(projection: np.ndarray, joined: np.ndarray, known: np.ndarray) -> np.nd
         return projection
     left, _, right = np.linalg.svd(targets.T @ known)
     turned = (projection @ (left @ right)).astype(np.float32)
-    _LOG.info('targets turned to the coordinates of the weights that the student begins from: mean cosine %.3f instead of %.3f',
+    _LOG.info("targets turned into the coordinates of the student's first weights: mean cosine %.3f instead of %.3f",
               _cosine(l2_normalise(joined @ turned), known), before)
     return turned
 

@@ -55,7 +55,7 @@ def open_teacher(config: TrainConfig, student: Student, dataset: FaceDataset) ->
                               'the output folder of a finished training as the teacher')
         return EmbeddingTeacher(config.teachers, config.embedding_size, dataset, _beginning(config))
     if len(config.teachers) > 1:
-        raise RecipeError(f'teachers={list(config.teachers)}: a finished training teaches alone')
+        raise RecipeError(f'teachers={list(config.teachers)}: a finished training must be the only teacher')
     return NetworkTeacher(Path(runs[0]), student, dataset.source)
 
 
@@ -87,7 +87,7 @@ def teacher_size(teachers: Sequence[str], size: int) -> int:
         wanted = open_embedder(first).preprocess.input_size
     if wanted < size:
         raise FaceError(f'teacher {first} wants {wanted}-pixel faces, the student {size}; they must see the same crop, and '
-                        'crops are only made smaller')
+                        'crops are never enlarged')
     return wanted
 
 
