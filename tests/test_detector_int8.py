@@ -108,7 +108,7 @@ def test_taken_by_the_pipeline_refused_by_boards_and_packs(files, detector_file,
         assert main(['enrol', str(tmp_path / f'{to}.npz'), str(people), *models]) == 0
         assert main(['recognise', str(photo), '--gallery', str(tmp_path / f'{to}.npz'), *models]) == 0
         assert capsys.readouterr().out.count('Person ') >= 5
-    with pytest.raises(ValueError, match='8 bits is for ONNX Runtime and NCNN; a bundle takes'):
+    with pytest.raises(ValueError, match='8 bits is for ONNX Runtime and NCNN; for a bundle give'):
         board_detector(files['onnx'], target('jetson-tx2'))
     with pytest.raises(PackError, match='a pack is for any'):
         check_pack(tmp_path, 'fdfacenet', Preprocess(), files['onnx'])

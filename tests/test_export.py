@@ -330,9 +330,9 @@ def test_command(tmp_path, capsys):
     ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
     ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
     ('fdfacenet', ['--to', 'ncnn', '--target', 'jetson-tx2'], '--target jetson-tx2 runs TensorRT: leave out --to ncnn'),
-    ('fdfacenet', ['--target', 'raspberrypi-4', '--calib', 'faces'], '--calib faces: nothing is calibrated but 8 bits'),
-    ('fdfacenet', ['--to', 'pack', '--calib', 'faces'], '--calib faces: nothing is calibrated but 8 bits'),
-    ('retinaface_mnet025', ['--to', 'ncnn', '--calib', 'faces'], '--calib faces: nothing is calibrated but 8 bits'),
+    ('fdfacenet', ['--target', 'raspberrypi-4', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),
+    ('fdfacenet', ['--to', 'pack', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),
+    ('retinaface_mnet025', ['--to', 'ncnn', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),
     ('retinaface_mnet025', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
     ('retinaface_mnet025', ['--to', 'onnx', '--gate-set', 'lfw.bin'], '--gate-set is for recognisers'),
     ('retinaface_mnet025', ['--target', 'raspberrypi-4'], '--target is for recognisers')])

@@ -110,7 +110,7 @@ def test_command(face_folder, small_net, tmp_path, capsys):
 
 
 def test_too_few_persons(face_folder):
-    with pytest.raises(FaceError, match='6 of 6 persons have 8 images or more; the protocol wants 30'):
+    with pytest.raises(FaceError, match='6 of 6 persons have 8 images or more, but the protocol needs 30'):
         draw_gallery(TreeFaces(face_folder), GalleryProtocol(enrol=2, probes=6))
     with pytest.raises(FaceError, match='no probe shows a person of the gallery'):
         evaluate_identification(at(0), [3], at(0), [0])

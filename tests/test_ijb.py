@@ -139,7 +139,7 @@ class TestBadLists:
         return tmp_path
 
     @pytest.mark.parametrize(('name', 'old', 'new', 'message'), [
-        ('face_tid_mid', '2.jpg', '3.jpg', 'name other images from line 2 on'),
+        ('face_tid_mid', '2.jpg', '3.jpg', 'name different images from line 2 on'),
         ('face_tid_mid', '1.jpg 1', '1.jpg x', 'line 1'),
         ('name_5pts_score', '1.jpg ', '1.jpg 7 ', 'expected a name and 11 numbers'),
         ('template_pair_label', '1 2 1', '1 999 1', r'line 1: \[1, 999, 1\]: a template without images'),

@@ -58,7 +58,7 @@ def test_groups_are_compared_within(strangers):
 
 
 def test_folders_of_persons_are_refused(face_folder):
-    with pytest.raises(FaceError, match='person0: most of its pictures are accepted as one person; a folder is a group'):
+    with pytest.raises(FaceError, match='person0: most pairs of its pictures are accepted as one person; here a folder'):
         measure_impostors(PatchEmbedder(), TreeFaces(face_folder), {'1e-3': -1.0}, ())
 
 
@@ -71,7 +71,7 @@ def test_two_strangers_who_look_alike_are_counted(strangers):
 def test_one_face_is_refused(strangers):
     for path in [*strangers.glob('*/*'), *strangers.glob('?')]:
         path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(FaceError, match='one face has nobody to be compared with'):
+    with pytest.raises(FaceError, match='one face cannot be compared with any other'):
         measure_impostors(PatchEmbedder(), TreeFaces(strangers), {}, ())
 
 

@@ -103,7 +103,7 @@ def test_layers_are_matched_by_weights(converted, graph):
     other = NcnnModel([*converted.layers])
     other.layers[1] = copy.deepcopy(other.layers[1])
     other.layers[1].arrays['weight'][0] += 1
-    with pytest.raises(NcnnFormatError, match='not those of any layer'):
+    with pytest.raises(NcnnFormatError, match='match no layer of the ONNX graph'):
         match_layers(other, graph)
 
 

@@ -70,7 +70,7 @@ def test_models_that_would_be_misread(preprocess, message, tmp_path):
 
 @pytest.mark.parametrize('name', ['../x', 'detector', '', 'a b'])
 def test_bad_names(name, tmp_path):
-    with pytest.raises(PackError, match='cannot be the name of a pack'):
+    with pytest.raises(PackError, match='cannot name a pack'):
         check_pack(tmp_path, name, Preprocess())
 
 
@@ -85,14 +85,14 @@ def test_folder_with_another_detector(recogniser, detector, tmp_path):
     folder = write_pack(tmp_path, 'small', recogniser, Preprocess(), 512, 'x', detector)
     before = sorted(path.name for path in folder.iterdir())
     (folder / 'detector.onnx').write_bytes(b'of somebody else')
-    with pytest.raises(PackError, match=r'detector\.onnx is another detector than the one given'):
+    with pytest.raises(PackError, match=r'detector\.onnx is not the detector given'):
         write_pack(tmp_path, 'small', recogniser, Preprocess(), 512, 'x', detector)
     assert (folder / 'detector.onnx').read_bytes() == b'of somebody else'
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_a_recogniser_is_no_detector(recogniser, tmp_path):
-    with pytest.raises(PackError, match='1 outputs; InsightFace tells a detector with landmarks by 9'):
+    with pytest.raises(PackError, match='1 outputs; InsightFace knows a detector with landmarks by 9'):
         check_pack(tmp_path, 'small', Preprocess(), recogniser)
 
 

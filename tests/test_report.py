@@ -121,7 +121,7 @@ def test_measured_times(measured):
     times = read_measured(measured, 'small')
     assert [(t.what, t.milliseconds) for t in times] == [('fp16, with copies', 2.5), ('fp16, without copies', 2.25)]
     assert 'MAXN' in times[0].source and times[0].kind == 'measured'
-    with pytest.raises(ReportError, match="model is 'small', the report is of 'other'"):
+    with pytest.raises(ReportError, match="measured with 'small', but the report is about 'other'"):
         read_measured(measured, 'other')
 
 
@@ -138,7 +138,7 @@ def test_what_failed_on_the_board_is_said(engine, detector, tmp_path):
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"model": "small"}', json.dumps({**MEASURED, 'engines': {'fp16': {}}})])
 def test_damaged_measurements(tmp_path, text):
     (tmp_path / 'm.json').write_text(text)
-    with pytest.raises(ReportError, match=r'm\.json: not what verify\.py --out'):
+    with pytest.raises(ReportError, match=r'm\.json: not written by verify\.py --out'):
         read_measured(tmp_path / 'm.json', 'small')
 
 
@@ -160,7 +160,7 @@ def test_errors_come_before_the_work(tmp_path, capsys, face_bin, measured, small
     assert main([*command, '--targets', 'jetson-tx3']) == 1
     assert "unknown target 'jetson-tx3'; did you mean 'jetson-tx2'" in capsys.readouterr().err
     assert main([*command, '--measured', str(measured)]) == 1
-    assert "model is 'small', the report is of 'w'" in capsys.readouterr().err
+    assert "measured with 'small', but the report is about 'w'" in capsys.readouterr().err
     assert main([*command, '--measured', str(tmp_path / 'none.json')]) == 1
     assert 'none.json' in capsys.readouterr().err and not (tmp_path / 'r').exists()
     (tmp_path / 'r').mkdir()

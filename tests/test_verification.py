@@ -159,7 +159,7 @@ def test_bin_folder_and_zip_agree(face_bin, tmp_path):
 
 def test_pairs_beside_a_bin_are_refused(face_bin):
     """It has its own, and was measured on these."""
-    with pytest.raises(FaceError, match=r'six\.bin has its own pairs, mine\.txt would not be looked at'):
+    with pytest.raises(FaceError, match=r'six\.bin has its own pairs; leave out mine\.txt'):
         load_verification_set(face_bin, 'mine.txt')
 
 

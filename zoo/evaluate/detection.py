@@ -77,7 +77,7 @@ def evaluate_detections(found: Sequence[Faces], truth: Sequence[GroundTruth], th
         raise ValueError(f'{len(found)} lists of detections for {len(truth)} pictures')
     faces = int(sum(t.counts.sum() for t in truth))
     if not faces:
-        raise ValueError('the set has no face that counts, so that average precision means nothing')
+        raise ValueError('the set has no face that counts, so average precision is undefined')
     matches = [_match(f, t, overlap) for f, t in zip(found, truth, strict=True)]
     ap = _average_precision(matches, faces, spread)
     hits = proposals = 0

@@ -72,7 +72,7 @@ def _checked(path: Path, data: DetectionSet) -> DetectionSet:
     """What would stop the evaluation is said now, not after an hour of detection."""
     for subset, masks in data.subsets.items():
         if not any(mask.any() for mask in masks.values()):
-            raise FaceError(f'{path}: no face counts in the subset {subset!r}, so that average precision means nothing; is the '
+            raise FaceError(f'{path}: no face counts in the subset {subset!r}, so average precision is undefined; is the '
                             'file whole?')
     if data.ellipses:
         require('scipy.optimize', 'bench')
@@ -81,7 +81,7 @@ def _checked(path: Path, data: DetectionSet) -> DetectionSet:
 
 def _one(files: list[Path]) -> Path:
     if len(files) > 1:
-        raise FaceError(f'{files[0].parent}: {", ".join(f.name for f in files)}: name one of these files')
+        raise FaceError(f'{files[0].parent}: has {", ".join(f.name for f in files)}; name one of these files')
     return files[0]
 
 
@@ -119,7 +119,7 @@ def _read_count(path: Path, lines: list[str], at: int) -> int:
     if at < len(lines) and lines[at].isdecimal():
         return int(lines[at])
     found = repr(lines[at]) if at < len(lines) else 'the end of the file'
-    raise FaceError(f'{path}, line {at + 1}: {found} where the number of faces of {lines[at - 1]!r} should stand; the file is '
+    raise FaceError(f'{path}, line {at + 1}: expected the number of faces of {lines[at - 1]!r}, found {found}; the file is '
                     'cut off, or the block before it has more or fewer rows than it says')
 
 
@@ -131,7 +131,7 @@ def _read_row(path: Path, lines: list[str], at: int, fields: tuple[str, ...], na
         values = []
     if len(values) < len(fields) or not np.isfinite(values).all():
         found = repr(lines[at]) if at < len(lines) else 'the end of the file'
-        raise FaceError(f'{path}, line {at + 1}: {found} where a face of {name!r} should stand: {" ".join(fields)}')
+        raise FaceError(f'{path}, line {at + 1}: expected a face of {name!r} ({" ".join(fields)}), found {found}')
     return values
 
 
@@ -162,7 +162,7 @@ def _read_fddb(files: list[Path]) -> DetectionSet:
 
 def _once(path: Path, name: str, seen: dict) -> None:
     if name in seen:
-        raise FaceError(f'{path}: {name!r} stands there twice; remove one of the two blocks')
+        raise FaceError(f'{path}: {name!r} is listed twice; remove one of the two blocks')
 
 
 def _read_label_file(files: list[Path]) -> DetectionSet:
@@ -183,8 +183,8 @@ def _read_wider_mat(files: list[Path]) -> DetectionSet:
     for subset in WIDER_SUBSETS:
         path = main.with_name(f'wider_{subset}_val.mat')
         if not path.is_file():
-            raise FaceError(f'{path}: missing; the official evaluation has it beside {main.name} in eval_tools/ground_truth '
-                            '(or name a wider_face_val_bbx_gt.txt, which knows no subsets)')
+            raise FaceError(f'{path}: missing; the official evaluation has it beside {main.name} in eval_tools/ground_truth. '
+                            'Copy it from there, or name a wider_face_val_bbx_gt.txt, which has no subsets')
         numbers = dict(_cells(path, 'gt_list'))
         if numbers.keys() != faces.keys():
             raise FaceError(f'{path}: its pictures are not those of {main}; take both from one download')
@@ -221,7 +221,8 @@ def _table(path: Path, name: str, rows: np.ndarray) -> np.ndarray:
 def _mask(path: Path, name: str, numbers: np.ndarray, faces: int) -> np.ndarray:
     rows = numbers.astype(np.int64).ravel() - 1
     if ((rows < 0) | (rows >= faces)).any():
-        raise FaceError(f'{path}: {name}: face {int(rows.max()) + 1} of {faces}; it belongs to another wider_face_val.mat')
+        raise FaceError(f'{path}: {name}: face {int(rows.max()) + 1} of {faces}; the file belongs to another '
+                        'wider_face_val.mat')
     mask = np.zeros(faces, bool)
     mask[rows] = True
     return mask

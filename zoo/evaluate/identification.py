@@ -90,8 +90,8 @@ def draw_gallery(source: TreeFaces, protocol: GalleryProtocol) -> tuple[np.ndarr
     enough = [rows for rows in members if len(rows) >= needed]
     wanted = protocol.persons + protocol.unknown
     if len(enough) < wanted:
-        raise FaceError(f'{source.root}: {len(enough)} of {source.num_classes} persons have {needed} images or more; the '
-                        f'protocol wants {wanted} such persons (persons + unknown)')
+        raise FaceError(f'{source.root}: {len(enough)} of {source.num_classes} persons have {needed} images or more, but the '
+                        f'protocol needs {wanted} (persons + unknown); ask for fewer, or give more images')
     if protocol.seed is not None:
         rng = np.random.default_rng(protocol.seed)
         enough = [rng.permutation(enough[person]) for person in rng.permutation(len(enough))[:wanted]]

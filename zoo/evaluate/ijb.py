@@ -86,8 +86,8 @@ def load_protocol(root: str | os.PathLike, target: str = 'ijbc') -> IJBProtocol:
     again, belongs = _read_table(members, 2, np.int64)
     if images != again:
         at = next((i for i, (a, b) in enumerate(zip(images, again, strict=False)) if a != b), min(len(images), len(again)))
-        raise FaceError(f'{named} ({len(images)} lines) and {members.name} ({len(again)} lines) name other images from line '
-                        f'{at + 1} on; they must be in the same order')
+        raise FaceError(f'{named} ({len(images)} lines) and {members.name} ({len(again)} lines) name different images from '
+                        f'line {at + 1} on; they must be in the same order')
     templates, template = np.unique(belongs[:, 0], return_inverse=True)
     _, medium = np.unique(belongs, axis=0, return_inverse=True)
     pairs, same = _read_pairs(meta / f'{target}_template_pair_label.txt', templates)
@@ -121,8 +121,8 @@ def _read_pairs(path: Path, templates: np.ndarray) -> tuple[np.ndarray, np.ndarr
             try:
                 table = np.fromstring(text, np.int64, sep=' ').reshape(-1, 3)
             except (ValueError, DeprecationWarning):
-                raise FaceError(f'{path}: behind line {line}: not "template template 0|1" a line; the file is cut short or '
-                                'not a list of pairs') from None
+                raise FaceError(f'{path}: from line {line} on, a line is not "template template 0|1"; the file is cut '
+                                'short, or not a list of pairs') from None
             rows = np.searchsorted(templates, table[:, :2]).clip(max=len(templates) - 1)
             wrong = np.flatnonzero((templates[rows] != table[:, :2]).any(1) | ~np.isin(table[:, 2], (0, 1)))
             if wrong.size:

@@ -59,7 +59,7 @@ def measure_impostors(embedder: Embedder, source: TreeFaces, thresholds: Mapping
         FaceError: fewer than two faces, a damaged one, or folders that hold pictures of one person.
     """
     if len(source) < 2:
-        raise FaceError(f'{source.root}: one face has nobody to be compared with; faces of two persons or more are needed')
+        raise FaceError(f'{source.root}: one face cannot be compared with any other; give faces of two persons or more')
     embeddings, _ = embed_faces(embedder, source, flip, label='impostors', progress=progress)
     whole, groups = evaluate_impostors(embeddings, thresholds, fars), {}
     for number, name in enumerate(source.classes):
@@ -68,8 +68,8 @@ def measure_impostors(embedder: Embedder, source: TreeFaces, thresholds: Mapping
             groups[name] = evaluate_impostors(embeddings[rows], thresholds, fars)
     persons = [name for name, group in groups.items() if any(far > 0.5 for far in group.far.values())]
     if sum(groups[name].pairs for name in persons) >= ENOUGH:
-        raise FaceError(f'{source.root}/{persons[0]}: most of its pictures are accepted as one person; a folder is a group of '
-                        'different persons here, one picture of each')
+        raise FaceError(f'{source.root}/{persons[0]}: most pairs of its pictures are accepted as one person; here a folder is '
+                        'a group of different persons, with one picture of each')
     return whole, groups
 
 

@@ -95,7 +95,7 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
     path = Path(path)
     if path.suffix == '.bin':
         if pairs is not None:
-            raise FaceError(f'{path} has its own pairs, {pairs} would not be looked at; leave it out (--pairs)')
+            raise FaceError(f'{path} has its own pairs; leave out {pairs} (--pairs)')
         images, same = read_bin(path)
         number: dict[bytes, int] = {}
         index = [number.setdefault(image, len(number)) for image in images]
@@ -109,7 +109,7 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
     try:
         index = np.array([(number[a], number[b]) for a, b, _ in listed])
     except KeyError as error:
-        raise FaceError(f'{path}: pairs.txt names {error}, which is not among its {len(source)} images') from None
+        raise FaceError(f'{path}: {pairs or "pairs.txt"} names {error}, which is not among its {len(source)} images') from None
     used, index = np.unique(index, return_inverse=True)
     _check_unique(source, stems, number, set(used.tolist()))
     same = np.array([same for _, _, same in listed])
@@ -119,8 +119,8 @@ def load_verification_set(path: str | os.PathLike, pairs: str | os.PathLike | No
 def _check_unique(source: TreeFaces, stems: list[str], number: dict[str, int], used: set[int]) -> None:
     for i, stem in enumerate(stems):
         if number[stem] != i and number[stem] in used:
-            raise FaceError(f'{source.root}: {source.names[i]} and {source.names[number[stem]]} are both {stem} of pairs.txt; '
-                            'keep one of them there')
+            raise FaceError(f'{source.root}: {source.names[i]} and {source.names[number[stem]]} are both {stem} in pairs.txt; '
+                            'keep only one of them')
 
 
 def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
@@ -135,7 +135,7 @@ def _pairs_text(source: TreeFaces, pairs: str | os.PathLike | None) -> str:
         return data.decode('utf-8-sig')  # with the mark that some editors begin a file with
     except UnicodeDecodeError as error:
         raise FaceError(f'{pairs or f"{source.root}/pairs.txt"}: not UTF-8 ({error.reason} at byte {error.start}); save it as '
-                        'such') from None
+                        'UTF-8') from None
 
 
 def verify(embedder: Embedder, data: VerificationSet | str | os.PathLike, flip: bool = True, batch_size: int = 64,
@@ -166,7 +166,7 @@ def evaluate_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray, fars
     """
     same = np.asarray(same, bool)
     if len(same) < FOLDS or same.all() or not same.any():
-        raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person: need at least {FOLDS} pairs of both kinds')
+        raise FaceError(f'{len(same)} pairs, {same.sum()} of them of one person; at least {FOLDS} are needed, of both kinds')
     distance = np.square(first - second).sum(1)
     parts = np.array_split(np.arange(len(same)), FOLDS)  # contiguous, as scikit-learn's KFold
     fold_thresholds = _best_thresholds(distance, same, parts)

@@ -103,8 +103,8 @@ def export(model: nn.Module, name: str, to: str, out: str | os.PathLike, gate_se
     job = Job(model, name, Judge(TorchEmbedder(model, model.preprocess, name), gate_set), target(device) if device else None,
               calib, gates)
     if calib and (to == 'pack' or (to in FORMATS and _precision(job, to, precision) != 'int8')):
-        raise ValueError(f'--calib {calib}: nothing is calibrated but 8 bits; add --precision int8 (onnx, ncnn), or leave it '
-                         'out')
+        raise ValueError(f'--calib {calib}: only 8 bits are calibrated; add --precision int8 (onnx, ncnn), or leave out '
+                         '--calib')
     return _export_pack(job, Path(out), detector) if to == 'pack' else export_job(job, to, out, precision, detector)
 
 
@@ -124,7 +124,7 @@ def export_job(job: Job, to: str, out: str | os.PathLike, precision: str | None 
 def _export_file(job: Job, to: str, out: Path, precision: str | None) -> dict:
     form, kind = FORMATS[to], job.target.runtime.kind if job.target else None
     if to == 'ncnn' and kind == 'tensorrt':
-        raise TargetError(f'--target {job.target.name} runs TensorRT: leave out --to ncnn for its bundle, or --target for an '
+        raise TargetError(f'--target {job.target.name} runs TensorRT; leave out --to ncnn for its bundle, or --target for an '
                           'NCNN model')
     precision = _precision(job, to, precision)
     if precision not in form.precisions:

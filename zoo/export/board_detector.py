@@ -59,11 +59,11 @@ def board_detector(path: Path, target: Target) -> BoardDetector:
         ValueError: not a detector, one in 8 bits, or one for pictures of one size.
     """
     if PRECISION not in target.native:
-        raise TargetError(f'{target.name} computes no {PRECISION}, which the detector is built in')
+        raise TargetError(f'{target.name} has no {PRECISION}, in which the detector is built; leave out --detector')
     net, graph = OnnxDetector(path), Graph.load(path)
     if computes_in_integers(path):
-        raise ValueError(f'{path}: a detector in 8 bits is for ONNX Runtime and NCNN; a bundle takes the one that '
-                         '`facezoo export retinaface_mnet025 --to onnx` writes without --precision, in 16 bits')
+        raise ValueError(f'{path}: a detector in 8 bits is for ONNX Runtime and NCNN; for a bundle give the file that '
+                         '`facezoo export retinaface_mnet025 --to onnx` writes without --precision')
     if net.side:
         raise ValueError(f'{path}: takes pictures of {net.side}x{net.side} pixels only; export it with free height and width')
     detector = FaceDetector(net, LARGEST)

@@ -141,7 +141,7 @@ class Calibration:
             CalibrationError: it has none.
         """
         if tensor not in self.amax:
-            raise CalibrationError(f'the calibration has no range of {tensor}: it belongs to another model or export; '
+            raise CalibrationError(f'the calibration has no range for {tensor}: it belongs to another model or export; '
                                    'calibrate again')
         return self.amax[tensor]
 

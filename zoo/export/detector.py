@@ -73,7 +73,7 @@ def export_detector(model: Detector, name: str, to: str, out: str | os.PathLike,
         raise CalibrationError(f'8 bits need pictures to calibrate on: --calib PICTURES (a folder or zip of at least '
                                f'{MIN_PICTURES} ordinary pictures of people; not aligned faces)')
     if calib and precision != 'int8':
-        raise ValueError(f'--calib {calib}: nothing is calibrated but 8 bits; add --precision int8, or leave it out')
+        raise ValueError(f'--calib {calib}: only 8 bits are calibrated; add --precision int8, or leave out --calib')
     form, out = FORMATS[to], Path(out)
     require_place(out, to)
     target = out if to == 'onnx' else out / f'{name}{form.suffix}'
@@ -170,5 +170,5 @@ def _check(reference: DetectorNet, candidate: DetectorNet) -> dict:
     largest = float(np.max([np.abs(a - b).max() for a, b in pairs]))  # NumPy's: Python's loses NaN
     spread = max(a.std() for a, _ in pairs)
     if not largest <= _LARGEST or not spread:
-        raise GateError(f'parity gate: {candidate.name} differs from PyTorch by {largest:.1e}; allowed are {_LARGEST:.0e}')
+        raise GateError(f'parity gate: {candidate.name} differs from PyTorch by {largest:.1e}; the limit is {_LARGEST:.0e}')
     return {'max_abs': largest, 'allowed': _LARGEST, 'sizes': 2}

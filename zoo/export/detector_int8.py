@@ -64,8 +64,9 @@ class DetectorQuantiser:
         self.judge = DetectionJudge(reference, [*held, read_picture(sample_image())])
         faces = sum(self.judge.faces[:-1])
         if faces < MIN_FACES:
-            raise CalibrationError(f'{pictures}: {faces} faces in the {len(held)} pictures that are held back to judge by, at '
-                                   f'least {MIN_FACES} are needed: name pictures of people as the detector will see them')
+            raise CalibrationError(f'{pictures}: {faces} faces in the {len(held)} pictures that are held back to judge by; at '
+                                   f'least {MIN_FACES} are needed: name pictures of people like those that the detector '
+                                   'will see')
         self._squares = _as_squares([p for index, p in enumerate(taken) if index % EVERY != EVERY - 1], reference)
         self._histograms = measure_histograms(graph, self._squares, PictureNorm(), batch_size=1)
         self._graph, self._scheme = graph, SCHEMES[scheme]
@@ -107,7 +108,7 @@ class DetectorQuantiser:
                 'method': METHOD, 'keep': keep, 'first_layers': first, 'int8_macs': tried[-1]['int8_macs'],
                 'pictures': calibration.images, 'pictures_sha256': calibration.images_sha256,
                 'calibration_sha256': calibration.sha256, 'tried': tried}}
-        raise GateError(f'{error}; with the heads and the first {FIRST[-1]} layers in floating point. Calibrate on more '
+        raise GateError(f'{error}, even with the heads and the first {FIRST[-1]} layers in floating point. Calibrate on more '
                         'pictures, like those that the detector will see, or leave out --precision int8', {'tried': tried})
 
 

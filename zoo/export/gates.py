@@ -101,4 +101,5 @@ class Judge:
         allowed = max(gates.max_accuracy_drop, 1 / found.pairs)
         if self.baseline.accuracy - found.at_reference > allowed + 1e-12:
             raise GateError(f'accuracy gate: {100 * found.at_reference:.2f} % on {self.data.name} at the thresholds of torch, '
-                            f'which reaches {100 * self.baseline.accuracy:.2f} %; {100 * allowed:.2f} points may be lost')
+                            f'which reaches {100 * self.baseline.accuracy:.2f} %; at most '
+                            f'{100 * allowed:.2f} points may be lost')

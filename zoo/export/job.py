@@ -74,8 +74,8 @@ class Job:
             raise CalibrationError('8 bits cost some models their accuracy: name a verification set with --gate-set SET to '
                                    'measure it on')
         if os.path.realpath(self.calib) == os.path.realpath(self.judge.gate_set):
-            raise CalibrationError(f'--calib {self.calib} is the --gate-set, too: accuracy on the faces that ranges were '
-                                   'measured on says nothing of others; name other faces to calibrate on')
+            raise CalibrationError(f'--calib {self.calib} is the --gate-set, too: accuracy on the faces that set the '
+                                   'ranges says nothing about others; name other faces to calibrate on')
         faces = calibration_faces(self.calib, CALIBRATION_FACES, self.model.preprocess.input_size)
         return Quantiser(self.graph, faces, self.model.preprocess)
 
@@ -111,8 +111,8 @@ def _advice(plan: Int8Plan, report: dict) -> str:
     """What to do about 8 bits that failed a gate."""
     found = report.get('parity', {}).get('min_cosine', plan.worst)
     if plan.scheme == 'onnxruntime' and found < plan.worst - _SATURATION:
-        return (f'By its numbers the file reaches a cosine of {plan.worst:.4f} on faces of --calib. On x86 processors without '
-                '8-bit dot products (VNNI) onnxruntime saturates: export and run it on one that has them, or export NCNN. On '
-                'others calibrate on faces more like those of the gate set')
+        return (f'Simulated, the file reaches a cosine of {plan.worst:.4f} on faces of --calib. On x86 processors without '
+                '8-bit dot products (VNNI) onnxruntime saturates: export and run the file on one that has them, or export to '
+                'NCNN. On other processors calibrate on faces more like those of the gate set')
     return (f'The layer that lost most is {plan.culprit}. Fine-tune with quantise=true (facezoo train), train a ReLU variant, '
             'or export fp16')

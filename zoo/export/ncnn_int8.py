@@ -35,8 +35,8 @@ def match_layers(model: NcnnModel, graph: Graph) -> dict[str, str]:
     for layer in model.weight_layers:
         origins = known.get(np.ascontiguousarray(layer.arrays['weight'], np.float32).tobytes())
         if not origins:
-            raise NcnnFormatError(f'{layer.name}: its weights are not those of any layer of the ONNX graph, so its range is '
-                                  'unknown; keep it in floating point, or report the model')
+            raise NcnnFormatError(f'{layer.name}: its weights match no layer of the ONNX graph, so its range is unknown; '
+                                  'export another precision, or report the model')
         matched[layer.name] = origins.pop(0) if len(origins) > 1 else origins[0]
     return matched
 

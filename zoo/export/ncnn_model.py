@@ -153,8 +153,9 @@ class NcnnModel:
                 layer.arrays[name], position = _read(raw, position, size, name in _TAGGED, f'{weights}: {layer.name}.{name}')
         if position != len(raw):
             unknown = sorted({layer.kind for layer in layers} - set(_ARRAYS))
-            raise NcnnFormatError(f'{weights}: {len(raw) - position} bytes are left over after all known weights; the model '
-                                  f'has another .bin, or one of the layers {unknown} has weights that facezoo cannot read')
+            raise NcnnFormatError(f'{weights}: {len(raw) - position} bytes are left over after all known weights; the .bin '
+                                  f'belongs to another .param, or one of the layers {unknown} has weights that facezoo '
+                              'cannot read')
         return cls(layers)
 
     def save(self, param: str | os.PathLike) -> None:

@@ -48,22 +48,22 @@ def check_pack(root: str | os.PathLike, name: str, preprocess: Preprocess, detec
     """
     size = preprocess.input_size
     if not _MODEL_ID.fullmatch(name) or f'{name}.onnx' == DETECTOR:
-        raise PackError(f'{name!r} cannot be the name of a pack: letters, digits, ".", "_" and "-" only, and not "detector"')
+        raise PackError(f'{name!r} cannot name a pack; use only letters, digits, ".", "_" and "-", and not "detector"')
     if not is_recogniser_size(size):
         taken = {96: 'an attribute net', 192: 'a landmark net'}.get(size, 'no recogniser (it wants multiples of 112 or 128)')
         raise PackError(f'{name}: InsightFace takes a {size}x{size} model for {taken}; build and train it for 112x112 '
-                        f'(zoo.create({name!r}, input_size=112))')
+                        '(zoo.create(NETWORK, input_size=112))')
     if (preprocess.mean, preprocess.std, preprocess.colour) != (127.5, 127.5, 'RGB'):
         raise PackError(f'{name}: InsightFace feeds RGB (x - 127.5) / 127.5; this model wants {preprocess}')
     folder = Path(root) / 'models' / name
     others = sorted(path.name for path in folder.glob('*.onnx') if path.name not in (f'{name}.onnx', DETECTOR))
     if others:
         raise PackError(f'{folder} already holds {", ".join(others)}: InsightFace loads the first model of a task in '
-                        'alphabetical order; choose another name or move them away')
+                        'alphabetical order; choose another --out, or move these files away')
     present = folder / DETECTOR
     if present.exists() and (detector is None or sha256_file(present) != sha256_file(detector)):
-        raise PackError(f'{present} is another detector than the one given ({detector}); give that one, choose another name, '
-                        'or delete it')
+        raise PackError(f'{present} is not the detector given ({detector}); give the same one, choose another --out, or '
+                        'delete the file')
     if detector is not None:
         _check_detector(detector)
     return folder
@@ -73,7 +73,7 @@ def _check_detector(path: Path) -> None:
     session = onnx_session(path, 1)
     outputs = session.get_outputs()
     if len(outputs) not in _OUTPUTS:
-        raise PackError(f'{path}: {len(outputs)} outputs; InsightFace tells a detector with landmarks by 9 '
+        raise PackError(f'{path}: {len(outputs)} outputs; InsightFace knows a detector with landmarks by 9 '
                         f'({_OUTPUTS[9]}) or 15 ({_OUTPUTS[15]}): all scores, then all boxes, then all landmarks')
     ranks = {len(output.shape) for output in outputs}
     if ranks != {2}:
@@ -85,7 +85,7 @@ def _check_detector(path: Path) -> None:
         raise PackError(str(error)) from None
     tensors = require('onnx', 'onnx').load(str(path), load_external_data=False).graph.initializer
     if any(tensor.data_location == tensor.EXTERNAL for tensor in tensors):
-        raise PackError(f'{path}: its weights lie in another file, which a pack does not take along; store them in one: '
+        raise PackError(f'{path}: its weights lie in another file, which a pack does not include; store all in one file: '
                         'onnx.save(onnx.load(FILE), ANOTHER)')
     if computes_in_integers(path):
         raise PackError(f'{path}: a detector in 8 bits is for processors with 8-bit dot products, a pack is for any; give the '

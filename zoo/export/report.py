@@ -198,8 +198,8 @@ def read_measured(path: str | os.PathLike, model: str) -> list[DeviceTime]:
                  for precision, engine in data['engines'].items() for copies in ('with', 'without')]
         found = data['model']
     except (ValueError, KeyError, TypeError) as error:
-        raise ReportError(f'{path}: not what verify.py --out of a bundle writes ({error!r}); measure again on the '
+        raise ReportError(f'{path}: not written by verify.py --out of a bundle ({error!r}); measure again on the '
                           'device') from None
     if found != model:
-        raise ReportError(f'{path}: model is {found!r}, the report is of {model!r}; name the file of this model')
+        raise ReportError(f'{path}: measured with {found!r}, but the report is about {model!r}; name the file of that model')
     return times

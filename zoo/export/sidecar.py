@@ -39,7 +39,8 @@ def require_own_sidecar(artefact: Path) -> None:
     sidecar = sidecar_path(artefact)
     files = files_of(sidecar)
     if not files and sidecar.exists():
-        raise ValueError(f'{sidecar} is no sidecar of an export, which would replace it; choose another --out, or move it away')
+        raise ValueError(f'{sidecar} is no sidecar of an export, but one would replace it; choose another --out, or move it '
+                         'away')
     if artefact.suffix not in {file.suffix for file in files} and any(file.exists() for file in files):
         raise ValueError(f'{sidecar} belongs to {files[0].name}, which could not be checked without it; choose another --out')
 

@@ -138,7 +138,7 @@ def read_target(path: Path) -> Target:
     made = build_dataclass(Target, {'name': path.stem, **data, 'runtime': runtime}, str(path), TargetError)
     offered = {*made.native, *made.verdicts}
     if made.default not in offered:
-        raise TargetError(f'{path}: default: {made.default!r} is neither native nor has it a verdict')
+        raise TargetError(f'{path}: default: {made.default!r} is neither native nor has a verdict')
     unknown = sorted(offered - set(runtime.variants))
     if unknown:
         raise TargetError(f'{path}: {runtime.name} has no variant {unknown[0]!r}')

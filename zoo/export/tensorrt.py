@@ -54,7 +54,7 @@ def write_bundle(job: Job, precisions: str | None, tar: Path, detector: Path | N
     """
     target = job.target
     if target is None or target.runtime.kind != 'tensorrt':
-        raise TargetError('a TensorRT bundle needs --target, one of those with TensorRT (`facezoo check --list`)')
+        raise TargetError('a TensorRT bundle needs --target, a device with TensorRT (`facezoo check --list` shows them)')
     if job.judge.data is None:
         raise ValueError('a bundle needs --gate-set SET: its accuracy is measured there, and some of its faces go into the '
                          'bundle for the check on the board')
@@ -110,7 +110,7 @@ def _measure(job: Job, variant: Variant, precision: str, samples: dict[str, np.n
         except GateError as error:
             if precision != 'fp16' or job.calib:
                 raise
-            raise GateError(f'{error}. If its values leave the range of 16 bits: with --calib FACES the layers that do stay in '
+            raise GateError(f'{error}. If values leave the range of 16 bits, give --calib FACES: their layers then stay in '
                             'FP32', error.report) from None
         cosine = (l2_normalise(embedder(samples['faces'])) * l2_normalise(samples['embeddings'])).sum(1).mean()
     report['simulated'] = True
