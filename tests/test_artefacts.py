@@ -84,7 +84,7 @@ def test_files_that_are_not_those_of_the_sidecar_are_refused(name, to, suffix, s
         file = path.with_suffix(suffix)
         data = file.read_bytes()
         file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-        with pytest.raises(ValueError, match=rf'{file.name}: not the file that {path.name}\.json .* export again'):
+        with pytest.raises(ValueError, match=rf'{file.name}: its SHA-256 is not that in {path.name}\.json .* export again'):
             opened(artefact, threads=1)
 
 

@@ -179,7 +179,7 @@ def test_video(system, cudart, people, photo, tmp_path):
 def test_errors_are_one_line(system, tx2_like, cudart, people, tmp_path):
     (tmp_path / 'nobody' / 'Ada').mkdir(parents=True)
     cases = [
-        (system, ('recognise.py', str(people)), 'name pictures, or --camera'),
+        (system, ('recognise.py', str(people)), 'name either pictures or --camera'),
         (system, ('recognise.py', str(tmp_path / 'nowhere'), 'a.jpg'), 'no such folder'),
         (system, ('recognise.py', str(tmp_path / 'nobody'), 'a.jpg'), 'no person in it'),
         (system, ('recognise.py', str(people), '--camera', 'nothing.mp4'), 'cannot open it'),

@@ -106,7 +106,7 @@ def test_demo_of_what_is_no_recogniser_of_the_zoo(tmp_path, capsys):
     """A detector, and weights whose threshold nobody knows: a message, before anything is made."""
     from zoo.weights import save_weights
     save_weights(tmp_path / 'mine.safetensors', zoo.create('fdfacenet', width=0.25), 'fdfacenet', {'width': 0.25})
-    for model, words in (('retinaface_mnet025', 'it does not recognise them'), (tmp_path / 'mine.safetensors', 'a threshold')):
+    for model, words in (('retinaface_mnet025', 'is a detector'), (tmp_path / 'mine.safetensors', 'a threshold')):
         assert main(['demo', '--model', str(model), '--out', str(tmp_path / 'out')]) == 1
         assert words in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
@@ -170,10 +170,10 @@ def test_names_that_the_terminal_cannot_show(gallery, tmp_path, monkeypatch):
 def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_path, capsys):
     from zoo.runtime import open_embedder
     assert main(['verify', 'a.jpg', 'b.jpg', '--model', 'retinaface_mnet025']) == 1
-    assert 'it does not recognise them; it is named with --detector' in capsys.readouterr().err
+    assert 'is a detector, not a recogniser; name it with --detector' in capsys.readouterr().err
     (tmp_path / 'net.param').write_text('7767517\n')
     (tmp_path / 'net.json').write_text('{"strides": [8, 16, 32]}')
-    with pytest.raises(ValueError, match='named with --detector'):
+    with pytest.raises(ValueError, match='name it with --detector'):
         open_embedder(tmp_path / 'net.param')
     with pytest.raises(ValueError, match='leave out --network'):
         open_embedder(recogniser_file, network='fdfacenet')

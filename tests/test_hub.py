@@ -117,7 +117,7 @@ def test_files_of_another_kind_say_what_to_do(bundled, tmp_path):
     (tmp_path / 'renamed.pt').write_bytes(bundled.read_bytes())
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'script.pt')
     for name in ('whole.pt', 'renamed.pt', 'script.pt'):
-        with pytest.raises(WeightsError, match=rf'{name}: cannot be read as weights: no PyTorch file, .*state_dict\(\)'):
+        with pytest.raises(WeightsError, match=rf'{name}: cannot be read as weights: not a PyTorch file, .*state_dict\(\)'):
             zoo.load('fdfacenet', weights=tmp_path / name)
 
 
@@ -203,7 +203,7 @@ def test_a_network_of_another_size_eats_that_size(tmp_path):
 
 def test_what_would_not_be_heeded_is_refused(bundled):
     """Another network beside a name, and a second file, were not looked at."""
-    with pytest.raises(ValueError, match="network='mobilefacenet' beside 'fdfacenet': a name says its backbone"):
+    with pytest.raises(ValueError, match="network='mobilefacenet': 'fdfacenet' already says its backbone"):
         open_embedder('fdfacenet', network='mobilefacenet')
     with pytest.raises(ValueError, match='both are weights files'):
         zoo.load(bundled, weights='other.safetensors')

@@ -142,7 +142,7 @@ def test_a_network_that_was_measured_twice_is_left_out_whole():
 
 
 @pytest.mark.parametrize(('time', 'machine', 'message'), [
-    (0, {'processor': 'P', 'date': '2026-01-01'}, 'fdfacenet has p50 0, no time'),
+    (0, {'processor': 'P', 'date': '2026-01-01'}, 'fdfacenet has p50 0, which is no time'),
     (None, {'processor': 'P', 'date': '2026-01-01'}, 'TypeError'), (3.0, {'processor': 'P'}, "KeyError: 'date'"),
     (3.0, None, 'TypeError')])
 def test_damaged_measurements_are_named(time, machine, message, tmp_path):

@@ -119,7 +119,7 @@ def test_foreign_points_in_a_collection_are_named(address, payload):
         enrol(base)
         base._client.upsert('people', [base._models.PointStruct(id=1, payload=payload, vector={'template': [1.0] * 16})])
         for ask in (lambda: base.persons, lambda: base.search(np.ones((1, 16)), 0.3)):
-            with pytest.raises(GalleryError, match='people: holds what facezoo did not write'):
+            with pytest.raises(GalleryError, match='people: holds data that facezoo did not write'):
                 ask()
 
 
@@ -142,7 +142,7 @@ def test_a_folder_with_foreign_code_is_not_opened(address, tmp_path, place):
         shutil.copy(people / path.name, path)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute('UPDATE points SET point = ? WHERE id IN (SELECT id FROM points LIMIT 1)', (pickle.dumps(Evil()),))
-    with pytest.raises(GalleryError, match='harmless'), open_gallery(address, contract()):
+    with pytest.raises(GalleryError, match='safe to open'), open_gallery(address, contract()):
         pass
     assert not (tmp_path / 'was_here').exists()
 
@@ -162,7 +162,7 @@ def test_a_damaged_list_of_collections_is_named(address, tmp_path, meta):
     with open_gallery(address, contract(), change=True) as base:
         enrol(base)
     (tmp_path / 'base' / 'meta.json').write_text(meta)
-    with pytest.raises(GalleryError, match=r'meta\.json: not a whole'), open_gallery(address, contract()):
+    with pytest.raises(GalleryError, match=r'meta\.json: not a Qdrant folder that is whole'), open_gallery(address, contract()):
         pass
 
 

@@ -150,7 +150,8 @@ def fit(points: Sequence[Point], features: Sequence[str], device: str, constant:
         raise ValueError(f'feature {twice[0]!r} is named twice')
     networks = np.array([point.name for point in points])  # one that was measured twice is still one
     if len(set(networks)) < len(features) + constant + 1:
-        raise ValueError(f'{len(set(networks))} networks for {len(features) + constant} coefficients: measure more')
+        raise ValueError(f'{len(set(networks))} networks for {len(features) + constant} coefficients; measure at least '
+                         f'{len(features) + constant + 1}')
     lacking = [point.name for point in points if any(name not in point.features for name in features)]
     if lacking:
         raise ValueError(f'{lacking[0]} has no value for one of {", ".join(features)}')
@@ -270,12 +271,12 @@ def bench_points(path: str | os.PathLike, runtime: str | None = None) -> tuple[l
         facts, date = data['machine'], data['machine']['date']
         device = facts.get('board') or facts['processor']
         if strange := [row for row in rows if not 0 < row['p50'] < math.inf]:
-            raise ValueError(f'{strange[0]["label"]} has p50 {strange[0]["p50"]}, no time')
+            raise ValueError(f'{strange[0]["label"]} has p50 {strange[0]["p50"]}, which is no time')
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the JSON of 'facezoo bench' ({type(error).__name__}: {error})") from None
     if len(kinds) != 1:
-        raise ValueError(f'{path} has {sorted(kinds) or "no rows"} at batch 1: fit one runtime and thread count at a time '
-                         '(--runtime; measure thread counts into files of their own)')
+        raise ValueError(f'{path} has {sorted(kinds) or "no rows"} at batch 1, but one runtime and thread count is fitted '
+                         'at a time; choose it with --runtime, and measure each thread count into a file of its own')
     used, threads = kinds.pop()
     return points_of(rows), f'{device}, {used}, {threads} threads ({date})'
 
@@ -314,7 +315,7 @@ def widest(name: str, model: LatencyModel, budget: float, step: float = 0.05, **
         raise ValueError(f'no width of {name} from 0.25 to 2 is predicted within {budget:g} ms on {model.device}'
                          + (f' ({refused})' if refused else ''))
     if found is predicted and profile is not found[2]:  # none was too slow, but the widest was refused
-        _LOG.warning('wider ones may be within it, too, but are not predicted: %s', refused)
+        _LOG.warning('wider networks may be within the budget, too, but are not predicted: %s', refused)
     return found
 
 

@@ -25,10 +25,10 @@ def load_model(name: str | os.PathLike, weights: str | os.PathLike | None, netwo
     path = Path(name)
     if path.suffix in WEIGHTS_SUFFIXES:
         if weights is not None:
-            raise ValueError(f'{name} and {weights}: both are weights files; name one, or the backbone and one')
+            raise ValueError(f'{name} and {weights}: both are weights files; name one of them, alone or after a backbone')
         return _from_file(path, network, kwargs)
     if network not in (None, str(name).partition('.')[0]):
-        raise ValueError(f'network={network!r} beside {name!r}: a name says its backbone; leave it out (--network)')
+        raise ValueError(f'network={network!r}: {name!r} already says its backbone; leave out the network (--network)')
     if weights is not None:
         return _from_file(Path(weights), str(name), kwargs)
     return _from_card(str(name), kwargs)

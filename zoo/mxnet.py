@@ -45,7 +45,8 @@ def read_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     arrays = [reader.array() for _ in range(reader.take('Q'))]
     names = [reader.text() for _ in range(reader.take('Q'))]
     if len(names) != len(arrays) or reader.offset != len(reader.data):
-        raise MXNetError(f'{path}: {len(arrays)} arrays, {len(names)} names, {len(reader.data) - reader.offset} bytes too many')
+        raise MXNetError(f'{path}: {len(arrays)} arrays, {len(names)} names, {len(reader.data) - reader.offset} bytes too many'
+                         '; copy it again')
     return dict(zip(names, arrays, strict=True))
 
 
@@ -80,9 +81,9 @@ def _ordered(nodes: list[dict], arrays: dict[str, np.ndarray]) -> dict[str, Tens
         if not found:
             continue
         if len(found) < len(given):
-            raise MXNetError(f'node {node["name"]}: of its parameters {", ".join(given)} the file has only {len(found)}')
+            raise MXNetError(f'node {node["name"]}: the file has only {len(found)} of its parameters {", ".join(given)}')
         if node['op'] not in _TENSORS:
-            raise MXNetError(f'node {node["name"]}: no conversion for the operator {node["op"]} with parameters')
+            raise MXNetError(f'node {node["name"]}: the operator {node["op"]} has parameters, but no conversion')
         tensors = {leaf: torch.from_numpy(array.astype(np.float32))
                    for leaf, array in zip(_TENSORS[node['op']], found, strict=False)}
         if node['op'] == 'BatchNorm':
@@ -135,6 +136,6 @@ class _Reader:
         shape = [self.take('q') for _ in range(self.take('I'))]
         self.take('i'), self.take('i')  # device
         if (kind := self.take('i')) not in _DTYPES:
-            raise MXNetError(f'{self.path}: arrays of type {kind} are not read, only floating point ones')
+            raise MXNetError(f'{self.path}: arrays of type {kind} are not read, only floating-point ones')
         dtype = np.dtype(_DTYPES[kind])
         return np.frombuffer(self._bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)

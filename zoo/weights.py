@@ -59,7 +59,7 @@ def describe(path: str | os.PathLike) -> dict:
             facts = json.loads((file.metadata() or {}).get('facezoo', '{}'))
         for key, kind in {'network': str, 'network_args': dict, 'num_features': int}.items():
             if not isinstance(facts, dict) or not isinstance(facts.get(key, kind()), kind):
-                raise ValueError(f'its header has {facts!r:.80} of facezoo')
+                raise ValueError(f'the entry of facezoo in its header is {facts!r:.80}')
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f'{path}: not a whole safetensors file ({error}); copy it again') from None
     return facts
@@ -95,9 +95,9 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) or 'TorchScript' in str(error):  # torch advises to trust the file
-            raise WeightsError(f'{path}: cannot be read as weights: no PyTorch file, or one of more than tensors (a whole '
-                               'model, say); save its state_dict(), or give a file of another kind its own suffix '
-                               '(.safetensors, .params)') from None
+            raise WeightsError(f'{path}: cannot be read as weights: not a PyTorch file, or one with more than tensors in it '
+                               '(such as a whole model); save its state_dict(), or give a file of another kind its own '
+                               'suffix (.safetensors, .params)') from None
         reason = next(iter(str(error).splitlines()), 'it is empty or cut short')
         raise WeightsError(f'{path}: cannot be read as weights ({type(error).__name__}: {reason}); copy it again') from None
     for key in ('state_dict_backbone', 'state_dict', 'net_state_dict', 'model'):
@@ -126,9 +126,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         state = model.adopt(state)
     elif 2 * len(state.keys() & own.keys()) < len(own):
         if Path(path).suffix == '.safetensors':
-            raise WeightsError(f'{path}: its tensors ({next(iter(state), "none")!r}, ...) are not called as those of '
-                               f'{type(model).__name__}, and safetensors does not keep the order that would tell which is '
-                               'which; load the .pt or .pth file it was made from')
+            raise WeightsError(f'{path}: its tensors ({next(iter(state), "none")!r}, ...) are not named as those of '
+                               f'{type(model).__name__}, and safetensors does not keep the order that would match them; '
+                               'load the .pt or .pth file it was made from')
         try:
             state = convert_state(model, state)
         except Misfit as error:

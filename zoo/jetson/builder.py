@@ -70,7 +70,8 @@ def build_engine(bundle, name, trt, board):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for flag in variant['flags']:
         if not hasattr(trt.BuilderFlag, flag):
-            raise BuildError('TensorRT %s has no builder flag %s (it is strongly typed); export the bundle for this version'
+            raise BuildError('TensorRT %s has no builder flag %s (it is strongly typed); export the bundle for a target '
+                             'with this version'
                              % (trt.__version__, flag))
         config.set_flag(getattr(trt.BuilderFlag, flag))
     _add_profile(builder, config, network.get_input(0).name, variant['shapes'])
@@ -105,7 +106,8 @@ def finalise_cache(bundle, precision, trt):
     """
     variant = bundle.variant(precision)
     if not variant.get('cache'):
-        raise BundleError('%s needs no calibration cache: its ranges are in %s' % (precision, variant['graph']))
+        raise BundleError('%s is built from %s without a calibration cache; leave out --cache-only'
+                          % (precision, variant['graph']))
     log = open_log(trt)
     builder = _make_builder(trt, log)
     network, parser = _parse(builder, bundle.path(variant['graph']), trt, log)
@@ -195,7 +197,7 @@ def _set_precisions(precisions, network, config, trt):
             found.add(layer.name)
     lost = sorted(set(precisions) - found)
     if lost:
-        raise BuildError('the parser of TensorRT %s gave the layers %s other names, so they cannot get a precision of their own'
+        raise BuildError('the parser of TensorRT %s renamed the layers %s, so they cannot get a precision of their own'
                          % (trt.__version__, ', '.join(lost[:5])))
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 

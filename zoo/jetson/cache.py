@@ -70,9 +70,9 @@ def read_cache(text, where='cache', version=None):
     if words[2] != ALGORITHM:
         raise CacheError('%s: made by %s; trtexec and this builder take %s only' % (where, words[2], ALGORITHM))
     if version is not None and words[1] != version_token(version):
-        raise CacheVersionError('%s: made for TensorRT %s, this is %s (%s), which would skip the file without an error; '
-                                '`python3 build_engine.py int8 --cache-only` rewrites it for this board'
-                                % (where, words[1], version_token(version), version))
+        raise CacheVersionError('%s: made for TensorRT %s, this is %s (%s), whose trtexec would silently skip the file; '
+                                '`python3 build_engine.py PRECISION --cache-only` writes engines/%s for this board'
+                                % (where, words[1], version_token(version), version, where))
     scales = OrderedDict()
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():

@@ -34,7 +34,7 @@ class Engine:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError('TensorRT has no memory for an engine with images of shape %s; its message is above. Stop other '
-                              'programs, or build with a smaller batch' % (self.largest,))
+                              'programs, and try again' % (self.largest,))
         self._by_name = hasattr(self._engine, 'num_io_tensors')
         self._names = self._tensor_names()
         shapes = self._set_shape(self.largest)

@@ -71,7 +71,7 @@ class System:
             else:
                 sys.stderr.write('%s: no picture of a face in it; left out\n' % path)
         if not names:
-            raise BundleError('%s: no person in it; it must hold a folder of pictures for each person, NAME/*.jpg' % people)
+            raise BundleError('%s: no person in it; make a folder of pictures for each person, NAME/*.jpg' % people)
         return names, np.stack(persons)
 
     def _central(self, path):
@@ -115,7 +115,7 @@ def _text(name):
 
 def _run(arguments):
     if bool(arguments.pictures) == (arguments.camera is not None):
-        raise BundleError('name pictures, or --camera SOURCE')
+        raise BundleError('name either pictures or --camera SOURCE')
     system = System(Session(arguments.bundle), arguments.people, arguments.precision, arguments.threshold)
     status = 0
     for path in arguments.pictures:

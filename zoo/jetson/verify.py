@@ -73,7 +73,7 @@ def _samples(bundle):
     expected = unit(samples['embeddings'])
     similarity = expected.dot(expected.T)
     if np.median(similarity[~np.eye(len(expected), dtype=bool)]) > 0.9:
-        raise BundleError('samples.npz: all faces have nearly one embedding, so a comparison would prove nothing')
+        raise BundleError('samples.npz: all faces have nearly the same embedding, so a comparison would prove nothing')
     return samples
 
 

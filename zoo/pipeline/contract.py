@@ -52,8 +52,8 @@ class Contract:
         """
         reason = self._difference(other)
         if reason:
-            raise ContractError(f'{what} was enrolled with {other.model} and cannot be compared with {self.model} as asked: '
-                                f'{reason}. Use the model and options it was enrolled with, or enrol again')
+            raise ContractError(f'{what} was enrolled with {other.model} and cannot be compared with {self.model} as used '
+                                f'here: {reason}. Use the model and options it was enrolled with, or enrol again')
 
     def to_dict(self) -> dict:
         """Plain values for JSON, all but ``probe``."""

@@ -207,8 +207,8 @@ class Gallery:
         """
         path = Path(path)
         if path.is_dir():
-            raise IsADirectoryError(f'{path}: a folder, and no gallery file; the gallery comes first: '
-                                    '`facezoo enrol GALLERY.npz PEOPLE_FOLDER`')
+            raise IsADirectoryError(f'{path}: a folder, not a gallery file; name the file that '
+                                    '`facezoo enrol GALLERY.npz PEOPLE_FOLDER` makes')
         if not path.is_file():
             raise FileNotFoundError(f'{path}: no such gallery; make it with `facezoo enrol {path} PEOPLE_FOLDER`')
         try:
@@ -258,10 +258,10 @@ def checked_faces(name: str, embeddings: np.ndarray, sources: Sequence[str], wid
     """
     embeddings, pictures = np.atleast_2d(embeddings), [*map(str, sources)]
     if not pictures:
-        raise GalleryError(f'{name}: no face; a person is known by one at least')
+        raise GalleryError(f'{name}: no face; a person needs at least one')
     if len({*pictures}) < len(pictures):
         double = next(picture for picture in pictures if pictures.count(picture) > 1)
-        raise GalleryError(f'{name}: several faces are said to come from {double!r}; give each a name of its own')
+        raise GalleryError(f'{name}: several faces have the source {double!r}; give each its own')
     if embeddings.shape != (len(sources), width):
         raise GalleryError(f'{name}: embeddings {embeddings.shape} for {len(sources)} pictures; this gallery holds '
                            f'{width} numbers a face')

@@ -137,7 +137,7 @@ class QdrantGallery:
             facts = self._client.get_collection(self._collection).config.metadata or {}
         if facts.get('format') != _FORMAT:
             raise GalleryError(f'{self._collection}: facezoo did not make this collection, or its server does not keep '
-                               'metadata (Qdrant 1.16 and later do); name another one')
+                               'metadata (Qdrant 1.16 and later do); name another collection, or update the server')
         with self._answered():
             return Contract.from_dict(facts, np.array(facts['probe'], np.float32))
 
@@ -151,8 +151,8 @@ class QdrantGallery:
             raise GalleryError(f'{self._collection}: the database did not answer as it should ({error}); is Qdrant running at '
                                'that address, and QDRANT_API_KEY right?') from None
         except (KeyError, TypeError) as error:  # a point or metadata without what belongs to a person
-            raise GalleryError(f'{self._collection}: holds what facezoo did not write ({error}); remove it there, or name a '
-                               'collection of its own') from None
+            raise GalleryError(f'{self._collection}: holds data that facezoo did not write ({error}); remove them, or name '
+                               'another collection') from None
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def _checked_folder(folder: Path, collection: str, create: bool) -> str:
             if path.exists():
                 _check_points(path)
     except (sqlite3.Error, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise GalleryError(f'{path}: not a whole and harmless Qdrant folder ({error}); restore a copy '
+        raise GalleryError(f'{path}: not a Qdrant folder that is whole and safe to open ({error}); restore a copy '
                            'or enrol again') from None
     return str(folder)
 
@@ -206,7 +206,7 @@ def _checked_folder(folder: Path, collection: str, create: bool) -> str:
 def _check_points(path: Path) -> None:
     with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)) as connection:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'view'").fetchone():
-            raise pickle.UnpicklingError('it has a view, which may give the client other points than this look at them')
+            raise pickle.UnpicklingError('it has a view, which may show the client other points than were checked')
         for (point,) in connection.execute('SELECT point FROM points'):
             _Careful(BytesIO(point)).load()
 

@@ -29,8 +29,8 @@ def threshold_of(embedder: Embedder, far: str = '1e-3') -> float:
     if sidecar and sidecar.get('thresholds') is not None:
         return _pick(sidecar['thresholds'], far, f'{embedder.name}: its weights have')
     if sidecar == {}:  # whatever its name, or that of its folder
-        raise ValueError(f'{embedder.name}: no threshold is known, because the .json of this model is not beside it, which '
-                         'says what weights it holds; copy it, too, or give --threshold')
+        raise ValueError(f'{embedder.name}: no threshold is known, because the .json of this model is not beside it; copy '
+                         'that file, too, or give --threshold')
     name = (sidecar or {}).get('model') or Path(embedder.name).name
     model = name.partition('.')[0]
     if not has_card(model):

@@ -111,7 +111,7 @@ class Rates:
 # what could not be opened, by kind, in the words of the message
 _WANTED = {
     'camera': "camera: is it plugged in, and free? For a board's camera module see the board's guide",
-    'pipeline': 'pipeline that gives pictures (it ends in appsink)',
+    'pipeline': 'pictures from this pipeline, which must end in appsink',
     'stream': 'video that OpenCV can read: is it being sent, and is the address right?',
     'file': 'video that OpenCV can read',
 }

@@ -77,7 +77,7 @@ def runtime_of(model: str | os.PathLike, openers: Mapping[str, str]) -> Callable
             raise
         if not path.exists():
             card(str(model))  # says so when there is no such model either
-        raise MissingExtra(f"{model}: only PyTorch runs it, which is not installed: pip install 'facezoo[torch]'. "
+        raise MissingExtra(f"{model}: it needs PyTorch, which is not installed: pip install 'facezoo[torch]'. "
                            f'To do without it, run `facezoo export {model} --to onnx --out {path.stem}.onnx` where PyTorch is, '
                            f'copy {path.stem}.onnx and {path.stem}.json, and name the .onnx file') from None
 
@@ -150,8 +150,8 @@ def _check_hashes(path: Path, hashes: Mapping[str, str]) -> None:
             raise ValueError(f'{file}: {sidecar_path(path).name} beside it belongs to another export ({", ".join(hashes)}); '
                              'export again, to another name or folder')
         if stated and file.is_file() and sha256_file(file) != stated:
-            raise ValueError(f'{file}: not the file that {sidecar_path(path).name} beside it was written with (its SHA-256 is '
-                             'another): damaged, or of another export; copy all files of the export again, or export again')
+            raise ValueError(f'{file}: its SHA-256 is not that in {sidecar_path(path).name} beside it; the file is damaged, or '
+                             'of another export: copy all files of the export again, or export again')
 
 
 def score_of(sidecar: Mapping) -> float | None:

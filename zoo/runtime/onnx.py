@@ -41,8 +41,8 @@ class OnnxEmbedder:
         self._input, self._output = inputs[0].name, outputs[0].name
         self._fixed_batch = isinstance(inputs[0].shape[0], int)
         if self._fixed_batch and inputs[0].shape[0] != 1:
-            raise ValueError(f'{path}: takes {inputs[0].shape[0]} faces at a time, no more and no fewer; export it with a free '
-                             'batch, or for one face')
+            raise ValueError(f'{path}: takes {inputs[0].shape[0]} faces at a time, no more and no fewer; export it with a '
+                             'dynamic batch, or for one face')
         size = self.preprocess.input_size
         if any(isinstance(side, int) and side != size for side in inputs[0].shape[2:]):
             raise ValueError(f'{path}: input {inputs[0].shape} does not fit the {size}x{size} crops of its preprocessing')

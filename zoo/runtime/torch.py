@@ -53,7 +53,7 @@ def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEm
         torch.set_num_threads(threads)
     net = zoo.load(model, **options)
     if isinstance(net, Detector):
-        raise ValueError(f'{model} detects faces, it does not recognise them; it is named with --detector')
+        raise ValueError(f'{model} is a detector, not a recogniser; name it with --detector')
     # as its inputs are: else every call would reorder the weights, a third of the time of a single face
     net.to(memory_format=torch.channels_last)
     return TorchEmbedder(net, net.preprocess, str(model))
@@ -88,11 +88,10 @@ def open_torch_detector(model: str | os.PathLike, threads: int = 0, **options) -
         torch.set_num_threads(threads)
     path = Path(model)
     if path.suffix in WEIGHTS_SUFFIXES and path.is_file() and 'network' not in {**describe(path), **options}:
-        raise ValueError(f'{model} does not say which detector it belongs to; export it, and name the file that this writes: '
+        raise ValueError(f'{model} does not say which detector it belongs to; export it, and name the file that is written: '
                          f'`facezoo export {model} --network retinaface_mnet025 --to onnx --out {path.stem}.onnx`')
     net = zoo.load(model, **options)
     if not isinstance(net, Detector):
-        raise ValueError(f'{model} recognises aligned faces, it does not detect them; the detectors are listed by '
-                         '`facezoo list`')
+        raise ValueError(f'{model} is a recogniser, not a detector; `facezoo list` shows the detectors')
     own = None if options.get('weights') else weights_of(model)
     return TorchDetector(fold_batchnorm(net), str(model), own.thresholds.get('score') if own else None)
