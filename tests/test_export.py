@@ -329,7 +329,7 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
     ('fdfacenet', ['--to', 'pack', '--precision', 'int8'], '--precision int8: a pack is written in fp32'),
     ('fdfacenet', ['--to', 'onnx'], 'onnx is one file; name it with .onnx'),
-    ('fdfacenet', ['--to', 'ncnn', '--target', 'jetson-tx2'], '--target jetson-tx2 runs TensorRT: leave out --to ncnn'),
+    ('fdfacenet', ['--to', 'ncnn', '--target', 'jetson-tx2'], '--target jetson-tx2 runs TensorRT; leave out --to ncnn'),
     ('fdfacenet', ['--target', 'raspberrypi-4', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),
     ('fdfacenet', ['--to', 'pack', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),
     ('retinaface_mnet025', ['--to', 'ncnn', '--calib', 'faces'], '--calib faces: only 8 bits are calibrated'),

@@ -137,7 +137,7 @@ def _pairs(student: Seen, teacher: Seen, *kinds: str) -> list[tuple[Tensor, Tens
         for block, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             if a.shape[2:] != b.shape[2:] or (kind.startswith('channel') and a.shape != b.shape):
                 raise ValueError(f'{kind}, block {block}: the student has {tuple(a.shape)}, the teacher {tuple(b.shape)}; '
-                             'these shapes must agree')
+                                 'these shapes must agree')
         pairs += zip(mine, theirs, strict=True)
     return pairs
 
