@@ -84,7 +84,7 @@ def test_held_out_faces_that_can_tell_no_threshold(face_folder, face_bin):
     """Faces of nobody known counted as one person, and the highest score of any few pairs was the threshold at FAR 1e-5."""
     with pytest.raises(FaceError, match=r'six\.bin: \d+ of \d+ faces are of unknown identity.*--holdout'):
         recogniser.impostor_thresholds(PatchEmbedder(), str(face_bin))
-    with pytest.raises(FaceError, match=r'960 impostor and 168 genuine pairs; thresholds down to FAR 1e-5 need 100,000'):
+    with pytest.raises(FaceError, match=r'960 impostor and 168 genuine pairs; thresholds down to FAR 1e-5 need at least'):
         recogniser.impostor_thresholds(PatchEmbedder(), str(face_folder))
 
 

@@ -106,7 +106,7 @@ def test_demo_of_what_is_no_recogniser_of_the_zoo(tmp_path, capsys):
     """A detector, and weights whose threshold nobody knows: a message, before anything is made."""
     from zoo.weights import save_weights
     save_weights(tmp_path / 'mine.safetensors', zoo.create('fdfacenet', width=0.25), 'fdfacenet', {'width': 0.25})
-    for model, words in (('retinaface_mnet025', 'is a detector'), (tmp_path / 'mine.safetensors', 'a threshold')):
+    for model, words in (('retinaface_mnet025', 'is a detector'), (tmp_path / 'mine.safetensors', 'the threshold of a card')):
         assert main(['demo', '--model', str(model), '--out', str(tmp_path / 'out')]) == 1
         assert words in capsys.readouterr().err and not (tmp_path / 'out').exists()
 

@@ -370,7 +370,7 @@ def test_what_is_not_there(pictures, tmp_path, detector_file, capsys):
         open_detection_set(tmp_path)
     for name in ('wider_face_train_bbx_gt.txt', 'wider_face_val_bbx_gt.txt'):
         (tmp_path / name).write_text(f'{EVENT}/elsewhere.jpg\n1\n0 0 9 9 {ATTRIBUTES}\n')
-    with pytest.raises(FaceError, match=r'train_bbx_gt.txt, wider_face_val_bbx_gt.txt: name one'):
+    with pytest.raises(FaceError, match=r'train_bbx_gt.txt, wider_face_val_bbx_gt.txt; name one'):
         open_detection_set(tmp_path)
     assert main(['eval-detector', str(detector_file), '--truth', str(tmp_path / name), '--pictures', str(pictures)]) == 1
     error = capsys.readouterr().err

@@ -272,7 +272,7 @@ def test_damaged_teachers(recipe, tmp_path):
     (run / 'checkpoint.pt').write_bytes(good['checkpoint.pt'][:1000])
     refused(r'checkpoint\.pt: cannot be read .*copy it again')
     torch.save({'state_dict': {}}, run / 'checkpoint.pt')
-    refused(r'checkpoint\.pt: has no ema and no student')
+    refused(r'checkpoint\.pt: not the checkpoint of a recogniser, because it has no ema and no student')
     (run / 'checkpoint.pt').unlink()
     refused(r'checkpoint\.pt is missing; copy the whole output folder')
     (run / 'recipe.yaml').unlink()

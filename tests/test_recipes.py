@@ -60,7 +60,7 @@ def test_check_opens_what_a_training_would_open(capsys, face_folder, tmp_path):
             (['teachers=["fdfacenet"]', 'init=fdfacenet'], f'fits {face_folder}'),
             (['teachers=["fdfacenet"]', 'init=mobilefacenet'], "wrong: init='mobilefacenet': "),
             ([f'teachers=["{tmp_path / "cut.safetensors"}"]'], 'cut.safetensors: not a whole safetensors file'),
-            (['teachers=["retinaface_mnet025"]'], 'wrong: retinaface_mnet025 detects faces'),
+            (['teachers=["retinaface_mnet025"]'], 'wrong: retinaface_mnet025 is a detector'),
             (['teachers=["fdfacenet"]', 'network=retinaface_mnet025'], "unknown backbone 'retinaface_mnet025'")):
         status = main(['recipe', 'check', 'fdfacenet_kd_faces', *words, *others])
         out = capsys.readouterr().out
