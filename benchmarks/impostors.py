@@ -27,7 +27,7 @@ from command_line import command_line
 
 from plugins.data.sources import TreeFaces
 from plugins.files import write_atomic
-from recipes.bundle import edit_entry
+from recipes.bundle import add_metrics
 from recipes.bundle.__main__ import impostor_thresholds
 from zoo.evaluate.embed import embed_faces
 from zoo.evaluate.impostors import evaluate_impostors
@@ -95,9 +95,7 @@ def main() -> None:
     write_atomic(args.out, json.dumps(facts, indent=1) + '\n')
     if args.out == RESULT:
         for name in weights:
-            model, _, tag = name.partition('.')
-            measured = {'impostors': card_metrics(facts, name)}
-            edit_entry(model, tag or 'default', lambda entry, new=measured: entry | {'metrics': entry['metrics'] | new})
+            add_metrics(name, {'impostors': card_metrics(facts, name)})
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from pathlib import Path
 from command_line import command_line
 
 from plugins.files import write_atomic
-from recipes.bundle import edit_entry
+from recipes.bundle import add_metrics
 from zoo.evaluate.lowres import verify_lowres
 from zoo.evaluate.verification import load_verification_set
 from zoo.runtime import open_embedder
@@ -40,7 +40,8 @@ def main() -> None:
              'models': models, 'flip': True, 'degraded': 'both', 'sigma': SIGMA, 'set': f'{data.name}, {len(data.same)} pairs'}
     write_atomic(args.out, json.dumps(facts, indent=1) + '\n')
     if args.out == RESULT:
-        write_cards(facts)
+        for name in WEIGHTS:
+            add_metrics(name, {'lowres': card_metrics(facts, name)})
 
 
 def card_metrics(facts: dict, model: str) -> dict:
@@ -49,14 +50,6 @@ def card_metrics(facts: dict, model: str) -> dict:
                for factor, row in facts['models'][model].items()},
             'conditions': f'{facts["set"]}, both images degraded (bicubic, then blur of sigma {facts["sigma"]:g}), flip sum',
             'command': facts['command']}
-
-
-def write_cards(facts: dict) -> None:
-    """Put the figures into the cards, beside the other measurements of the same weights."""
-    for model in facts['models']:
-        network, _, tag = model.partition('.')
-        measured = {'lowres': card_metrics(facts, model)}
-        edit_entry(network, tag or 'default', lambda entry, new=measured: entry | {'metrics': entry['metrics'] | new})
 
 
 if __name__ == '__main__':

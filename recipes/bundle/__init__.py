@@ -13,7 +13,7 @@ from plugins.files import atomic_path, sha256_file, write_atomic
 from zoo.hub import BUNDLED
 from zoo.model_card import CARDS
 
-__all__ = ['edit_entry', 'install_weights']
+__all__ = ['add_metrics', 'edit_entry', 'install_weights']
 
 
 def install_weights(source: Path, network: str, entry: dict, tag: str = 'default') -> dict:
@@ -43,3 +43,9 @@ def edit_entry(network: str, tag: str, edit: Callable[[dict], dict]) -> dict:
     card['weights'][tag] = edit(old)
     write_atomic(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=128))
     return old
+
+
+def add_metrics(name: str, measured: dict) -> None:
+    """Put figures into the card of the weights ``name`` (``fdfacenet.lowquality``), beside what else was measured of them."""
+    network, _, tag = name.partition('.')
+    edit_entry(network, tag or 'default', lambda entry: entry | {'metrics': entry['metrics'] | measured})
