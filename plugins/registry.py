@@ -29,7 +29,7 @@ Network = TypeVar('Network')
 
 
 class OptionError(TypeError, ValueError):
-    """A network was called with an option that it does not have."""
+    """A network was called with an option that it does not have, or with a value of another type."""
 
 
 class Registry(Generic[Network]):
@@ -75,7 +75,7 @@ class Registry(Generic[Network]):
 
         Raises:
             KeyError: unknown name; the message suggests close ones.
-            OptionError: an option that this network does not have.
+            OptionError: an option that this network does not have, or whose value has another type.
             ValueError: the function returns something else than such a network.
         """
         self._import_families()
@@ -84,9 +84,10 @@ class Registry(Generic[Network]):
         try:
             network = self._entry_points[name](**kwargs)
         except TypeError as error:
-            if 'argument' not in str(error):
+            if not kwargs:
                 raise
-            raise OptionError(f'{self.kind} {name!r} was called with {sorted(kwargs)}: {error}') from error
+            options = ', '.join(f'{key}={value!r}' for key, value in sorted(kwargs.items()))
+            raise OptionError(f'{self.kind} {name!r} was called with {options}: {error}') from error
         if lacking := [fact for fact in self.facts if not hasattr(network, fact)]:
             raise ValueError(f'{self.kind} {name!r} is a {type(network).__name__} without {" and ".join(lacking)}: derive its '
                              f'class from {self.package}._base.{self.kind.capitalize()}')

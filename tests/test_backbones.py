@@ -60,6 +60,12 @@ class TestContract:
         assert zoo.profile(model).input_size == model.input_size == (128, 96)
         assert 0.3 in [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
 
+    def test_images_of_another_size_are_refused(self, name):
+        with torch.device('meta'):
+            model = build(name, input_size=112)
+            with pytest.raises(ValueError, match=r'images of 128x112 pixels.*built for 112x112'):
+                model(torch.zeros(1, 3, 128, 112))
+
     def test_insightface_call_and_autocast(self, name, images):
         """The convolutions in half precision, the head in float32, by the network's own flag or an outer autocast."""
         model, seen = build(name, dropout=0.0, fp16=True, num_features=512).eval(), []
@@ -108,7 +114,7 @@ def test_names_by_pattern():
 
 
 def test_an_error_inside_a_network_is_its_own(monkeypatch):
-    """Only a call with other arguments is an option that it does not have."""
+    """Without options, none can be wrong."""
     def broken(**options):
         return 1 + 'one'
     monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {'broken': broken})
@@ -125,6 +131,11 @@ def test_unknown_name_suggests():
 def test_unknown_option_is_named():
     with pytest.raises(TypeError, match=r'fdfacenet.*widht'):
         create_backbone('fdfacenet', widht=0.5)
+
+
+def test_option_of_another_type_is_named():
+    with pytest.raises(OptionError, match=r"iresnet50.*units=3: 'int' object is not iterable"):
+        create_backbone('iresnet50', units=3)
 
 
 def test_duplicate_name_is_refused():

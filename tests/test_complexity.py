@@ -104,8 +104,10 @@ def test_layers_add_up():
 
 
 def test_wrong_size_says_so():
-    with pytest.raises(ValueError, match='cannot run at 64x64'):
+    with pytest.raises(ValueError, match='images of 64x64 pixels: this FDFaceNet was built for 112x112'):
         zoo.profile(zoo.create('fdfacenet'), 64)
+    with pytest.raises(ValueError, match='Sequential cannot run at 2x2: mat1 and mat2'):
+        zoo.profile(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 4)), 2)
     with pytest.raises(ValueError, match="input_size='112': must be a whole number"):
         zoo.profile(zoo.create('fdfacenet'), '112')
     with pytest.raises(ValueError, match='Conv2d does not say what size it takes; give input_size'):

@@ -23,7 +23,8 @@ class Backbone(nn.Module):
     always runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
 
     Raises:
-        ValueError: ``num_features`` is not a whole number from 1, or ``input_size`` is impossible.
+        ValueError: ``num_features`` is not a whole number from 1, ``input_size`` is impossible, or the images of a call have
+            another size.
     """
 
     features: nn.Module
@@ -44,6 +45,10 @@ class Backbone(nn.Module):
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        # many networks would embed it all the same: into another length, or from a part of the face
+        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) != self.input_size:
+            raise ValueError(f'images of {x.shape[-2]}x{x.shape[-1]} pixels: this {type(self).__name__} was built for '
+                             f'{self.input_size[0]}x{self.input_size[1]}; resize them, or build it with another input_size')
         with self._precision(x):
             x = self.forward_features(x)
         return self._embed(x)
