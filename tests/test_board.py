@@ -180,10 +180,12 @@ def test_engine_of_another_version_under_a_right_name_is_refused(tx2, cudart):
 
 def test_cache_is_completed_for_the_board(tx2, cudart):
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8', '--cache-only', version='8.2.5')
-    assert done.returncode == 0 and 'made for TensorRT 8201, this is 8205' in done.stderr
+    assert done.returncode == 0 and 'made for TensorRT' not in done.stderr, 'this is how it is made for another'
     completed = read_cache(Path(done.stdout.strip()).read_text(), version='8.2.5')
     extra = set(completed) - set(read_cache((tx2 / 'int8.calib').read_text()))
     assert any('[Constant]_output' in name for name in extra) and any('[Fully Connected]_output' in name for name in extra)
+    done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'int8', version='8.2.5')
+    assert done.returncode == 0 and 'made for TensorRT 8201, this is 8205' in done.stderr
     done = run_on_board(sys.executable, tx2, cudart, 'build_engine.py', 'fp16', '--cache-only')
     assert done.returncode == 1 and 'without a calibration cache; leave out --cache-only' in done.stderr
 

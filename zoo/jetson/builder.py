@@ -156,11 +156,12 @@ def _add_profile(builder, config, name, shapes):
     config.add_optimization_profile(profile)
 
 
-def _complete(bundle, variant, network, trt):
+def _complete(bundle, variant, network, trt, version=None):
+    """The scales of all tensors; a cache of another TensorRT than ``version`` is said to be one."""
     with open(bundle.path(variant['cache'])) as file:
         text = file.read()
     try:
-        scales = read_cache(text, variant['cache'], trt.__version__)
+        scales = read_cache(text, variant['cache'], version)
     except CacheVersionError as error:  # the scales hold for every version; only trtexec would skip the file
         sys.stderr.write('%s\n' % error)
         scales = read_cache(text, variant['cache'])
@@ -172,7 +173,7 @@ def _complete(bundle, variant, network, trt):
 
 def _set_ranges(bundle, variant, network, trt):
     """Give every tensor its range directly: no calibrator, and so no cache that TensorRT might skip for its version."""
-    scales = _complete(bundle, variant, network, trt)
+    scales = _complete(bundle, variant, network, trt, trt.__version__)
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     for i in range(network.num_layers):
         layer = network.get_layer(i)
