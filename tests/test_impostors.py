@@ -87,6 +87,10 @@ def test_command(strangers, small_net, tmp_path, capsys):
     table = capsys.readouterr().out
     assert 'flip off' in table and 'FAR at 1e-4' in table and '\na/ ' in table and 'threshold@1e-5' in table
     assert f'{strangers}/' in table and 'most alike (' in table
+    (tmp_path / 'm.json').unlink()
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert 'FAR at' not in printed.out and 'no thresholds are known for it' in printed.err
 
 
 def test_model_without_thresholds(strangers, small_net, tmp_path, capsys):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from zoo.commands.options import add_embedder_options
 from zoo.tables import format_table
@@ -32,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
     from zoo.runtime import open_embedder
     source, embedder = TreeFaces(args.set), open_embedder(args.model, args.threads, args.network)
     thresholds = _known_thresholds(embedder, FARS)
+    if not thresholds:
+        print(f'{args.model}: no thresholds are known for it, so that there is no FAR to measure; those found on these faces '
+              'are given all the same', file=sys.stderr)
     whole, groups = measure_impostors(embedder, source, thresholds, FARS, not args.no_flip, progress=True)
     first, second, score = whole.most_alike
     alike = {'faces': [source.name(first), source.name(second)], 'score': score}
