@@ -170,10 +170,10 @@ def test_names_that_the_terminal_cannot_show(gallery, tmp_path, monkeypatch):
 def test_models_of_the_wrong_kind_are_named(detector_file, recogniser_file, tmp_path, capsys):
     from zoo.runtime import open_embedder
     assert main(['verify', 'a.jpg', 'b.jpg', '--model', 'retinaface_mnet025']) == 1
-    assert 'is a detector, not a recogniser; name it with --detector' in capsys.readouterr().err
+    assert 'is a detector, which embeds no faces; give a recogniser' in capsys.readouterr().err
     (tmp_path / 'net.param').write_text('7767517\n')
     (tmp_path / 'net.json').write_text('{"strides": [8, 16, 32]}')
-    with pytest.raises(ValueError, match='name it with --detector'):
+    with pytest.raises(ValueError, match='which embeds no faces'):
         open_embedder(tmp_path / 'net.param')
     with pytest.raises(ValueError, match='leave out --network'):
         open_embedder(recogniser_file, network='fdfacenet')

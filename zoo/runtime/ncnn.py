@@ -32,7 +32,7 @@ class NcnnEmbedder:
         self.name = str(path)
         self.sidecar, self.preprocess = read_sidecar(param)
         if 'strides' in self.sidecar:
-            raise ValueError(f'{path} is a detector, not a recogniser; name it with --detector')
+            raise ValueError(f'{path} is a detector, which embeds no faces; give a recogniser')
         options = {**self.sidecar.get('options', {}), **options}
         self.net = ncnn_net(param, **{**options, 'threads': threads or options.get('threads', 0)})
         self._input, self._output = self.net.input_names()[0], self.net.output_names()[-1]

@@ -53,7 +53,7 @@ def open_torch(model: str | os.PathLike, threads: int = 0, **options) -> TorchEm
         torch.set_num_threads(threads)
     net = zoo.load(model, **options)
     if isinstance(net, Detector):
-        raise ValueError(f'{model} is a detector, not a recogniser; name it with --detector')
+        raise ValueError(f'{model} is a detector, which embeds no faces; give a recogniser')
     # as its inputs are: else every call would reorder the weights, a third of the time of a single face
     net.to(memory_format=torch.channels_last)
     return TorchEmbedder(net, net.preprocess, str(model))
