@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ['atomic_path', 'import_file', 'locked', 'npz_bytes', 'read_names', 'sha256_file', 'write_atomic']
+__all__ = ['atomic_path', 'import_file', 'locked', 'npz_bytes', 'read_names', 'sha256_file', 'staged_files', 'write_atomic']
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,23 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     """Write ``data`` to ``path`` through :func:`atomic_path`; text as UTF-8, names of files that are not UTF-8 byte by byte."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode(errors='surrogateescape') if isinstance(data, str) else data)
+
+
+@contextmanager
+def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty folder inside ``folder``, made if needed; on success its files move to the same places in ``folder``.
+
+    For files that belong together: an error leaves those that were there before.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # inside: a folder may be a link or another disk, to which nothing can be moved from beside it
+    with tempfile.TemporaryDirectory(prefix='.staged.', dir=folder, ignore_cleanup_errors=True) as work:
+        yield Path(work)
+        for file in [path for path in Path(work).rglob('*') if path.is_file()]:
+            target = folder / file.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
 
 
 @contextmanager

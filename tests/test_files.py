@@ -1,11 +1,14 @@
-"""Files that are written whole: their permissions and links."""
+"""Files that are written whole: their permissions and links, and those that belong together."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
+from plugins.data.verification import read_bin
 from plugins.files import atomic_path, write_atomic
+from zoo.cli import main
 
 
 def test_files_keep_their_permissions_and_links(tmp_path):
@@ -28,3 +31,18 @@ def test_a_new_file_heeds_the_umask_of_its_moment(tmp_path):
             assert (tmp_path / f'{mask}.npz').stat().st_mode & 0o777 == 0o666 & ~mask
     finally:
         os.umask(before)
+
+
+def test_a_pack_that_fails_leaves_the_old_set_whole(face_folder, tmp_path, capsys):
+    """Persons of a new val.bin may be in the old training set."""
+    faces, out = tmp_path / 'faces', tmp_path / 'out'
+    shutil.copytree(face_folder, faces)
+    command = ['data', 'pack', str(faces), '--out', str(out), '--holdout', '2', '--pairs', '40']
+    assert main(command) == 0
+    before = {path: path.read_bytes() for path in out.rglob('*') if path.is_file()}
+    held = {person for person in faces.iterdir() if any(path.read_bytes() in read_bin(out / 'val.bin')[0]
+                                                        for path in person.iterdir())}
+    next(next(person for person in sorted(faces.iterdir()) if person not in held).iterdir()).write_bytes(b'no picture')
+    assert main(command) == 1 and 'faces/person' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob('*') if path.is_file()} == before
+    assert {path.name for path in out.iterdir()} == {'train.rec', 'train.idx', 'property', 'val.bin', 'holdout'}

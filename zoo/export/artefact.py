@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from plugins.files import write_atomic
+from plugins.files import staged_files, write_atomic
 from zoo.export.gates import Gates, Judge
 from zoo.export.job import Job
 from zoo.export.ncnn import write_ncnn, write_ncnn_int8
@@ -168,22 +167,9 @@ def _staging(out: Path, to: str):
         ValueError: as :func:`zoo.export.sidecar.require_place`.
     """
     require_place(out, to)
-    # inside a folder that exists: it may be a link or another disk, to which nothing can be moved from beside it
-    place = out if out.is_dir() else out.parent
-    place.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=place))
-    stage = work / (out.name if SUFFIXES[to] else to)  # a folder may be called '.'
-    try:
+    exists = out.is_dir()
+    with staged_files(out if exists else out.parent) as work:
+        stage = work if exists else work / out.name
         if not SUFFIXES[to]:
-            stage.mkdir()
+            stage.mkdir(exist_ok=True)
         yield stage
-        if stage.is_dir():
-            out.mkdir(exist_ok=True)
-            for file in stage.iterdir():
-                os.replace(file, out / file.name)
-        else:
-            for file in work.iterdir():
-                os.replace(file, out.parent / file.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
