@@ -69,14 +69,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser('python -m recipes.bundle', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help="a training's output folder")
-    parser.add_argument('--weights', default='last', choices=('last', 'best'))
-    parser.add_argument('--tag', default='default')
-    parser.add_argument('--licence', required=True)
+    parser.add_argument('--weights', default='last', choices=('last', 'best'),
+                        help='those of the end, or those that were best on the validation set')
+    parser.add_argument('--tag', default='default', help="'default', or what they are called after the network's name: "
+                                                         'lowquality for fdfacenet.lowquality')
+    parser.add_argument('--licence', required=True, help='of the weights, and what it forbids')
     parser.add_argument('--data', required=True, help='what the weights were trained on')
     parser.add_argument('--holdout', required=True, help='labelled faces of identities that were not trained on')
     parser.add_argument('--set', action='append', default=[], type=named_set, metavar='NAME=SET',
-                        help='verification sets to report')
-    parser.add_argument('--limit', action='append', default=[], help='a known limit, in words')
+                        help='a verification set to report; may be given several times')
+    parser.add_argument('--limit', action='append', default=[], help='a known limit, in words; may be given several times')
     args = parser.parse_args(argv)
     source = args.run / f'{args.weights}.safetensors'
     facts, recipe = describe(source), yaml.safe_load((args.run / 'recipe.yaml').read_text())
