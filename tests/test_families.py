@@ -63,8 +63,10 @@ class TestResolutions:
 
     def test_unknown_size_says_which_there_are(self):
         model = zoo.create('mobilefacenet', resolutions=(64,), width=0.25)
-        with pytest.raises(ValueError, match='3x3 map; this network was built for maps of 7x7, 4x4'):
+        with pytest.raises(ValueError, match='48x48 pixels: this MobileFaceNet was built for 112x112, 64x64'):
             model.eval()(torch.zeros(1, 3, 48, 48))
+        with pytest.raises(ValueError, match=r'input_size=48: this network was built for .*64.*; add it to resolutions'):
+            model.at(48)
 
 
 class TestLNRN:
@@ -164,4 +166,4 @@ def test_a_backbone_is_one_file_and_one_card(tmp_path):
     run = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_backbones.py', 'tests/test_export_backbones.py', '-q',
                           '-o', 'addopts=', '-k', 'tinyface or every_card'], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
-    assert '15 passed' in run.stdout, run.stdout
+    assert '16 passed' in run.stdout, run.stdout

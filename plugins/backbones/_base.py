@@ -17,7 +17,8 @@ __all__ = ['Backbone', 'classifier_head', 'conv_out', 'embedding_head', 'flatten
 class Backbone(nn.Module):
     """Turns a face image into an embedding; sub-classes define the modules ``features`` and ``head``.
 
-    Input: float32 ``(N, 3, H, W)``, RGB in [-1, 1] (``(x - 127.5) / 127.5``), ``(H, W) == input_size``.
+    Input: float32 ``(N, 3, H, W)``, RGB in [-1, 1] (``(x - 127.5) / 127.5``), ``(H, W) == input_size`` or, of networks for
+    several, in ``input_sizes``.
     Output: float32 ``(N, num_features)``, **not** L2-normalised (margin heads normalise; IJB uses the norm as quality).
     ``features`` may run in half precision (its own ``fp16`` flag, which InsightFace asks for, or an outer autocast); ``head``
     always runs in float32, because InsightFace's PartialFC gathers into float32 buffers.
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
             raise ValueError(f'num_features={num_features!r}: must be a whole number from 1')
         self.num_features = num_features
         self.input_size = to_hw(input_size)
+        self.input_sizes = (self.input_size,)
         self.fp16 = fp16
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -45,10 +47,11 @@ class Backbone(nn.Module):
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        # many networks would embed it all the same: into another length, or from a part of the face
-        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) != self.input_size:
-            raise ValueError(f'images of {x.shape[-2]}x{x.shape[-1]} pixels: this {type(self).__name__} was built for '
-                             f'{self.input_size[0]}x{self.input_size[1]}; resize them, or build it with another input_size')
+        # many networks would embed others all the same: into another length, or from a part of the face
+        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) not in self.input_sizes:
+            known = ', '.join(f'{height}x{width}' for height, width in self.input_sizes)
+            raise ValueError(f'images of {x.shape[-2]}x{x.shape[-1]} pixels: this {type(self).__name__} was built for {known}; '
+                             'resize them, or build it with another input_size')
         with self._precision(x):
             x = self.forward_features(x)
         return self._embed(x)

@@ -29,11 +29,7 @@ class GDCs(nn.Module):
         self.sized = nn.ModuleDict({f'{h}x{w}': GDC(channels, (h, w)) for h, w in sizes})
 
     def forward(self, x: Tensor) -> Tensor:
-        size = f'{x.shape[2]}x{x.shape[3]}'
-        if size not in self.sized:
-            raise ValueError(f'the input gives a {size} map; this network was built for maps of {", ".join(self.sized)} '
-                             '(options input_size and resolutions)')
-        return self.sized[size](x)
+        return self.sized[f'{x.shape[2]}x{x.shape[3]}'](x)
 
 
 class MobileFaceNet(Backbone):
@@ -56,6 +52,7 @@ class MobileFaceNet(Backbone):
                  num_features: int = 512, input_size: int | tuple[int, int] = 112, dropout: float = 0.0,
                  fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
+        self.input_sizes = tuple(to_hw(size) for size in (input_size, *resolutions))
         channels = scale_channels(stem, width)
         layers: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act=outer_act),
                                    ConvBNAct(channels, channels, groups=channels, act=outer_act)]
@@ -69,7 +66,7 @@ class MobileFaceNet(Backbone):
             layers.append(ConvBNAct(channels, last, 1, act=outer_act))
             channels = last
         strides = [2, *(row[3] for row in rows)]
-        sizes = [conv_out(to_hw(size), strides) for size in (input_size, *resolutions)]
+        sizes = [conv_out(size, strides) for size in self.input_sizes]
         layers.append(GDCs(channels, sizes) if resolutions else GDC(channels, sizes[0]))
         self.features = nn.Sequential(*layers)
         if project or channels != num_features:
@@ -79,9 +76,15 @@ class MobileFaceNet(Backbone):
         self.init_weights()
 
     def at(self, input_size: int | tuple[int, int]) -> MobileFaceNet:
-        """The same network with shared weights for another of its ``resolutions``, to profile or export it at that size."""
+        """The same network with shared weights for another of its ``resolutions``, to profile or export it at that size.
+
+        Raises:
+            ValueError: it was not built for that size.
+        """
         other = copy.copy(self)
         other.input_size = to_hw(input_size)
+        if other.input_size not in self.input_sizes:
+            raise ValueError(f'input_size={input_size}: this network was built for {self.input_sizes}; add it to resolutions')
         return other
 
 
