@@ -7,6 +7,7 @@ import importlib.util
 import io
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
 def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder inside ``folder``, made if needed; on success its files move to the same places in ``folder``.
 
-    For files that belong together: an error leaves those that were there before.
+    For files that belong together: an error leaves those that were there before. Each is moved as :func:`atomic_path` says.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +69,8 @@ def staged_files(folder: str | os.PathLike) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix='.staged.', dir=folder, ignore_cleanup_errors=True) as work:
         yield Path(work)
         for file in [path for path in Path(work).rglob('*') if path.is_file()]:
-            target = folder / file.relative_to(work)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+            with atomic_path(folder / file.relative_to(work)) as temporary:
+                shutil.move(file, temporary)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 
 from plugins.data.verification import read_bin
-from plugins.files import atomic_path, write_atomic
+from plugins.files import atomic_path, staged_files, write_atomic
 from zoo.cli import main
 
 
@@ -31,6 +31,19 @@ def test_a_new_file_heeds_the_umask_of_its_moment(tmp_path):
             assert (tmp_path / f'{mask}.npz').stat().st_mode & 0o777 == 0o666 & ~mask
     finally:
         os.umask(before)
+
+
+def test_staged_files_keep_permissions_and_links(tmp_path):
+    (tmp_path / 'real.bin').write_bytes(b'old')
+    (tmp_path / 'real.bin').chmod(0o600)
+    (tmp_path / 'set').mkdir()
+    (tmp_path / 'set' / 'val.bin').symlink_to('../real.bin')
+    with staged_files(tmp_path / 'set') as stage:
+        write_atomic(stage / 'val.bin', b'new')
+        write_atomic(stage / 'holdout' / 'property', b'1')
+    assert (tmp_path / 'set' / 'val.bin').is_symlink() and (tmp_path / 'real.bin').read_bytes() == b'new'
+    assert (tmp_path / 'real.bin').stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in (tmp_path / 'set').rglob('*')} == {'val.bin', 'holdout', 'property'}
 
 
 def test_a_pack_that_fails_leaves_the_old_set_whole(face_folder, tmp_path, capsys):
