@@ -94,19 +94,20 @@ def _pack(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.out}/val.bin: its persons, held out of an earlier training set here, would be trained on now; '
                          'give --holdout again, remove it with the folder holdout, or name a new folder')
     faces = pack.gather(map(TreeFaces, args.sources), map(TreeFaces, args.unlabelled), args.min_quality)
-    val = ''
+    held = pairs = []
+    if args.holdout:
+        faces, held = pack.split_identities(faces, args.holdout, args.seed or 0)
+        pairs = pack.draw_pairs(held, args.pairs or 6000, seed=args.seed or 0)
+    if args.identities:
+        faces = pack.keep_identities(faces, args.identities)
     with staged_files(args.out) as out:  # a new val.bin beside an old training set could hold persons of both
-        if args.holdout:
-            faces, held = pack.split_identities(faces, args.holdout, args.seed or 0)
-            pairs = pack.draw_pairs(held, args.pairs or 6000, seed=args.seed or 0)
+        if held:
             pack.pack_verification(out / 'val.bin', pairs)
             pack.pack_records(out / 'holdout', held)
-            val = f'; val.bin: {len(pairs)} pairs of {args.holdout} other identities ({len(held)} images)'
-        if args.identities:
-            faces = pack.keep_identities(faces, args.identities)
         with progress_bar(len(faces), 'images', 'pack') as bar:
             images, identities = pack.pack_records(out, faces, bar.update)
-    print(f'{args.out}: {images} images, {identities} identities{val}')
+    print(f'{args.out}: {images} images, {identities} identities' + (f'; val.bin: {len(pairs)} pairs of {args.holdout} other '
+                                                                     f'identities ({len(held)} images)' if held else ''))
 
 
 def _pairs(args: argparse.Namespace) -> None:
