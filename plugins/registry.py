@@ -84,9 +84,9 @@ class Registry(Generic[Network]):
         try:
             network = self._entry_points[name](**kwargs)
         except TypeError as error:
-            if not kwargs:
+            if not kwargs and 'argument' not in str(error):
                 raise
-            options = ', '.join(f'{key}={value!r}' for key, value in sorted(kwargs.items()))
+            options = ', '.join(f'{key}={value!r}' for key, value in sorted(kwargs.items())) or 'no options'
             raise OptionError(f'{self.kind} {name!r} was called with {options}: {error}') from error
         if lacking := [fact for fact in self.facts if not hasattr(network, fact)]:
             raise ValueError(f'{self.kind} {name!r} is a {type(network).__name__} without {" and ".join(lacking)}: derive its '

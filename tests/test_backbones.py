@@ -133,6 +133,12 @@ def test_unknown_option_is_named():
         create_backbone('fdfacenet', widht=0.5)
 
 
+def test_a_function_that_cannot_be_called_without_options_is_named(monkeypatch):
+    monkeypatch.setattr('plugins.registry._BACKBONES._entry_points', {'greedy': lambda width: width})
+    with pytest.raises(OptionError, match=r"'greedy' was called with no options: .*missing 1 required positional argument"):
+        create_backbone('greedy')
+
+
 def test_option_of_another_type_is_named():
     with pytest.raises(OptionError, match=r"iresnet50.*units=3: 'int' object is not iterable"):
         create_backbone('iresnet50', units=3)

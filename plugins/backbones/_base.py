@@ -48,7 +48,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # many networks would embed others all the same: into another length, or from a part of the face
-        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) not in self.input_sizes:
+        if not torch.jit.is_tracing() and x.shape[-2:] not in self.input_sizes:
             known = ', '.join(f'{height}x{width}' for height, width in self.input_sizes)
             raise ValueError(f'images of {x.shape[-2]}x{x.shape[-1]} pixels: this {type(self).__name__} was built for {known}; '
                              'resize them, or build it with another input_size')

@@ -52,7 +52,7 @@ class MobileFaceNet(Backbone):
                  num_features: int = 512, input_size: int | tuple[int, int] = 112, dropout: float = 0.0,
                  fp16: bool = False) -> None:
         super().__init__(num_features, input_size, fp16)
-        self.input_sizes = tuple(to_hw(size) for size in (input_size, *resolutions))
+        self.input_sizes += tuple(map(to_hw, resolutions))
         channels = scale_channels(stem, width)
         layers: list[nn.Module] = [ConvBNAct(3, channels, stride=2, act=outer_act),
                                    ConvBNAct(channels, channels, groups=channels, act=outer_act)]
